@@ -1,0 +1,129 @@
+"""Reverse-mode differentiation of an ONNX graph: the backward graph in standard ONNX operators.
+
+A gradient row, `@gradient("Relu")` in tgonnx.gradients, receives a `Row` (one node and the gradients that
+arrive at its outputs) and returns one gradient per input, None where there is none. Rows may assume
+opset >= 18; `tgonnx.passes.make_differentiable` converts older graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto
+
+import tgonnx.gradients  # noqa: F401  (fills the table)
+from tgonnx.emit import Emitter, Value
+from tgonnx.gradient_row import FLOATS, Row, Types
+from tgonnx.ops.registry import gradient
+
+# Piecewise constant or integer valued: gradients stop here.
+STOPS = set(
+    "Shape Size ArgMax ArgMin NonZero Equal Greater Less GreaterOrEqual LessOrEqual And Or Not Xor IsNaN IsInf "
+    "Floor Ceil Round Sign OneHot ConstantOfShape Range RandomNormal RandomUniform RandomNormalLike "
+    "RandomUniformLike Bernoulli Multinomial EyeLike Constant NonMaxSuppression Hardmax BitShift Unique".split()
+)
+
+
+@dataclass(frozen=True)
+class Backward:
+    """A graph with its backward part: `model`, and the name of the gradient of each asked initializer."""
+
+    model: ModelProto
+    gradients: Mapping[str, str]
+
+
+def backward(model: ModelProto, loss: str, names: Iterable[str]) -> Backward:
+    """Append the gradients of the scalar value `loss` with respect to `names` (initializers or inputs).
+
+    The graph must be flat; model-local functions without a gradient row are inlined. An initializer that the
+    loss does not depend on gets zeros. Raises UnsupportedError naming the node without a gradient row.
+    """
+    model = inline(model)
+    names = list(names)
+    types = Types.of(model)
+    graph = model.graph
+    active = relevant(model, types, loss, names)
+    taken = {n for node in graph.node for n in (*node.input, *node.output)} | {i.name for i in graph.initializer}
+    emitter = Emitter("grad/", taken)
+    seed = emitter.filled(emitter.ints(types.shapes.get(loss, ())), 1.0, types.elem_types.get(loss, 1))  # type: ignore[arg-type]
+    arrived: dict[str, list[str]] = {loss: [seed.name]}
+    wanted = set(names)
+
+    def total(name: str) -> str | None:
+        parts = arrived.get(name)
+        if not parts:
+            return None
+        if len(parts) > 1:
+            operands = [emitter.value(p) for p in parts]
+            arrived[name] = [emitter.op("Add" if len(parts) == 2 else "Sum", *operands).name]
+        return arrived[name][0]
+
+    for node in reversed(list(graph.node)):
+        if is_stop(node) or not any(o in active for o in node.output):
+            continue
+        output_gradients = [total(o) if o in active else None for o in node.output]
+        if not any(output_gradients):
+            continue
+        needs = [i in active for i in node.input]
+        for name, grad in zip(node.input, differentiate(node, emitter, types, output_gradients, needs)):
+            if grad is not None and name in active:
+                arrived.setdefault(name, []).append(grad.name)
+    result = {}
+    for name in sorted(wanted):
+        found = total(name)
+        if found is None:
+            shape = emitter.op("Shape", emitter.value(name))
+            found = emitter.filled(shape, 0.0, types.elem_types.get(name, TensorProto.FLOAT)).name
+        result[name] = found
+    graph.node.extend(emitter.nodes)
+    return Backward(model, result)
+
+
+def differentiate(
+    node: NodeProto,
+    emitter: Emitter,
+    types: Types,
+    output_gradients: Sequence[str | None],
+    needs: Sequence[bool],
+) -> list[Value | None]:
+    """Apply the gradient row of one node: one gradient per input, None where there is none."""
+    row = gradient.get(node.op_type, node.domain)
+    context = Row(node, emitter, types, output_gradients, needs)
+    if row is None:
+        raise context.unsupported(
+            f"no gradient is known for {node.domain + '::' if node.domain else ''}{node.op_type}; "
+            "freeze what comes before it, or add a row @gradient(...)"
+        )
+    found: list[Value | None] = list(row(context))
+    found += [None] * (len(node.input) - len(found))
+    return [grad if need else None for grad, need in zip(found, needs, strict=False)]
+
+
+def relevant(model: ModelProto, types: Types, loss: str, names: Iterable[str]) -> set[str]:
+    """The floating-point values on a differentiable path from `names` to `loss`."""
+    forward = set(names)
+    for node in model.graph.node:
+        if not is_stop(node) and any(i in forward for i in node.input):
+            forward.update(o for o in node.output if o and types.elem_types.get(o, 1) in (*FLOATS, 0))
+    backward_values = {loss}
+    for node in reversed(model.graph.node):
+        if not is_stop(node) and any(o in backward_values and o in forward for o in node.output):
+            backward_values.update(i for i in node.input if i)
+    return forward & backward_values
+
+
+def is_stop(node: NodeProto) -> bool:
+    """Do gradients end at this node?"""
+    return node.domain in ("", "ai.onnx") and node.op_type in STOPS
+
+
+def inline(model: ModelProto) -> ModelProto:
+    """A copy in which model-local functions without a gradient row are inlined."""
+    plain = [(f.domain, f.name) for f in model.functions if gradient.get(f.name, f.domain) is None]
+    if not plain:
+        copy = ModelProto()
+        copy.CopyFrom(model)
+        return copy
+    return onnx.inliner.inline_selected_functions(model, plain)

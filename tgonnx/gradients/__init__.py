@@ -1,0 +1,18 @@
+"""Gradient rows: the vector-Jacobian product of each operator in standard ONNX operators (opset >= 18)."""
+
+from __future__ import annotations
+
+import tgonnx.gates
+from tgonnx.gradients import (  # noqa: F401
+    activations,
+    arithmetic,
+    convolution,
+    indexing,
+    linear,
+    losses,
+    normalization,
+    pooling,
+    recurrent,
+    reductions,
+    shaping,
+)

@@ -1,0 +1,230 @@
+"""Convolutions."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from tgonnx.emit import Value
+from tgonnx.gradient_row import Row
+from tgonnx.ops.registry import gradient
+
+Grads = list[Value | None]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution's attributes with defaults filled in; `pads` is begin..., end..."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    groups: int
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.kernel)
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """The extent of the dilated kernel."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+    def total(self, axis: int) -> int:
+        """Padding at both ends of a spatial axis."""
+        return self.pads[axis] + self.pads[axis + self.rank]
+
+
+def window(row: Row, kernel: tuple[int, ...], transposed: bool = False) -> Geometry:
+    """Read the window attributes of a convolution or pool. Raises UnsupportedError if they depend on a dynamic size."""
+    n = len(kernel)
+    strides = tuple(row.attr("strides", [1] * n))
+    dilations = tuple(row.attr("dilations", [1] * n))
+    mode = row.attr("auto_pad", "NOTSET")
+    pads = tuple(row.attr("pads", [0] * 2 * n)) if mode == "NOTSET" else (0,) * 2 * n
+    geometry = Geometry(kernel, strides, dilations, pads, int(row.attr("group", 1)))
+    if mode not in ("SAME_UPPER", "SAME_LOWER") or transposed:
+        return geometry
+    shape = row.shape(row.x)
+    begins, ends = [], []
+    for i in range(n):
+        size = shape[2 + i] if shape else None
+        if isinstance(size, int):
+            total = max((-(-size // strides[i]) - 1) * strides[i] + geometry.reach[i] - size, 0)
+        elif strides[i] == 1:
+            total = geometry.reach[i] - 1
+        else:
+            raise row.unsupported(f"auto_pad={mode} with stride {strides[i]} needs a fixed spatial size")
+        small = total // 2
+        begins.append(small if mode == "SAME_UPPER" else total - small)
+        ends.append(total - begins[-1])
+    return Geometry(kernel, strides, dilations, (*begins, *ends), geometry.groups)
+
+
+def _geometry(row: Row) -> tuple[Geometry, tuple[int, ...]]:
+    weight = row.static(row.input(1))
+    if weight is None:
+        raise row.unsupported("the shape of its weight is unknown")
+    return window(row, weight[2:]), weight
+
+
+@gradient("Conv")
+def conv(row: Row) -> Grads:
+    """X (N, C, space), W (M, C / groups, kernel), bias (M)."""
+    g, weight = _geometry(row)
+    return [
+        conv_input_gradient(row, row.dy, g, weight) if row.need(0) else None,
+        conv_weight_gradient(row, row.x, row.dy, g, weight) if row.need(1) else None,
+        row.dy.sum([0, *range(2, 2 + g.rank)], False) if row.need(2) else None,
+    ]
+
+
+def conv_input_gradient(row: Row, dy: Value, g: Geometry, weight: tuple[int, ...]) -> Value:
+    """dX: with stride 1 a convolution with the flipped weight (fast), otherwise a transposed convolution."""
+    flipped_pads = [r - 1 - p for r, p in zip(g.reach * 2, g.pads, strict=True)]
+    if set(g.strides) == {1} and min(flipped_pads, default=0) >= 0:
+        m, c = weight[0], weight[1]
+        w = row.input(1).flip([2 + i for i, k in enumerate(g.kernel) if k > 1])
+        if g.groups == 1:
+            w = w.transpose([1, 0, *range(2, 2 + g.rank)])
+        elif c == 1 and m == g.groups:
+            pass  # depthwise: already one input channel per output channel
+        else:
+            w = w.reshape([g.groups, m // g.groups, c, *g.kernel])
+            w = w.transpose([0, 2, 1, *range(3, 3 + g.rank)]).reshape([g.groups * c, m // g.groups, *g.kernel])
+        options = {"pads": flipped_pads, "dilations": g.dilations, "group": g.groups, "kernel_shape": g.kernel}
+        return row.op("Conv", dy, w, **options)
+    shape = row.shape(row.x)
+    space = shape[2:] if shape else ()
+    options = {"strides": g.strides, "dilations": g.dilations, "group": g.groups, "kernel_shape": g.kernel}
+    if space and all(isinstance(s, int) for s in space):
+        extra = [
+            (int(s or 0) + g.total(i) - g.reach[i]) % g.strides[i] for i, s in enumerate(space) if isinstance(s, int)
+        ]
+        return row.op("ConvTranspose", dy, row.input(1), pads=g.pads, output_padding=extra, **options)
+    full = row.op("ConvTranspose", dy, row.input(1), output_padding=[s - 1 for s in g.strides], **options)
+    pads = list(g.pads)  # the longest possible input, cropped; what the kernel never reached is zero
+    full = row.op("Pad", full, row.emitter.ints([0] * (g.rank + 2) + [0, 0, *pads[g.rank :]]))
+    begins = row.emitter.ints(pads[: g.rank])
+    return full.slice(begins, begins + row.x.shape(2), list(range(2, 2 + g.rank)))
+
+
+def _taps(row: Row, x: Value, dy: Value, g: Geometry) -> list[Value]:
+    """For each kernel element the (N, C, out space) part of the padded input that it meets."""
+    axes = [2 + i for i in range(g.rank)]
+    if any(g.pads):
+        begin, end = g.pads[: g.rank], g.pads[g.rank :]
+        x = row.op("Pad", x, row.emitter.ints([0, 0, *begin, 0, 0, *end]))
+    plain = all(k == 1 for k in g.kernel)
+    if plain and set(g.strides) == {1}:
+        return [x]
+    out = row.shape(row.y)
+    space = out[2:] if out else ()
+    fixed = [d for d in space if isinstance(d, int)]
+    extent: list[int] | Value
+    if space and len(fixed) == g.rank:
+        extent = [(d - 1) * s + 1 for d, s in zip(fixed, g.strides, strict=True)]
+    else:
+        extent = (dy.shape(2) - row.emitter.ints([1])) * row.emitter.ints(g.strides) + row.emitter.ints([1])
+    taps = []
+    for place in itertools.product(*(range(k) for k in g.kernel)):
+        starts = [p * d for p, d in zip(place, g.dilations, strict=True)]
+        ends: list[int] | Value
+        if isinstance(extent, list):
+            ends = [a + b for a, b in zip(starts, extent, strict=True)]
+        else:
+            ends = extent + row.emitter.ints(starts)
+        taps.append(x.slice(starts, ends, axes, list(g.strides)))
+    return taps
+
+
+def conv_weight_gradient(row: Row, x: Value, dy: Value, g: Geometry, weight: tuple[int, ...]) -> Value:
+    """dW: one matrix product per kernel element, summed over the batch."""
+    m, c = weight[0], weight[1]
+    taps = _taps(row, x, dy, g)
+    space = list(range(2, 2 + g.rank))
+    if c == 1 and m == g.groups:
+        parts = [(tap * dy).sum([0, *space], False).reshape([m, 1, 1]) for tap in taps]
+        return row.emitter.concat(parts, 2).reshape([m, 1, *g.kernel])
+    left = dy.reshape([0, g.groups, m // g.groups, -1])
+    parts = []
+    for tap in taps:
+        right = tap.reshape([0, g.groups, c, -1]).transpose([0, 1, 3, 2])
+        parts.append(row.op("MatMul", left, right).sum([0], False).reshape([m, c, 1]))
+    return row.emitter.concat(parts, 2).reshape([m, c, *g.kernel])
+
+
+@gradient("ConvTranspose")
+def conv_transpose(row: Row) -> Grads:
+    """X (N, C, space), W (C, M / groups, kernel): dX is a convolution, dW that of the convolution with x and dy swapped."""
+    weight = row.static(row.input(1))
+    if weight is None:
+        raise row.unsupported("the shape of its weight is unknown")
+    kernel = weight[2:]
+    n = len(kernel)
+    dy = row.dy
+    g = window(row, kernel, transposed=True)
+    automatic = row.attr("auto_pad", "NOTSET")
+    if automatic in ("SAME_UPPER", "SAME_LOWER") or row.attr("output_shape"):
+        g = _transposed_pads(row, g)
+    lengths = row.x.shape(2)
+    # the padded dy may be longer than the windows reach (output_padding): crop so that sizes agree
+    begin, end = g.pads[:n], g.pads[n:]
+    padded = dy
+    if any(g.pads):
+        padded = row.op("Pad", dy, row.emitter.ints([0, 0, *begin, 0, 0, *end]))
+    reach = (lengths - row.emitter.ints([1])) * row.emitter.ints(g.strides) + row.emitter.ints(g.reach)
+    static = row.static(row.x)
+    space = list(range(2, 2 + n))
+    if static is not None:
+        ends = [(d - 1) * s + r for d, s, r in zip(static[2:], g.strides, g.reach, strict=True)]
+        padded = padded.slice([0] * n, ends, space)
+    else:
+        padded = padded.slice([0] * n, reach, space)
+    bare = Geometry(kernel, g.strides, g.dilations, (0,) * 2 * n, g.groups)
+    dx = dw = None
+    if row.need(0):
+        options = {"strides": g.strides, "dilations": g.dilations, "group": g.groups, "kernel_shape": kernel}
+        dx = row.op("Conv", padded, row.input(1), **options)
+    if row.need(1):
+        dw = _transposed_weight_gradient(row, padded, bare, weight)
+    return [dx, dw, dy.sum([0, *space], False) if row.need(2) else None]
+
+
+def _transposed_weight_gradient(row: Row, padded: Value, g: Geometry, weight: tuple[int, ...]) -> Value:
+    """The weight gradient of Conv(padded, W) where x takes the place of its dy."""
+    c, m = weight[0], weight[1]
+    axes, static = list(range(2, 2 + g.rank)), row.static(row.x)
+    left = row.x.reshape([0, g.groups, c // g.groups, -1])
+    parts = []
+    for place in itertools.product(*(range(k) for k in g.kernel)):
+        starts = [p * d for p, d in zip(place, g.dilations, strict=True)]
+        ends: list[int] | Value
+        if static is not None:
+            ends = [b + (d - 1) * s + 1 for b, d, s in zip(starts, static[2:], g.strides, strict=True)]
+        else:
+            steps = (row.x.shape(2) - row.emitter.ints([1])) * row.emitter.ints(g.strides)
+            ends = steps + row.emitter.ints([b + 1 for b in starts])
+        tap = padded.slice(starts, ends, axes, list(g.strides))
+        right = tap.reshape([0, g.groups, m, -1]).transpose([0, 1, 3, 2])
+        parts.append(row.op("MatMul", left, right).sum([0], False).reshape([c, m, 1]))
+    return row.emitter.concat(parts, 2).reshape([c, m, *g.kernel])
+
+
+def _transposed_pads(row: Row, g: Geometry) -> Geometry:
+    """Pads that auto_pad or output_shape imply (ONNX ConvTranspose)."""
+    static_in, static_out = row.static(row.x), row.static(row.y)
+    if static_in is None or static_out is None:
+        raise row.unsupported("auto_pad or output_shape needs fixed sizes")
+    extra = row.attr("output_padding", [0] * g.rank)
+    begins, ends = [], []
+    for i in range(g.rank):
+        total = g.strides[i] * (static_in[2 + i] - 1) + extra[i] + g.reach[i] - static_out[2 + i]
+        half = math.floor(total / 2)
+        upper = row.attr("auto_pad", "NOTSET") == "SAME_UPPER"
+        begins.append(half if upper else total - half)
+        ends.append(total - begins[-1])
+    return Geometry(g.kernel, g.strides, g.dilations, (*begins, *ends), g.groups)

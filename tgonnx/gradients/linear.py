@@ -1,0 +1,130 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from tgonnx.emit import Value
+from tgonnx.gradient_row import Row
+from tgonnx.ops.registry import gradient
+
+Grads = list[Value | None]
+
+
+@gradient("MatMul")
+def matmul(row: Row) -> Grads:
+    """dA = dY B^T and dB = A^T dY, batch axes un-broadcast; vectors are matrices with one row or column."""
+    a, b, dy = row.x, row.input(1), row.dy
+    ra, rb = row.rank(a), row.rank(b)
+    if ra == 1 and rb == 1:
+        return [dy * b if row.need(0) else None, dy * a if row.need(1) else None]
+    if ra == 1:
+        return _vector_left(row, a, b, dy, rb)
+    if rb == 1:
+        return [
+            row.op("MatMul", dy.unsqueeze([-1]), b.unsqueeze([0])) if row.need(0) else None,
+            (a * dy.unsqueeze([-1])).sum(list(range(ra - 1)), False) if row.need(1) else None,
+        ]
+    if rb == 2 and ra > 2:  # a plain layer over tokens: one product over all of them
+        da = row.op("MatMul", dy, b.transpose([1, 0])) if row.need(0) else None
+        if not row.need(1):
+            return [da]
+        flat_a, flat_dy = (_rows(row, v, like) for v, like in ((a, b), (dy, None)))
+        return [da, row.op("MatMul", flat_a.transpose([1, 0]), flat_dy)]
+    da = row.op("MatMul", dy, _swap(b, rb)) if row.need(0) else None
+    db = row.op("MatMul", _swap(a, ra), dy) if row.need(1) else None
+    return [_batched(row, da, a), _batched(row, db, b)]
+
+
+def _rows(row: Row, value: Value, weight: Value | None) -> Value:
+    """All leading axes merged; the last axis is the weight's first (or second) one."""
+    length = row.input(1).shape(0, 1) if weight is not None else row.input(1).shape(1, 2)
+    static = row.static(row.input(1))
+    if static is not None:
+        return value.reshape([-1, static[0 if weight is not None else 1]])
+    return value.reshape(row.emitter.concat([row.emitter.ints([-1]), length], 0))
+
+
+def _vector_left(row: Row, a: Value, b: Value, dy: Value, rank: int) -> Grads:
+    da = None
+    if row.need(0):
+        da = (b * dy.unsqueeze([-2])).sum([*range(rank - 2), rank - 1], False)
+    return [da, a.unsqueeze([-1]) * dy.unsqueeze([-2]) if row.need(1) else None]
+
+
+def _swap(value: Value, rank: int) -> Value:
+    return value.transpose([*range(rank - 2), rank - 1, rank - 2])
+
+
+def _batched(row: Row, grad: Value | None, like: Value) -> Value | None:
+    """Sum over broadcast batch axes; the two matrix axes already fit."""
+    if grad is None:
+        return None
+    out, own = row.shape(row.y), row.shape(like)
+    if out is not None and own is not None and len(out) == len(own):
+        pairs = list(zip(out[:-2], own[:-2], strict=True))
+        if all(o == s and o is not None for o, s in pairs):
+            return grad
+        if all((o == s and o is not None) or s == 1 for o, s in pairs):
+            return grad.sum([i for i, (o, s) in enumerate(pairs) if s == 1 and o != 1])
+    return row._unbroadcast_dynamic(grad, like)
+
+
+@gradient("Gemm")
+def gemm(row: Row) -> Grads:
+    """alpha A' B' + beta C, where ' is an optional transposition."""
+    a, b, dy = row.x, row.input(1), row.dy
+    ta, tb = int(row.attr("transA", 0)), int(row.attr("transB", 0))
+    alpha, beta = float(row.attr("alpha", 1.0)), float(row.attr("beta", 1.0))
+    da = db = dc = None
+    if row.need(0):
+        operands = (b, dy, tb, 1) if ta else (dy, b, 0, 1 - tb)
+        da = row.op("Gemm", *operands[:2], transA=operands[2], transB=operands[3], alpha=alpha)
+    if row.need(1):
+        operands = (dy, a, 1, ta) if tb else (a, dy, 1 - ta, 0)
+        db = row.op("Gemm", *operands[:2], transA=operands[2], transB=operands[3], alpha=alpha)
+    if row.need(2):
+        dc = row.unbroadcast(dy if beta == 1.0 else dy * beta, row.input(2))
+    return [da, db, dc]
+
+
+@gradient("Einsum")
+def einsum(row: Row) -> Grads:
+    """Each operand's gradient is an Einsum of dy and the other operands; lost indices are expanded."""
+    equation = row.attr("equation").replace(" ", "")
+    if "..." in equation:
+        equation = _without_ellipsis(row, equation)
+    left, _, right = equation.partition("->")
+    terms = left.split(",")
+    if "->" not in equation:
+        right = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
+    grads: Grads = []
+    for i, term in enumerate(terms):
+        grads.append(_einsum_operand(row, terms, right, i, term) if row.need(i) else None)
+    return grads
+
+
+def _einsum_operand(row: Row, terms: list[str], right: str, i: int, term: str) -> Value:
+    others = [(t, row.input(j)) for j, t in enumerate(terms) if j != i]
+    if len(set(term)) != len(term):
+        raise row.unsupported(f"the operand {term!r} repeats an index")
+    known = set(right).union(*(t for t, _ in others))
+    kept = "".join(c for c in term if c in known)
+    names = ",".join([right, *(t for t, _ in others)])
+    grad = row.op("Einsum", row.dy, *(v for _, v in others), equation=f"{names}->{kept}")
+    if kept != term:
+        grad = grad.unsqueeze([k for k, c in enumerate(term) if c not in known])
+        grad = grad.expand(row.shape_of(row.input(i)))
+    return grad
+
+
+def _without_ellipsis(row: Row, equation: str) -> str:
+    """Name the axes that `...` stands for (they must not broadcast)."""
+    left, arrow, right = equation.partition("->")
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
+    counts = []
+    for i, term in enumerate(left.split(",")):
+        if "..." in term:
+            counts.append(row.rank(row.input(i)) - len(term.replace("...", "")))
+    if len(set(counts)) != 1 or not arrow:
+        raise row.unsupported("its ellipsis broadcasts")
+    names = "".join(free[: counts[0]])
+    return f"{left}->{right}".replace("...", names)
