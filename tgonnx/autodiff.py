@@ -7,7 +7,7 @@ opset >= 18; `tgonnx.passes.make_differentiable` converts older graphs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -18,6 +18,7 @@ from tgonnx.emit import Emitter, Value
 from tgonnx.gradient_row import FLOATS, Row, Types
 from tgonnx.ops.registry import gradient
 
+GradientRow = Callable[[Row], Sequence[Value | None]]
 # Piecewise constant or integer valued: gradients stop here.
 STOPS = set(
     "Shape Size ArgMax ArgMin NonZero Equal Greater Less GreaterOrEqual LessOrEqual And Or Not Xor IsNaN IsInf "
@@ -67,7 +68,9 @@ def backward(model: ModelProto, loss: str, names: Iterable[str]) -> Backward:
         if not any(output_gradients):
             continue
         needs = [i in active for i in node.input]
-        for name, grad in zip(node.input, differentiate(node, emitter, types, output_gradients, needs)):
+        row = gradient.get(node.op_type, node.domain)
+        grads = differentiate_row(row, Row(node, emitter, types, output_gradients, needs))
+        for name, grad in zip(node.input, grads, strict=True):
             if grad is not None and name in active:
                 arrived.setdefault(name, []).append(grad.name)
     result = {}
@@ -81,23 +84,17 @@ def backward(model: ModelProto, loss: str, names: Iterable[str]) -> Backward:
     return Backward(model, result)
 
 
-def differentiate(
-    node: NodeProto,
-    emitter: Emitter,
-    types: Types,
-    output_gradients: Sequence[str | None],
-    needs: Sequence[bool],
-) -> list[Value | None]:
-    """Apply the gradient row of one node: one gradient per input, None where there is none."""
-    row = gradient.get(node.op_type, node.domain)
-    context = Row(node, emitter, types, output_gradients, needs)
+def differentiate_row(row: GradientRow | None, context: Row) -> list[Value | None]:
+    """Apply a gradient row: one gradient per input, None where there is none or none is needed."""
+    node = context.node
     if row is None:
+        label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         raise context.unsupported(
-            f"no gradient is known for {node.domain + '::' if node.domain else ''}{node.op_type}; "
-            "freeze what comes before it, or add a row @gradient(...)"
+            f"no gradient is known for {label}; freeze what comes before it, or add a row @gradient({label!r})"
         )
     found: list[Value | None] = list(row(context))
     found += [None] * (len(node.input) - len(found))
+    needs = [context.need(i) for i in range(len(node.input))]
     return [grad if need else None for grad, need in zip(found, needs, strict=False)]
 
 

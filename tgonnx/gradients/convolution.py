@@ -64,7 +64,8 @@ def window(row: Row, kernel: tuple[int, ...], transposed: bool = False) -> Geome
     return Geometry(kernel, strides, dilations, (*begins, *ends), geometry.groups)
 
 
-def _geometry(row: Row) -> tuple[Geometry, tuple[int, ...]]:
+def conv_geometry(row: Row) -> tuple[Geometry, tuple[int, ...]]:
+    """The geometry of a Conv and the shape of its weight."""
     weight = row.static(row.input(1))
     if weight is None:
         raise row.unsupported("the shape of its weight is unknown")
@@ -74,7 +75,7 @@ def _geometry(row: Row) -> tuple[Geometry, tuple[int, ...]]:
 @gradient("Conv")
 def conv(row: Row) -> Grads:
     """X (N, C, space), W (M, C / groups, kernel), bias (M)."""
-    g, weight = _geometry(row)
+    g, weight = conv_geometry(row)
     return [
         conv_input_gradient(row, row.dy, g, weight) if row.need(0) else None,
         conv_weight_gradient(row, row.x, row.dy, g, weight) if row.need(1) else None,

@@ -1,0 +1,95 @@
+"""Bring a training copy to the form that the gradient rows expect. The user's graph is never touched."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import ModelProto, NodeProto, helper
+
+from tgonnx.emit import Emitter, attributes_of
+from tgonnx.errors import UnsupportedError
+
+OLDEST = 18
+
+
+def make_differentiable(model: ModelProto, newest: int | None = None, newest_ir: int | None = None) -> ModelProto:
+    """A copy at opset 18 or later (at most `newest`), with BatchNormalization statistics explicit.
+
+    Raises UnsupportedError if the opset cannot be converted.
+    """
+    model = _convert(model, newest)
+    model.ir_version = max(model.ir_version, 8)
+    if newest_ir is not None:
+        model.ir_version = min(model.ir_version, newest_ir)
+    nodes: list[NodeProto] = []
+    for index, node in enumerate(model.graph.node):
+        nodes.extend(_explicit_statistics(node, index) if node.op_type == "BatchNormalization" else [node])
+    names: set[str] = set()
+    for index, node in enumerate(nodes):  # onnxruntime-training refuses duplicate names
+        if not node.name or node.name in names:
+            node.name = f"{node.name or node.op_type}#{index}"
+        names.add(node.name)
+    nodes = [_copy(node) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of the standard operators that the model imports."""
+    return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+
+def _convert(model: ModelProto, newest: int | None) -> ModelProto:
+    opset = opset_of(model)
+    wanted = max(opset, OLDEST)
+    if newest is not None:
+        wanted = min(wanted, newest)
+    copy = _copy(model)
+    if wanted == opset:
+        return copy
+    functions = [_copy(f) for f in model.functions]
+    foreign = [_copy(o) for o in model.opset_import if o.domain not in ("", "ai.onnx")]
+    del copy.functions[:]
+    try:
+        copy = onnx.version_converter.convert_version(copy, wanted)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UnsupportedError(f"opset {opset} cannot be converted to {wanted} for training: {reason}") from error
+    known = {o.domain for o in copy.opset_import}
+    copy.opset_import.extend(o for o in foreign if o.domain not in known)
+    for function in functions:
+        for entry in function.opset_import:
+            if entry.domain in ("", "ai.onnx"):
+                entry.version = wanted
+    copy.functions.extend(functions)
+    return copy
+
+
+def _explicit_statistics(node: NodeProto, index: int) -> list[NodeProto]:
+    """Training-mode BatchNormalization with momentum 0, whose outputs are the batch statistics, and the averages."""
+    attributes = attributes_of(node)
+    momentum = float(attributes.get("momentum", 0.9))
+    if not attributes.get("training_mode", 0) or momentum == 0.0:
+        return [node]
+    emitter = Emitter(f"{node.output[0]}/statistics{index}/")
+    plain = _copy(node)
+    del plain.output[1:]
+    for attribute in plain.attribute:
+        if attribute.name == "momentum":
+            plain.attribute.remove(attribute)
+            break
+    plain.attribute.append(helper.make_attribute("momentum", 0.0))
+    for position, name in list(enumerate(node.output))[1:]:
+        batch = emitter.value(emitter.fresh("batch"))
+        plain.output.append(batch.name)
+        if name:
+            average = emitter.value(node.input[position + 2]) * momentum + batch * (1.0 - momentum)
+            emitter.nodes[-1].output[0] = name
+            del average
+    return [plain, *emitter.nodes]
+
+
+def _copy(message):  # type: ignore[no-untyped-def]
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy

@@ -1,0 +1,75 @@
+"""Training engines: one step (forward, loss, backward, update) is one graph in one ordinary session.
+
+`ort-training` takes the backward graph from onnxruntime-training's GradientGraphBuilder, with our gradient
+rows registered as custom gradients; `portable` writes it in standard operators for any onnxruntime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Literal
+
+from onnx import ModelProto, helper
+
+from tgonnx.autodiff import Backward
+from tgonnx.emit import Array
+from tgonnx.engines.spec import EngineName, ParameterGroup, StepSpec
+from tgonnx.engines.step import emit_step
+from tgonnx.engines.trainer import Trainer, session
+from tgonnx.errors import InstallationError
+
+__all__ = ["EngineName", "ParameterGroup", "StepSpec", "Trainer", "build", "choose", "gradients"]
+
+
+def choose(engine: EngineName = "auto") -> Literal["ort-training", "portable"]:
+    """Resolve `auto`. Raises InstallationError if `ort-training` is asked for and onnxruntime-training is not usable."""
+    if engine == "portable":
+        return "portable"
+    state = import_module("onnxruntime.capi._pybind_state")
+    if hasattr(state, "GradientGraphBuilder"):
+        return "ort-training"
+    if engine == "auto":
+        return "portable"
+    raise InstallationError(
+        "engine ort-training: the onnxruntime that is imported has no GradientGraphBuilder; run "
+        "`pip uninstall -y onnxruntime && pip install --force-reinstall onnxruntime-training-cpu` "
+        "(Python 3.12 or older) or use --engine portable"
+    )
+
+
+def differentiate(model: ModelProto, names: Iterable[str], engine: EngineName = "auto") -> Backward:
+    """A copy of the model that also computes the gradients of its first output; names may repeat across engines."""
+    if choose(engine) == "portable":
+        from tgonnx.engines import portable
+
+        return portable.differentiate(model, names)
+    from tgonnx.engines import ort_training
+
+    return ort_training.differentiate(model, names)
+
+
+def build(
+    spec: StepSpec, engine: EngineName = "auto", threads: int | None = None, seed: int | None = None
+) -> Trainer:
+    """Make the step graph and a session for it. `seed` fixes Dropout. Raises UnsupportedError, UsageError."""
+    names = [name for group in spec.groups for name in group.names]
+    found = differentiate(spec.model, names, engine)
+    return Trainer(emit_step(found.model, found.gradients, spec), choose(engine), threads, seed)
+
+
+def gradients(
+    model: ModelProto, names: Iterable[str], feeds: Mapping[str, Array], engine: EngineName = "auto"
+) -> dict[str, Array]:
+    """The gradients of the model's first output (a scalar) with respect to initializers `names`, for tests."""
+    names = list(names)
+    found = differentiate(model, names, engine)
+    graph = found.model.graph
+    kinds = {t.name: (t.data_type, tuple(t.dims)) for t in graph.initializer}
+    del graph.output[:]
+    for name in names:
+        kind, shape = kinds[name]
+        graph.output.append(helper.make_tensor_value_info(found.gradients[name], kind, shape))
+    runner = session(found.model)
+    values = runner.run([found.gradients[name] for name in names], dict(feeds))
+    return dict(zip(names, values, strict=True))

@@ -1,0 +1,16 @@
+"""The portable engine: the backward graph in standard operators, on any onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnx import ModelProto
+
+from tgonnx import autodiff
+from tgonnx.passes.make_differentiable import make_differentiable
+
+
+def differentiate(model: ModelProto, names: Iterable[str]) -> autodiff.Backward:
+    """The model with the gradients of its first output with respect to `names` appended."""
+    model = make_differentiable(model)
+    return autodiff.backward(model, model.graph.output[0].name, names)

@@ -1,0 +1,80 @@
+"""Running a step graph in an ordinary onnxruntime session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from onnx import ModelProto
+
+from tgonnx.emit import Array
+from tgonnx.engines.step import StepGraph
+from tgonnx.errors import UsageError
+
+
+def session(model: ModelProto, threads: int | None = None, seed: int | None = None) -> Any:
+    """An inference session on the CPU. Waiting threads sleep, so that two busy processes do not slow each other down."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if ort.__version__.startswith("1.19."):  # there it saves two thirds of the memory; later it costs memory
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    if seed is not None:
+        ort.set_seed(seed)
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+class Trainer:
+    """Holds the state (parameters, moments, statistics) and advances it one step per call."""
+
+    def __init__(self, graph: StepGraph, engine: str, threads: int | None = None, seed: int | None = None) -> None:
+        self.engine = engine
+        self._slots = graph.slots
+        self._carried = graph.carried
+        self._reported = graph.reported
+        self._session = session(graph.model, threads, seed)
+        self._feeds = {i.name for i in self._session.get_inputs()} - set(graph.state)
+        # OrtValues made from numpy borrow the array's memory on the CPU: `_kept` keeps it alive
+        self._kept = {name: np.ascontiguousarray(array).copy() for name, array in graph.state.items()}
+        self._state = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._kept.items()}
+
+    def step(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """One update. `feeds` has every input of the training copy and the learning rates; returns loss and metrics."""
+        missing = self._feeds - set(feeds)
+        if missing:
+            raise UsageError(f"the training step needs a value for input {sorted(missing)[0]!r}")
+        arrays = {name: np.ascontiguousarray(feeds[name]).reshape(np.shape(feeds[name])) for name in self._feeds}
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        names = [*self._reported, *self._carried.values()]
+        results = self._session.run_with_ort_values(names, {**values, **self._state})
+        count = len(self._reported)
+        self._state = dict(zip(self._carried, results[count:], strict=True))
+        self._kept = {}
+        return {name: result.numpy() for name, result in zip(self._reported, results[:count], strict=True)}
+
+    def parameters(self) -> dict[str, Array]:
+        """Copies of the parameters and statistics by initializer name."""
+        flat = {name: self._state[name].numpy() for name in {slot.state for slot in self._slots.values()}}
+        return {
+            name: np.array(flat[s.state].reshape(-1)[s.start : s.start + int(np.prod(s.shape))].reshape(s.shape))
+            for name, s in self._slots.items()
+        }
+
+    def load(self, values: Mapping[str, Array]) -> None:
+        """Replace parameters and statistics (moments stay). Raises UsageError for an unknown name or wrong shape."""
+        changed = {}
+        for name, value in values.items():
+            slot = self._slots.get(name)
+            if slot is None or tuple(np.shape(value)) != slot.shape:
+                raise UsageError(f"{name!r} of shape {np.shape(value)} does not fit the training state")
+            if slot.state not in changed:
+                changed[slot.state] = np.array(self._state[slot.state].numpy())
+            flat = changed[slot.state].reshape(-1)
+            flat[slot.start : slot.start + int(np.prod(slot.shape))] = np.reshape(value, -1)
+        for name, array in changed.items():
+            self._kept[name] = array
+            self._state[name] = ort.OrtValue.ortvalue_from_numpy(array)
