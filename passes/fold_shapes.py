@@ -1,0 +1,168 @@
+"""Fold what does not depend on the dynamic axes, and write reshape targets plainly.
+
+A model is swept twice, its dynamic axes bound to different sizes: what is the same both times is static.
+Handled:
+* a value that is known and the same in both sweeps becomes an initializer (shape arithmetic, index tables, masks),
+  unless it is large;
+* `If` with a static condition becomes the branch that is taken;
+* a computed `Reshape` target becomes a constant where the static sizes, 0 (copy) and one -1 (rest) can say it;
+* nodes and initializers that nothing uses any more are removed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from tgonnx.passes import PassResult
+from tgonnx.passes.normalize import captured_names, fresh_name, replace_nodes
+from tgonnx.shapes import Sweep
+
+MAX_FOLDED = 1 << 16  # elements of the largest value that is stored instead of computed
+
+
+@dataclass(frozen=True)
+class FoldShapes:
+    """Fold static values; `first` and `second` are sweeps of this very model under two bindings."""
+
+    first: Sweep
+    second: Sweep
+
+    def __call__(self, model: onnx.ModelProto) -> PassResult:
+        changed = _inline_static_branches(model.graph, self._static())
+        changed = _fold(model.graph, self._static()) or changed
+        changed = _plain_reshapes(model.graph, self.first, self.second) or changed
+        return PassResult(model, remove_unused(model.graph) or changed)
+
+    def _static(self) -> dict[str, np.ndarray]:
+        other = self.second.known
+        return {
+            name: value
+            for name, value in self.first.known.items()
+            if name in other and value.shape == other[name].shape and np.array_equal(value, other[name])
+        }
+
+
+def _inline_static_branches(graph: onnx.GraphProto, static: dict[str, np.ndarray]) -> bool:
+    nodes: list[onnx.NodeProto] = []
+    changed = False
+    for index, node in enumerate(graph.node):
+        if node.op_type != "If" or node.input[0] not in static:
+            nodes.append(node)
+            continue
+        wanted = "then_branch" if bool(static[node.input[0]].all()) else "else_branch"
+        branch = next(a.g for a in node.attribute if a.name == wanted)
+        nodes += _spliced(branch, node, f"{node.name or 'If'}_{index}/", graph)
+        changed = True
+    if changed:
+        replace_nodes(graph, nodes)
+    return changed
+
+
+def _spliced(
+    branch: onnx.GraphProto, node: onnx.NodeProto, prefix: str, graph: onnx.GraphProto
+) -> list[onnx.NodeProto]:
+    """The branch's nodes, its own names made unique, and an `Identity` for each output of the `If`."""
+    tensors = {tensor.name for tensor in branch.initializer}
+    renamed = {name: prefix + name for inner in branch.node for name in inner.output if name}
+    renamed |= {name: prefix + name for name in tensors}
+    for tensor in branch.initializer:
+        copy = graph.initializer.add()
+        copy.CopyFrom(tensor)
+        copy.name = renamed[tensor.name]
+    body = []
+    for inner in branch.node:
+        clone = onnx.NodeProto()
+        clone.CopyFrom(inner)
+        clone.name = prefix + inner.name if inner.name else ""
+        clone.output[:] = [renamed.get(name, name) for name in inner.output]
+        _rename_inputs(clone, renamed)
+        body.append(clone)
+    for value, name in zip(branch.output, node.output, strict=True):
+        body.append(onnx.helper.make_node("Identity", [renamed.get(value.name, value.name)], [name]))
+    return body
+
+
+def _rename_inputs(node: onnx.NodeProto, renamed: dict[str, str]) -> None:
+    node.input[:] = [renamed.get(name, name) for name in node.input]
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            for inner in attribute.g.node:
+                _rename_inputs(inner, renamed)
+            for value in attribute.g.output:
+                value.name = renamed.get(value.name, value.name)
+
+
+def _fold(graph: onnx.GraphProto, static: dict[str, np.ndarray]) -> bool:
+    fixed = {value.name for value in graph.output}
+    kept, folded = [], []
+    for node in graph.node:
+        outputs = [name for name in node.output if name]
+        values = [static[name] for name in outputs if name in static]
+        if len(values) == len(outputs) and not fixed & set(outputs) and all(v.size <= MAX_FOLDED for v in values):
+            folded += [numpy_helper.from_array(v, n) for v, n in zip(values, outputs, strict=True)]
+        else:
+            kept.append(node)
+    if not folded:
+        return False
+    used = {name for node in kept for name in node.input} | captured_names(graph)
+    graph.initializer.extend(tensor for tensor in folded if tensor.name in used)
+    replace_nodes(graph, kept)
+    return True
+
+
+def _plain_reshapes(graph: onnx.GraphProto, first: Sweep, second: Sweep) -> bool:
+    initializers = {tensor.name for tensor in graph.initializer}
+    changed = False
+    for node in graph.node:
+        if node.op_type != "Reshape" or node.input[1] in initializers:
+            continue
+        target = _plain_target(node, first, second)
+        if target is not None:
+            name = fresh_name(f"{node.output[0]}_shape", initializers)
+            graph.initializer.append(numpy_helper.from_array(target, name))
+            initializers.add(name)
+            node.input[1] = name
+            changed = True
+    return changed
+
+
+def _plain_target(node: onnx.NodeProto, first: Sweep, second: Sweep) -> np.ndarray | None:
+    """The target as constants, 0 where a dynamic size is copied, and at most one -1; None if that cannot say it."""
+    x, y = node.input[0], node.output[0]
+    if any(name not in s.shapes for name in (x, y) for s in (first, second)):
+        return None
+    pairs_in = list(zip(first.shapes[x], second.shapes[x], strict=True))
+    pairs_out = list(zip(first.shapes[y], second.shapes[y], strict=True))
+    if any(a == 0 for a, _ in pairs_out):
+        return None
+    target = np.array([a if a == b else -1 for a, b in pairs_out], np.int64)
+    allow_zero = any(a.name == "allowzero" and a.i for a in node.attribute)
+    for i, pair in enumerate(pairs_out):
+        if (target == -1).sum() <= 1:
+            break
+        if target[i] == -1 and not allow_zero and i < len(pairs_in) and pairs_in[i] == pair:
+            target[i] = 0
+    return target if (target == -1).sum() <= 1 else None
+
+
+def remove_unused(graph: onnx.GraphProto) -> bool:
+    """Remove nodes and initializers that no output depends on. Returns whether anything went."""
+    needed = {value.name for value in graph.output} | captured_names(graph)
+    kept = []
+    for node in reversed(graph.node):
+        if any(name in needed for name in node.output):
+            needed.update(name for name in node.input if name)
+            kept.append(node)
+    tensors = [t for t in graph.initializer if t.name in needed or t.name in {v.name for v in graph.input}]
+    changed = len(kept) < len(graph.node) or len(tensors) < len(graph.initializer)
+    if changed:
+        replace_nodes(graph, kept[::-1])
+        names = {t.name for t in tensors}
+        for i in reversed(range(len(graph.initializer))):
+            if graph.initializer[i].name not in names:
+                del graph.initializer[i]
+    return changed

@@ -1,0 +1,174 @@
+"""Normal form: what analysis and surgery may take for granted.
+
+Handled, in this order:
+* model-local functions are inlined;
+* `Constant` nodes become initializers (tensors and numbers; strings and sparse tensors stay);
+* `Identity` of an initializer becomes the initializer;
+* initializers that exporters merged because their values happen to be equal (biases of zeros, scales of ones) get
+  one copy per use, unless the nodes that use them also share a weight of their own (a siamese network).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, inliner, numpy_helper
+
+from tgonnx.passes import PassResult
+
+MAX_COPY = 1 << 16  # elements of the largest constant-valued initializer that is copied per use
+
+
+@dataclass(frozen=True)
+class InlineFunctions:
+    """Replace calls of model-local functions by their bodies."""
+
+    def __call__(self, model: onnx.ModelProto) -> PassResult:
+        if not model.functions:
+            return PassResult(model, False)
+        return PassResult(inliner.inline_local_functions(model), True)
+
+
+@dataclass(frozen=True)
+class ConstantsToInitializers:
+    """Turn `Constant` nodes of the main graph into initializers."""
+
+    def __call__(self, model: onnx.ModelProto) -> PassResult:
+        return PassResult(model, _constants_to_initializers(model.graph))
+
+
+@dataclass(frozen=True)
+class ResolveInitializerAliases:
+    """Make the users of `Identity(initializer)` use the initializer itself."""
+
+    def __call__(self, model: onnx.ModelProto) -> PassResult:
+        return PassResult(model, _resolve_aliases(model.graph))
+
+
+@dataclass(frozen=True)
+class UnshareConstants:
+    """Undo the accidental sharing of initializers whose elements are all equal."""
+
+    def __call__(self, model: onnx.ModelProto) -> PassResult:
+        return PassResult(model, _unshare(model.graph))
+
+
+def captured_names(graph: onnx.GraphProto) -> set[str]:
+    """Every name that a subgraph of a node (If, Loop, Scan) reads, its own names included."""
+    names: set[str] = set()
+    for node in graph.node:
+        for attribute in node.attribute:
+            for sub in [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []:
+                names |= {name for inner in sub.node for name in inner.input}
+                names |= {output.name for output in sub.output}
+                names |= captured_names(sub)
+    return names
+
+
+def _constants_to_initializers(graph: onnx.GraphProto) -> bool:
+    outputs = {value.name for value in graph.output}
+    kept, made = [], []
+    for node in graph.node:
+        tensor = None if node.op_type != "Constant" or node.output[0] in outputs else _constant(node)
+        if tensor is None:
+            kept.append(node)
+        else:
+            made.append(tensor)
+    if made:
+        graph.initializer.extend(made)
+        replace_nodes(graph, kept)
+    return bool(made)
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    attribute = node.attribute[0]
+    value = helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(value)
+        tensor.name = node.output[0]
+        return tensor
+    kinds = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+    kind = kinds.get(attribute.name)
+    return None if kind is None else numpy_helper.from_array(np.array(value, kind), node.output[0])
+
+
+def _resolve_aliases(graph: onnx.GraphProto) -> bool:
+    initializers = {tensor.name for tensor in graph.initializer}
+    fixed = {value.name for value in graph.output} | captured_names(graph)
+    alias: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name in alias:
+                node.input[i] = alias[name]
+        if node.op_type == "Identity" and node.input[0] in initializers and node.output[0] not in fixed:
+            alias[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    if alias:
+        replace_nodes(graph, kept)
+    return bool(alias)
+
+
+def _unshare(graph: onnx.GraphProto) -> bool:
+    uses = Counter(name for node in graph.node for name in node.input)
+    fixed = captured_names(graph) | {v.name for v in graph.output} | {v.name for v in graph.input}
+    by_name = {tensor.name: tensor for tensor in graph.initializer}
+    shared = {
+        name
+        for name, tensor in by_name.items()
+        if uses[name] > 1 and name not in fixed and _all_equal(tensor)
+    }
+    if not shared:
+        return False
+    own_weights = {
+        name for name, tensor in by_name.items() if name not in shared and len(tensor.dims) > 1 and uses[name] > 1
+    }
+    copies: dict[str, dict[object, str]] = defaultdict(dict)
+    for index, node in enumerate(graph.node):
+        siblings = tuple(name for name in node.input if name in own_weights)
+        for i, name in enumerate(node.input):
+            if name not in shared:
+                continue
+            key = (siblings, i) if siblings else (index, i)
+            known = copies[name]
+            if key not in known:
+                known[key] = name if not known else fresh_name(f"{name}_{len(known)}", by_name)
+                if known[key] != name:
+                    tensor = graph.initializer.add()
+                    tensor.CopyFrom(by_name[name])
+                    tensor.name = known[key]
+                    by_name[tensor.name] = tensor
+            node.input[i] = known[key]
+    return True
+
+
+def _all_equal(tensor: onnx.TensorProto) -> bool:
+    size = int(np.prod(tensor.dims, dtype=np.int64))
+    if size > MAX_COPY or tensor.data_type == onnx.TensorProto.STRING or not size or not tensor.dims:
+        return False
+    values = numpy_helper.to_array(tensor).reshape(-1)
+    return bool((values == values[0]).all())
+
+
+def fresh_name(wish: str, taken: object) -> str:
+    """`wish`, with a number behind it if it is in `taken`."""
+    name, number = wish, 1
+    while name in taken:  # type: ignore[operator]
+        name, number = f"{wish}_{number}", number + 1
+    return name
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Make `nodes` (nodes of this graph among them) the graph's nodes."""
+    copies = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copies.append(copy)
+    del graph.node[:]
+    graph.node.extend(copies)

@@ -1,0 +1,391 @@
+"""Which channels live or die together: units, groups, sites and the reasons why the rest is kept."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import networkx as nx
+import numpy as np
+import numpy.typing as npt
+
+from tgonnx import ops
+from tgonnx.labels import (
+    Alternative,
+    Choice,
+    Classes,
+    Labels,
+    OpenChoice,
+    Relation,
+    Site,
+    Tie,
+    mentioned,
+    solve_choices,
+)
+from tgonnx.model import Model, Node, known_value
+from tgonnx.ops.view import Operand, Unlabelled, View
+
+Attention = Literal["heads", "head-dim"]
+
+# inputs that say how large an output is: a size computed from Shape may go there
+SIZE_INPUTS = {
+    "Reshape": (1,),
+    "Expand": (1,),
+    "ConstantOfShape": (0,),
+    "Tile": (1,),
+    "Slice": (1, 2, 3, 4),
+    "Pad": (1, 3),
+    "Split": (1,),
+    "Resize": (2, 3),
+    "Range": (0, 1, 2),
+}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a named value."""
+
+    value: str
+    axis: int
+
+    def __str__(self) -> str:
+        return f"{self.value}[{self.axis}]"
+
+
+@dataclass(frozen=True)
+class PlacedSite:
+    """A site of one node, with the unit of each label (-1: pinned)."""
+
+    kind: Literal["contract", "normalize"]
+    node: int
+    input: int
+    axis: int
+    units: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """An axis of a weight that is not cut, or only in part, and why."""
+
+    value: str
+    axis: int
+    kept: int
+    node: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units with the same shape of coupling: `units[k]` removes `width` channels from every member axis together."""
+
+    name: str
+    units: npt.NDArray[np.int64]
+    members: tuple[Axis, ...]
+    width: int
+
+    @property
+    def size(self) -> int:
+        return len(self.units)
+
+
+class Labelling:
+    """The labels of every value of known shape."""
+
+    def __init__(self, model: Model) -> None:
+        self.axes: dict[str, tuple[Labels, ...]] = {}
+        self.size = 0
+        names = [*model.inputs, *model.initializers, *(o for n in model.nodes for o in n.outputs if o)]
+        for name in names:
+            shape = model.shapes.get(name)
+            if shape is not None and name not in self.axes:
+                total = sum(shape)
+                block = np.arange(self.size, self.size + total, dtype=np.int64)
+                self.axes[name] = tuple(np.split(block, np.cumsum(shape[:-1]))) if shape else ()
+                self.size += total
+
+    def all_of(self, names: Iterable[str]) -> Labels:
+        parts = [axis for name in names for axis in self.axes.get(name, ())]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """The result of `analyze`.
+
+    `unit_of[label]` is the unit of each label, -1 where it is pinned.
+    """
+
+    model: Model
+    labelling: Labelling
+    views: tuple[View, ...]
+    unit_of: npt.NDArray[np.int64]
+    groups: tuple[Group, ...]
+    sites: tuple[PlacedSite, ...]
+    pinned: tuple[Pinned, ...]
+
+    @property
+    def units(self) -> int:
+        return sum(group.size for group in self.groups)
+
+    @cached_property
+    def group_of(self) -> npt.NDArray[np.int64]:
+        """The group number of each unit."""
+        owner = np.zeros(self.units, np.int64)
+        for number, group in enumerate(self.groups):
+            owner[group.units] = number
+        return owner
+
+    def axis_units(self, axis: Axis) -> npt.NDArray[np.int64]:
+        return self.unit_of[self.labelling.axes[axis.value][axis.axis]]
+
+    def axis_graph(self) -> nx.Graph:
+        """Axes as nodes, an edge where two axes share a unit's fate; connected components are coupled sets."""
+        graph = nx.Graph()
+        for group in self.groups:
+            nx.add_path(graph, group.members)
+            graph.add_nodes_from(group.members)
+        return graph
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "units": self.units,
+            "groups": [
+                {"name": g.name, "units": g.size, "width": g.width, "members": [str(m) for m in g.members]}
+                for g in self.groups
+            ],
+            "pinned": [vars(p) for p in self.pinned],
+        }
+
+
+def analyze(model: Model, attention: Attention = "heads") -> Coupling:
+    """Find units, groups and sites. Needs shapes only, no weights.
+
+    `attention` says which factor of a heads x head-dim axis is cut.
+    """
+    labelling = Labelling(model)
+    views = tuple(_views(model, labelling))
+    solver = _Solver(model, labelling, views)
+    solver.run(attention)
+    return solver.result()
+
+
+def _views(model: Model, labelling: Labelling) -> Iterator[View]:
+    shape_only = _shape_only(model)
+    for node in model.nodes:
+        yield View(
+            node.label,
+            node.op_type,
+            model.first.opsets.get(node.domain, 1),
+            node.attributes,
+            tuple(_operand(model, labelling, name, i) for i, name in enumerate(node.inputs)),
+            tuple(_operand(model, labelling, name, i) for i, name in enumerate(node.outputs)),
+            frozenset(name for name in node.inputs if name in shape_only),
+        )
+
+
+def _operand(model: Model, labelling: Labelling, name: str, index: int) -> Operand | None:
+    if name not in labelling.axes:
+        return None
+    return Operand(name, index, labelling.axes[name], name in model.static, known_value(model, name))
+
+
+def _shape_only(model: Model) -> set[str]:
+    """Values whose `Shape` or `Size` reaches only inputs that are sizes, through arithmetic on small integers."""
+    users: dict[str, list[tuple[Node, int]]] = defaultdict(list)
+    for node in model.nodes:
+        for i, name in enumerate(node.inputs):
+            users[name].append((node, i))
+        for name in node.captures:
+            users[name].append((node, -1))
+    integers = set(model.first.known)
+    safe: dict[str, bool] = {name: False for name in model.outputs}
+    for node in reversed(model.nodes):
+        for output in node.outputs:
+            safe.setdefault(output, True)
+            for user, i in users[output]:
+                is_size = i in SIZE_INPUTS.get(user.op_type, ())
+                passes_on = all(o in integers and safe[o] for o in user.outputs if o) and i >= 0
+                safe[output] = safe[output] and (is_size or passes_on)
+    return {
+        node.inputs[0]
+        for node in model.nodes
+        if node.op_type in ("Shape", "Size") and safe[node.outputs[0]]
+    } - {node.inputs[0] for node in model.nodes if node.op_type in ("Shape", "Size") and not safe[node.outputs[0]]}
+
+
+class _Solver:
+    """Collects the relations of all nodes and solves them."""
+
+    def __init__(self, model: Model, labelling: Labelling, views: tuple[View, ...]) -> None:
+        self.model, self.labelling, self.views = model, labelling, views
+        self.classes = Classes(labelling.size)
+        self.reasons: list[tuple[str, str, str]] = []  # node, op_type, text
+        self.sites: list[tuple[int, Site]] = []
+        self.choices: list[OpenChoice] = []
+        self._seen = np.full(labelling.size, -1, np.int64)
+
+    def run(self, attention: Attention) -> None:
+        ties: list[Tie] = []
+        pins: list[tuple[Labels, int]] = [
+            (self.labelling.all_of(self.model.inputs), self._reason("", "input", "an axis of a model input")),
+            (self.labelling.all_of(self.model.outputs), self._reason("", "output", "an axis of a model output")),
+        ]
+        for node, view in zip(self.model.nodes, self.views, strict=True):
+            relations, why = self._relations(node, view)
+            for relation in relations:
+                if isinstance(relation, Tie):
+                    ties.append(relation)
+                elif isinstance(relation, Site):
+                    self.sites.append((node.index, relation))
+                elif isinstance(relation, Choice):
+                    reason = self._reason(node.label, node.op_type, "a product of axes that is cut along another factor")
+                    self.choices.append(OpenChoice(node.index, relation.alternatives, mentioned([relation]), reason))
+            unsaid = self._unsaid(node, relations)
+            if unsaid.size:
+                pins.append((unsaid, self._reason(node.label, node.op_type, why)))
+        if ties:
+            self.classes.union(
+                np.concatenate([t.a.ravel() for t in ties]), np.concatenate([t.b.ravel() for t in ties])
+            )
+        for labels, reason in pins:
+            self.classes.pin(labels, reason)
+        solve_choices(self.classes, self.choices, _Preference(self, attention))
+
+    def _reason(self, node: str, op_type: str, text: str) -> int:
+        self.reasons.append((node, op_type, text))
+        return len(self.reasons) - 1
+
+    def _relations(self, node: Node, view: View) -> tuple[list[Relation], str]:
+        """What the node's rule says, and why whatever it leaves out is kept."""
+        entry = ops.rule.get(node.op_type, node.domain)
+        if entry is None:
+            return [], f"no rule for {node.domain or 'ai.onnx'}::{node.op_type}"
+        if node.captures:
+            return [], "control flow"
+        try:
+            relations = list(entry(view))
+        except Unlabelled as error:
+            return [], str(error)
+        if any(isinstance(r, Site) and r.kind == "normalize" for r in _flat(relations)) and not ops.gated.get(
+            node.op_type, node.domain
+        ):
+            return [], f"{node.op_type} has no form over the open channels only"
+        return relations, f"{node.op_type} needs every index of this axis"
+
+    def _unsaid(self, node: Node, relations: list[Relation]) -> Labels:
+        names = {name for name in [*node.inputs, *node.outputs, *node.captures] if name}
+        touched = self.labelling.all_of(names)
+        said = mentioned(relations)
+        self._seen[said] = node.index
+        return touched[self._seen[touched] != node.index]
+
+    def result(self) -> Coupling:
+        roots = self.classes.find(np.arange(self.labelling.size))
+        free = self.classes.reason[roots] == Classes.FREE
+        groups, unit_of = self._groups(roots, free)
+        return Coupling(
+            self.model,
+            self.labelling,
+            self.views,
+            unit_of,
+            groups,
+            tuple(self._placed_sites(unit_of)),
+            tuple(self._pinned(roots, unit_of)),
+        )
+
+    def _groups(self, roots: Labels, free: npt.NDArray[np.bool_]) -> tuple[tuple[Group, ...], npt.NDArray[np.int64]]:
+        """Classes with the same number of labels in the same axes are units of one group; a single unit stays."""
+        axes = [Axis(name, i) for name, parts in self.labelling.axes.items() for i in range(len(parts))]
+        axis_of = np.repeat(np.arange(len(axes)), [len(self.labelling.axes[a.value][a.axis]) for a in axes])
+        rng = np.random.default_rng(0)
+        token = rng.integers(0, 2**63, len(axes), dtype=np.uint64)
+        signature = np.zeros(self.labelling.size, np.uint64)
+        np.add.at(signature, roots, token[axis_of])
+        unit_roots = np.unique(roots[free])
+        order: dict[int, list[int]] = defaultdict(list)
+        for root in unit_roots.tolist():
+            order[int(signature[root])].append(root)
+        by_root: dict[int, list[int]] = {}
+        positions = np.argsort(roots, kind="stable")
+        starts = np.searchsorted(roots[positions], unit_roots)
+        ends = np.searchsorted(roots[positions], unit_roots, side="right")
+        first = {root: positions[s:e] for root, s, e in zip(unit_roots.tolist(), starts, ends, strict=True)}
+        del by_root
+        unit_of = np.full(self.labelling.size, -1, np.int64)
+        unit_number = np.full(self.labelling.size, -1, np.int64)
+        groups: list[Group] = []
+        count = 0
+        weights = self.model.static
+        for members in order.values():
+            labels = first[members[0]]
+            held = np.unique(axis_of[labels])
+            if len(members) < 2 or not any(axes[a].value in weights for a in held):
+                continue
+            units = np.arange(count, count + len(members))
+            unit_number[members] = units
+            count += len(members)
+            widths = np.bincount(axis_of[labels])
+            named = tuple(axes[a] for a in held)
+            groups.append(Group(_group_name(named, self.model), units, named, int(widths.max())))
+        unit_of = np.where(free, unit_number[roots], -1)
+        return tuple(groups), unit_of
+
+    def _placed_sites(self, unit_of: npt.NDArray[np.int64]) -> Iterator[PlacedSite]:
+        decided = [(c.node, r) for c in self.choices if c.decided is not None for r in c.decided.relations]
+        sites = [*self.sites, *((node, r) for node, r in decided if isinstance(r, Site))]
+        for node, site in sites:
+            units = unit_of[site.labels]
+            if (units >= 0).any():
+                yield PlacedSite(site.kind, node, site.input, site.axis, units)
+
+    def _pinned(self, roots: Labels, unit_of: npt.NDArray[np.int64]) -> Iterator[Pinned]:
+        """Axes of float weights and of their products that stay, with the first reason found."""
+        for name, tensor in self.model.initializers.items():
+            if tensor.data_type not in (1, 10, 11, 16):
+                continue
+            for axis, labels in enumerate(self.labelling.axes.get(name, ())):
+                kept = labels[unit_of[labels] < 0]
+                if len(kept) and len(labels) > 1:
+                    number = int(self.classes.reason[roots[kept[0]]])
+                    single = ("", "", "it is the only unit of its kind")
+                    node, op_type, text = self.reasons[number] if number != Classes.FREE else single
+                    yield Pinned(name, axis, len(kept), node, op_type, text)
+
+
+class _Preference:
+    """Ranks the alternatives of free choices: what is decided already, then heads or head-dim, then the larger factor."""
+
+    def __init__(self, solver: _Solver, attention: Attention) -> None:
+        self.classes, self.attention = solver.classes, attention
+        paired = [site.labels for _, site in solver.sites if site.paired]
+        self.paired = np.concatenate(paired) if paired else np.zeros(0, np.int64)
+        self.choices = solver.choices
+
+    def __call__(self, choice: OpenChoice, alternative: Alternative) -> tuple[int, ...]:
+        factor = self.classes.find(alternative.factor)
+        taken = [c.decided.factor for c in self.choices if c.decided is not None]
+        decided = bool(taken) and bool(np.isin(factor, self.classes.find(np.concatenate(taken))).any())
+        summed = bool(np.isin(factor, self.classes.find(self.paired)).any())
+        contrast = any(
+            np.isin(self.classes.find(a.factor), self.classes.find(self.paired)).any() for a in choice.alternatives
+        )
+        wanted = summed if self.attention == "head-dim" else not summed
+        return (int(decided), int(contrast and wanted), int(wanted), len(alternative.factor))
+
+
+def _flat(relations: Iterable[Relation]) -> Iterator[Relation]:
+    for relation in relations:
+        if isinstance(relation, Choice):
+            for alternative in relation.alternatives:
+                yield from alternative.relations
+        else:
+            yield relation
+
+
+def _group_name(members: tuple[Axis, ...], model: Model) -> str:
+    """The first weight that the group's channels come from."""
+    return next((str(m) for m in members if m.value in model.initializers), str(members[0]))

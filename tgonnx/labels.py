@@ -1,0 +1,215 @@
+"""Labels, the relations that rules state between them, and the solver.
+
+Every index of every axis of every value is a *label*, an integer. A rule says for one node which labels live or die
+together, where an operator sums over labels (a gate acts there), and where an axis is a product that can be cut
+along one of its factors only. What a rule does not mention is pinned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tie:
+    """`a[i]` and `b[i]` live or die together. Arrays of one shape."""
+
+    a: Labels
+    b: Labels
+
+    def __post_init__(self) -> None:
+        if self.a.shape != self.b.shape:
+            raise ValueError(f"tie between shapes {self.a.shape} and {self.b.shape}")
+
+
+@dataclass(frozen=True)
+class Free:
+    """These labels may be removed for all that the node cares."""
+
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where gates act: an axis of a node's input.
+
+    `contract`: the operator sums over the axis, so the operand is multiplied by the gates. `normalize`: the operator
+    takes statistics over the axis, which must be taken over the open labels only. `paired` marks a sum over two
+    activations (the head dimension of attention).
+    """
+
+    kind: Literal["contract", "normalize"]
+    input: int
+    axis: int
+    labels: Labels
+    paired: bool = False
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One way to cut a product of axes: along the factor whose labels are `factor`; the others are pinned."""
+
+    name: str
+    factor: Labels
+    relations: tuple[Tie | Free | Site, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A product of axes, cut along at most one of its factors."""
+
+    alternatives: tuple[Alternative, ...]
+
+
+Relation = Tie | Free | Site | Choice
+
+
+class Classes:
+    """Union-find over labels with pins and reasons, vectorised over arrays of labels.
+
+    A class is named by its smallest label. `reason[root]` is the number of the first reason why it is pinned, or
+    `FREE`.
+    """
+
+    FREE = np.iinfo(np.int32).max
+
+    def __init__(self, size: int) -> None:
+        self.parent: Labels = np.arange(size, dtype=np.int64)
+        self.reason: npt.NDArray[np.int32] = np.full(size, self.FREE, np.int32)
+
+    def find(self, labels: Labels) -> Labels:
+        """The class of each label."""
+        root = self.parent[labels]
+        while True:
+            above = self.parent[root]
+            if np.array_equal(above, root):
+                break
+            root = above
+        self.parent[labels] = root
+        return root
+
+    def union(self, a: Labels, b: Labels) -> None:
+        """Make one class of the classes of `a[i]` and `b[i]`, for each i."""
+        a, b = a.ravel(), b.ravel()
+        while True:
+            ra, rb = self.find(a), self.find(b)
+            apart = ra != rb
+            if not apart.any():
+                return
+            low, high = np.minimum(ra, rb)[apart], np.maximum(ra, rb)[apart]
+            reason = np.minimum(self.reason[low], self.reason[high])
+            np.minimum.at(self.parent, high, low)
+            np.minimum.at(self.reason, low, reason)
+            np.minimum.at(self.reason, high, reason)
+            a, b = a[apart], b[apart]
+
+    def pin(self, labels: Labels, reason: int) -> None:
+        """Pin the classes of `labels`; an earlier reason stays."""
+        root = self.find(labels.ravel())
+        self.reason[root] = np.minimum(self.reason[root], reason)
+
+    def pinned(self, labels: Labels) -> npt.NDArray[np.bool_]:
+        return self.reason[self.find(labels)] != self.FREE
+
+    def state(self) -> tuple[Labels, npt.NDArray[np.int32]]:
+        return self.parent.copy(), self.reason.copy()
+
+    def restore(self, state: tuple[Labels, npt.NDArray[np.int32]]) -> None:
+        self.parent, self.reason = state[0].copy(), state[1].copy()
+
+
+@dataclass
+class OpenChoice:
+    """A choice of a node that is not decided yet."""
+
+    node: int
+    alternatives: tuple[Alternative, ...]
+    mentioned: Labels  # labels that only a chosen alternative keeps free
+    reason: int
+    decided: Alternative | None = None
+
+
+Preference = Callable[[OpenChoice, Alternative], tuple[int, ...]]
+
+
+def solve_choices(classes: Classes, choices: Sequence[OpenChoice], preference: Preference) -> None:
+    """Decide every choice: what pins force first, then one free choice at a time, the most preferred first.
+
+    An alternative that would, with all that it forces, pin its own factor is refused and the next one tried.
+    """
+    waiting = _force(classes, list(choices))
+    while waiting:
+        ranked = [(preference(c, a), i, a) for i, c in enumerate(waiting) for a in _alive(classes, c)]
+        best = max(ranked, key=lambda entry: (entry[0], -entry[1]))
+        choice = waiting.pop(best[1])
+        alternatives = sorted(_alive(classes, choice), key=lambda a: preference(choice, a), reverse=True)
+        waiting = _try(classes, choice, alternatives, waiting)
+
+
+def _try(
+    classes: Classes, choice: OpenChoice, alternatives: Sequence[Alternative], waiting: list[OpenChoice]
+) -> list[OpenChoice]:
+    before = classes.state()
+    for alternative in alternatives:
+        _decide(classes, choice, alternative)
+        rest = _force(classes, waiting)
+        if not classes.pinned(alternative.factor).all():
+            return rest
+        classes.restore(before)
+        for other in waiting:
+            other.decided = None
+    _decide(classes, choice, None)
+    return _force(classes, waiting)
+
+
+def _force(classes: Classes, choices: list[OpenChoice]) -> list[OpenChoice]:
+    """Decide the choices that have at most one alternative left, until none is forced."""
+    while True:
+        waiting, forced = [], False
+        for choice in choices:
+            alive = _alive(classes, choice)
+            if len(alive) > 1:
+                waiting.append(choice)
+            else:
+                _decide(classes, choice, alive[0] if alive else None)
+                forced = True
+        if not forced:
+            return waiting
+        choices = waiting
+
+
+def _alive(classes: Classes, choice: OpenChoice) -> list[Alternative]:
+    return [a for a in choice.alternatives if not classes.pinned(a.factor).all()]
+
+
+def _decide(classes: Classes, choice: OpenChoice, alternative: Alternative | None) -> None:
+    choice.decided = alternative
+    kept = choice.mentioned
+    if alternative is not None:
+        relations = alternative.relations
+        for relation in relations:
+            if isinstance(relation, Tie):
+                classes.union(relation.a, relation.b)
+        kept = np.setdiff1d(choice.mentioned, mentioned(relations), assume_unique=True)
+    if kept.size:
+        classes.pin(kept, choice.reason)
+
+
+def mentioned(relations: Iterable[Relation]) -> Labels:
+    """The distinct labels that relations speak of."""
+    parts: list[Labels] = []
+    for relation in relations:
+        if isinstance(relation, Tie):
+            parts += [relation.a.ravel(), relation.b.ravel()]
+        elif isinstance(relation, Choice):
+            parts += [mentioned(a.relations) for a in relation.alternatives]
+        else:
+            parts.append(relation.labels.ravel())
+    return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)

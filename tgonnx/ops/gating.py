@@ -1,0 +1,63 @@
+"""What an operator's `gated` form is built with: statistics over the open channels only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from tgonnx.ops.view import View
+
+
+class Gating:
+    """One node during gate insertion.
+
+    `mask` is the product of the gates at all gated axes of input 0, broadcastable to it, in its element type;
+    `ratio` is the number of labels over the number of open ones (a scalar), so that
+    mean over open = mean(x * mask) * ratio.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        node: gs.Node,
+        mask: gs.Variable,
+        ratio: gs.Variable,
+        axes: tuple[int, ...],
+        emit: Callable[..., gs.Variable],
+        dtype: Any,
+    ) -> None:
+        self.view, self.node, self.mask, self.ratio, self.axes, self.emit = view, node, mask, ratio, axes, emit
+        self.dtype = dtype
+
+    def scalar(self, value: float) -> gs.Constant:
+        return self.constant(np.array(value, np.float32))
+
+    def constant(self, array: np.ndarray) -> gs.Constant:
+        kind = array.dtype if array.dtype.kind in "iu" else self.dtype
+        return gs.Constant(f"{self.node.outputs[0].name}/gate_constant_{id(array)}", array.astype(kind))
+
+    def reduce(self, op_type: str, x: gs.Tensor, axes: Sequence[int], keepdims: int = 1) -> gs.Variable:
+        """A reduction, its axes written the way the model's opset wants them."""
+        since = 13 if op_type == "ReduceSum" else 18
+        if self.view.opset >= since:
+            return self.emit(op_type, x, self.constant(np.array(axes, np.int64)), keepdims=keepdims)
+        return self.emit(op_type, x, axes=list(axes), keepdims=keepdims)
+
+    def mean(self, x: gs.Tensor, axes: Sequence[int], keepdims: int = 1) -> gs.Variable:
+        """The mean of `x` over `axes`, open labels only."""
+        return self.emit("Mul", self.reduce("ReduceMean", self.emit("Mul", x, self.mask), axes, keepdims), self.ratio)
+
+    def standardize(self, x: gs.Tensor, axes: Sequence[int], epsilon: float, center: bool = True) -> gs.Variable:
+        """(x - mean) / sqrt(variance + epsilon) over the open labels; without `center`, x / sqrt(mean square + epsilon)."""
+        if center:
+            x = self.emit("Sub", x, self.mean(x, axes))
+        variance = self.mean(self.emit("Mul", x, x), axes)
+        return self.emit("Div", x, self.emit("Sqrt", self.emit("Add", variance, self.scalar(epsilon))))
+
+    def finish(self, value: gs.Tensor, output: int = 0) -> None:
+        """Make `value` the node's output."""
+        self.node.outputs[output].inputs.clear()
+        self.emit("Identity", value, into=self.node.outputs[output])

@@ -1,0 +1,180 @@
+"""Concrete shapes and small known values of a graph, one node after the other.
+
+`Sweep` walks the nodes in order. Each output gets its concrete shape from the operator's own inference function
+and, where every input is a known small tensor, its value. Weights are never read: only integers, booleans and
+what is computed from them and from shapes is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto, defs, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from onnx.shape_inference import InferenceError, infer_node_outputs
+
+Shape = tuple[int, ...]
+
+MAX_KNOWN = 1 << 20  # elements of the largest value that is kept
+MAX_FLOAT_LEAF = 16  # a float initializer up to this size may be a scale or a bound; larger ones are weights
+EXACT_TYPES = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.UINT8, TensorProto.INT8)
+
+
+@dataclass
+class Sweep:
+    """Shapes (name -> sizes), element types and known values of the values seen so far."""
+
+    opsets: Mapping[str, int]
+    ir_version: int
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    known: dict[str, np.ndarray] = field(default_factory=dict)
+    hints: dict[str, Shape] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)  # first output of a node -> why its shapes are unknown
+
+    def declare(self, name: str, elem_type: int, shape: Shape) -> None:
+        """Set a graph input or initializer."""
+        self.types[name] = elem_type
+        self.shapes[name] = shape
+
+    def declare_initializer(self, tensor: TensorProto) -> None:
+        """Set an initializer; its value is read only if it is small and no weight."""
+        shape = tuple(tensor.dims)
+        self.declare(tensor.name, tensor.data_type, shape)
+        size = int(np.prod(shape, dtype=np.int64))
+        limit = MAX_KNOWN if tensor.data_type in EXACT_TYPES else MAX_FLOAT_LEAF if len(shape) < 2 else 0
+        if size <= limit and tensor.data_type != TensorProto.STRING:
+            self.known[tensor.name] = numpy_helper.to_array(tensor)
+
+    def visit(self, node: onnx.NodeProto) -> None:
+        """Infer the outputs of one node; what cannot be inferred stays unknown and is noted."""
+        outputs = self._evaluate(node) if self._foldable(node) else None
+        if outputs is not None:
+            for name, value in zip(node.output, outputs, strict=False):
+                if name:
+                    self.declare(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+                    if value.size <= MAX_KNOWN:
+                        self.known[name] = value
+            return
+        for name, proto in self._infer(node).items():
+            if not proto.HasField("tensor_type"):
+                continue
+            self.types[name] = proto.tensor_type.elem_type
+            shape = _static_shape(proto.tensor_type)
+            if shape is not None:
+                self.shapes[name] = shape
+        for name in node.output:
+            if name and name not in self.shapes and name in self.hints:
+                self.shapes[name] = self.hints[name]
+        if missing := [name for name in node.output if name and name not in self.shapes]:
+            self.problems.setdefault(node.output[0], f"the shape of {missing[0]!r} is unknown")
+
+    def _foldable(self, node: onnx.NodeProto) -> bool:
+        if node.domain not in ("", "ai.onnx") or any(a.HasField("g") for a in node.attribute):
+            return False
+        if node.op_type in ("Shape", "Size"):
+            return node.input[0] in self.shapes
+        if node.op_type.startswith(("Random", "Constant", "QLinear")) and node.op_type != "ConstantOfShape":
+            return False
+        if not node.input or any(name and name not in self.known for name in node.input):
+            return False
+        if node.op_type in ("ConstantOfShape", "Expand", "Tile", "Range"):
+            return self._inferred_size(node) <= MAX_KNOWN
+        return True
+
+    def _inferred_size(self, node: onnx.NodeProto) -> int:
+        proto = self._infer(node).get(node.output[0])
+        shape = _static_shape(proto.tensor_type) if proto is not None else None
+        return MAX_KNOWN + 1 if shape is None else int(np.prod(shape, dtype=np.int64))
+
+    def _evaluate(self, node: onnx.NodeProto) -> list[np.ndarray] | None:
+        if node.op_type == "Shape":
+            start, end = _attribute(node, "start", 0), _attribute(node, "end", None)
+            return [np.array(self.shapes[node.input[0]][start:end], np.int64)]
+        if node.op_type == "Size":
+            return [np.array(np.prod(self.shapes[node.input[0]], dtype=np.int64), np.int64)]
+        feeds = {name: self.known[name] for name in node.input if name}
+        with np.errstate(all="ignore"):
+            try:
+                # the evaluator of a bare node assumes the newest opset, so the model's own is named
+                graph = helper.make_graph(
+                    [node],
+                    "one",
+                    [helper.make_value_info(n, helper.make_tensor_type_proto(self.types[n], None)) for n in feeds],
+                    [helper.make_value_info(n, onnx.TypeProto()) for n in node.output if n],
+                )
+                imports = [helper.make_opsetid("", self.opsets.get("", 1))]
+                model = helper.make_model(graph, opset_imports=imports, ir_version=self.ir_version)
+                results = ReferenceEvaluator(model).run(None, feeds)
+            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError):
+                return None  # not known is always a safe answer: inference says what it can
+        if len(results) != len([n for n in node.output if n]) or len(results) != len(node.output):
+            return None
+        return [np.asarray(value) for value in results]
+
+    def _infer(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        version = self.opsets.get(domain)
+        if version is None or not defs.has(node.op_type, max_inclusive_version=version, domain=domain):
+            self.problems[node.output[0]] = f"operator {node.domain or 'ai.onnx'}::{node.op_type} is not known"
+            return {}
+        schema = defs.get_schema(node.op_type, version, domain)
+        types = {
+            name: helper.make_tensor_type_proto(self.types[name], self.shapes.get(name))
+            for name in node.input
+            if name and name in self.types
+        }
+        if len(types) < len({name for name in node.input if name}):
+            self.problems[node.output[0]] = "the type of an input is unknown"
+            return {}
+        data = {
+            name: numpy_helper.from_array(self.known[name], name)
+            for name in node.input
+            if name in self.known and self.known[name].size <= 4096
+        }
+        imports = [helper.make_opsetid(d, v) for d, v in self.opsets.items()]
+        try:
+            return dict(infer_node_outputs(schema, node, types, data, opset_imports=imports, ir_version=self.ir_version))
+        except (InferenceError, RuntimeError, ValueError, KeyError) as error:
+            self.problems[node.output[0]] = str(error).strip().splitlines()[0]
+            return {}
+
+
+def sweep(
+    proto: onnx.ModelProto, inputs: Mapping[str, tuple[int, Shape]], hints: Mapping[str, Shape] | None = None
+) -> Sweep:
+    """Shapes and known values of a whole model, its graph inputs being bound to `inputs`."""
+    state = empty_sweep(proto)
+    state.hints = dict(hints or {})
+    for tensor in proto.graph.initializer:
+        state.declare_initializer(tensor)
+    for name, (elem_type, shape) in inputs.items():
+        state.declare(name, elem_type, shape)
+    visit_all(state, proto.graph.node)
+    return state
+
+
+def empty_sweep(proto: onnx.ModelProto) -> Sweep:
+    opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in proto.opset_import}
+    return Sweep(opsets, proto.ir_version)
+
+
+def visit_all(state: Sweep, nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        state.visit(node)
+
+
+def _static_shape(tensor_type: onnx.TypeProto.Tensor) -> Shape | None:
+    if not tensor_type.HasField("shape"):
+        return None
+    dims = tensor_type.shape.dim
+    if not all(d.HasField("dim_value") for d in dims):
+        return None
+    return tuple(d.dim_value for d in dims)
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int | None) -> int | None:
+    return next((int(a.i) for a in node.attribute if a.name == name), default)
