@@ -129,7 +129,7 @@ def _move_weights(model: onnx.ModelProto, slim: onnx.ModelProto, location: str, 
             moved.CopyFrom(tensor)
             continue
         raw = tensor.raw_data if tensor.HasField("raw_data") else _raw(tensor)
-        moved.name, moved.data_type, moved.doc_string = tensor.name, tensor.data_type, tensor.doc_string
+        moved.name, moved.data_type = tensor.name, tensor.data_type
         moved.dims.extend(tensor.dims)
         moved.data_location = onnx.TensorProto.EXTERNAL
         for key, entry in (("location", location), ("offset", str(offset)), ("length", str(len(raw)))):

@@ -1,0 +1,137 @@
+"""Running a model on any installed onnxruntime, and saying what really ran it.
+
+Runtimes lag behind the standard: onnxruntime-training 1.19.2 ends at opset 21 and IR version 10. A model
+beyond that runs by the first way that works: an older IR version, an older opset, onnx's own evaluator.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from tgonnx.errors import InstallationError, ModelError
+from tgonnx.saving import save
+from tgonnx.wellformed import describe, without_initializers
+
+Feeds = dict[str, NDArray[Any]]
+# The newest that every supported runtime runs.
+SAFE_OPSET = 21
+SAFE_IR = 10
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model ready to run; `ran_by` says what runs it and on what form of the model."""
+
+    outputs: tuple[str, ...]
+    ran_by: str
+    _call: Callable[[Mapping[str, NDArray[Any]]], Sequence[Any]]
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Feeds:
+        """Outputs by name. Raises `ModelError` with the runtime's message if the model cannot run."""
+        try:
+            values = self._call(feeds)
+        except (
+            Exception
+        ) as error:  # the runtimes raise unrelated classes, all meaning: this model, these feeds
+            raise ModelError(f"the model cannot run on these inputs: {_reason(error)}") from None
+        return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}
+
+
+def open_session(model: onnx.ModelProto, threads: int = 0, portable: bool = False) -> Session:
+    """A CPU session with all graph optimisations; `threads` 0 leaves the number to the runtime.
+
+    `portable` goes straight to the last resort, onnx's (slow) reference evaluator.
+    Raises `ModelError` if nothing can run the model.
+    """
+    if portable:
+        return _reference(model)
+    first = ""
+    for form, copy in _forms(model):
+        try:
+            return _onnxruntime(copy, form, threads)
+        except InstallationError:
+            raise
+        except Exception as error:  # onnxruntime has its own exceptions, and RuntimeError
+            first = first or _reason(error)
+    try:
+        return _reference(model)
+    except Exception as error:
+        raise ModelError(f"no runtime takes the model: {first}; {_reason(error)}") from None
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module. Raises `InstallationError` if it is missing or broken."""
+    try:
+        import onnxruntime
+
+        onnxruntime.InferenceSession  # noqa: B018 (a half-removed package imports but is empty)
+    except (ImportError, AttributeError) as error:
+        reason = describe(error)
+        hint = "`tgonnx doctor` tells how to mend it"
+        raise InstallationError(f"onnxruntime does not work ({reason}); {hint}") from None
+    onnxruntime.set_default_logger_severity(3)
+    return onnxruntime
+
+
+def _forms(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """The model itself and the copies worth trying, each with what to call it."""
+    yield "", model
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if model.ir_version > SAFE_IR:
+        yield f", on a copy with IR version {SAFE_IR}", _with_ir(model, SAFE_IR)
+    if opset > SAFE_OPSET:
+        try:
+            copy = onnx.version_converter.convert_version(model, SAFE_OPSET)
+        except Exception:  # no adapter for an operator: the next form is tried
+            return
+        yield f", on a copy converted from opset {opset} to {SAFE_OPSET}", _with_ir(copy, SAFE_IR)
+
+
+def _with_ir(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
+    copy = without_initializers(model)
+    copy.graph.initializer.extend(model.graph.initializer)
+    copy.ir_version = min(model.ir_version, ir_version)
+    return copy
+
+
+def _onnxruntime(model: onnx.ModelProto, form: str, threads: int) -> Session:
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = ["CPUExecutionProvider"]
+    if model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
+        session = runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
+    else:
+        with tempfile.TemporaryDirectory(prefix="tgonnx-") as folder:
+            path = Path(folder) / "model.onnx"
+            save(model, path)
+            session = runtime.InferenceSession(str(path), options, providers=providers)
+    names = tuple(output.name for output in session.get_outputs())
+    return Session(names, f"onnxruntime {runtime.__version__}{form}", lambda feeds: session.run(None, feeds))
+
+
+def _reference(model: onnx.ModelProto) -> Session:
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(model)
+    names = tuple(output.name for output in model.graph.output)
+    return Session(
+        names, f"onnx {onnx.__version__} reference evaluator", lambda feeds: evaluator.run(None, feeds)
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The message without onnxruntime's prefix and source position."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", describe(error, 2000))
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,193 @@
+"""Do two models promise the same and compute the same?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from tgonnx.errors import ModelError, UsageError
+from tgonnx.feeds import model_inputs, random_feeds
+from tgonnx.runtime import Feeds, Session, open_session
+
+# Forms of random input tried in turn: a model may have a fixed batch inside, or need larger images.
+_TRIALS = tuple({"batch": batch, "space": space} for batch in (2, 1) for space in (64, 224, 32))
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result of `verify`.
+
+    `max_abs` is the largest |a - b| over all outputs and samples. `max_rel` is the largest max|a - b| / max|a|
+    of any one output in any one sample: relative to the largest magnitude in that output, because elements
+    near zero make an elementwise ratio meaningless. `tolerance` is what `max_rel` was held against, `reasons`
+    says in words why `ok` is False, and `ran_by` names the runtime.
+    """
+
+    max_abs: float
+    max_rel: float
+    tolerance: float
+    samples: int
+    ran_by: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the models agree in contract and in numbers."""
+        return not self.reasons
+
+
+def verify(
+    a: onnx.ModelProto,
+    b: onnx.ModelProto,
+    feeds: Iterable[Mapping[str, NDArray[Any]]] | None = None,
+    samples: int = 2,
+    seed: int = 0,
+    rtol: float = 1e-4,
+    sizes: Mapping[str, int] | None = None,
+) -> Check:
+    """Compare inputs, outputs and opset of two models, then their outputs on the same inputs.
+
+    `feeds` are the inputs to use; without them, `samples` random ones (`tgonnx.feeds.random_feeds`, unknown
+    axes by name from `sizes`). Models with half-precision floats are held to ten machine epsilons of that type
+    if this is more than `rtol`.
+
+    Raises `ModelError` if a model cannot run, `UsageError` for no samples.
+    """
+    reasons = contract_differences(a, b)
+    tolerance = max(rtol, _precision(a), _precision(b))
+    if any("input" in reason for reason in reasons):
+        return Check(float("inf"), float("inf"), tolerance, 0, "", reasons)
+    first, second = _open_both(a, b)
+    if feeds is None:
+        if samples < 1:
+            raise UsageError("samples must be at least 1")
+        used: Iterable[Mapping[str, NDArray[Any]]] = _random_samples(a, first, samples, seed, sizes)
+    else:
+        used = feeds
+    max_abs = max_rel = 0.0
+    count = 0
+    for feed in used:
+        count += 1
+        absolute, relative, notes = _compare(first.run(feed), second.run(feed), tolerance)
+        max_abs, max_rel = max(max_abs, absolute), max(max_rel, relative)
+        reasons += tuple(note for note in notes if note not in reasons)
+    if not count:
+        raise UsageError("nothing to verify with: no inputs were given")
+    return Check(max_abs, max_rel, tolerance, count, first.ran_by, reasons)
+
+
+def _open_both(a: onnx.ModelProto, b: onnx.ModelProto) -> tuple[Session, Session]:
+    """Both models on the same runtime, so that a difference is a difference of the models."""
+    first, second = open_session(a), open_session(b)
+    reference = [session.ran_by.startswith("onnx ") for session in (first, second)]
+    if any(reference) and not all(reference):
+        first, second = open_session(a, portable=True), open_session(b, portable=True)
+    return first, second
+
+
+def _random_samples(
+    model: onnx.ModelProto, session: Session, samples: int, seed: int, sizes: Mapping[str, int] | None
+) -> list[Feeds]:
+    """Random inputs of the first form that the model runs on; raises what the first form raised."""
+    failure: ModelError | None = None
+    for form in _TRIALS:
+        rng = np.random.default_rng(seed)
+        feeds = [random_feeds(model, rng, form["batch"], sizes, form["space"]) for _ in range(samples)]
+        try:
+            session.run(feeds[0])
+            return feeds
+        except ModelError as error:
+            failure = failure or error
+    raise failure or ModelError("the model cannot run on random inputs")
+
+
+def _compare(ours: Feeds, theirs: Feeds, tolerance: float) -> tuple[float, float, list[str]]:
+    """Largest absolute and relative difference over the outputs, and what is wrong with which output."""
+    worst_abs = worst_rel = 0.0
+    notes = []
+    for name in ours.keys() & theirs.keys():
+        a, b = ours[name], theirs[name]
+        if a.shape != b.shape:
+            notes.append(f"output {name!r}: shape {a.shape} against {b.shape}")
+            worst_abs = worst_rel = float("inf")
+            continue
+        if not a.size:
+            continue
+        absolute, relative, note = _difference(a, b)
+        worst_abs, worst_rel = max(worst_abs, absolute), max(worst_rel, relative)
+        if note:
+            notes.append(f"output {name!r}: {note}")
+        elif relative > tolerance:
+            notes.append(f"output {name!r}: differs by more than {tolerance:.1e} relative")
+    return worst_abs, worst_rel, sorted(notes)
+
+
+def _difference(a: NDArray[Any], b: NDArray[Any]) -> tuple[float, float, str]:
+    if a.dtype.kind not in "biufV" or (a.dtype.kind == "V" and a.dtype.names):
+        same = bool(np.array_equal(a, b))
+        return (0.0, 0.0, "") if same else (float("inf"), float("inf"), "values differ")
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(x)
+    if not np.array_equal(finite, np.isfinite(y)) or not np.array_equal(
+        x[~finite], y[~finite], equal_nan=True
+    ):
+        return float("inf"), float("inf"), "infinite or NaN values differ"
+    if not finite.any():
+        return 0.0, 0.0, "no finite value to compare; give real inputs"
+    difference = float(np.abs(x[finite] - y[finite]).max())
+    scale = float(np.abs(x[finite]).max())
+    return difference, difference / scale if scale else float("inf" if difference else 0.0), ""
+
+
+def contract_differences(a: onnx.ModelProto, b: onnx.ModelProto) -> tuple[str, ...]:
+    """Where the promises of two models differ: inputs, outputs, their types and axes, the standard opset."""
+    pairs = (
+        ("input", model_inputs(a), model_inputs(b)),
+        ("output", list(a.graph.output), list(b.graph.output)),
+    )
+    reasons = []
+    for kind, ours, theirs in pairs:
+        names, others = [value.name for value in ours], [value.name for value in theirs]
+        if names != others:
+            reasons.append(f"{kind}s differ: {', '.join(names)} against {', '.join(others)}")
+            continue
+        for x, y in zip(ours, theirs, strict=True):
+            if describe_type(x) != describe_type(y):
+                reasons.append(f"{kind} {x.name!r} differs: {describe_type(x)} against {describe_type(y)}")
+    if _opset(a) != _opset(b):
+        reasons.append(f"opset differs: {_opset(a)} against {_opset(b)}")
+    return tuple(reasons)
+
+
+def describe_type(value: onnx.ValueInfoProto) -> str:
+    """A value's type and axes, as `float32[N, 3, 224, 224]`; `?` is an axis without name and size."""
+    if not value.type.HasField("tensor_type"):
+        return str(value.type.WhichOneof("value")).removesuffix("_type")
+    tensor = value.type.tensor_type
+    if tensor.elem_type == TensorProto.STRING:
+        kind = "string"
+    else:
+        kind = str(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+    if not tensor.HasField("shape"):
+        return kind
+    axes = (
+        str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim
+    )
+    return f"{kind}[{', '.join(axes)}]"
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def _precision(model: onnx.ModelProto) -> float:
+    """Ten epsilons of the coarsest half-precision type in the model, else 0."""
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    kinds |= {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
+    return 10 * max(2**-7 * (TensorProto.BFLOAT16 in kinds), 2**-10 * (TensorProto.FLOAT16 in kinds))
