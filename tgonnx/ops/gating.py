@@ -59,5 +59,6 @@ class Gating:
 
     def finish(self, value: gs.Tensor, output: int = 0) -> None:
         """Make `value` the node's output."""
-        self.node.outputs[output].inputs.clear()
-        self.emit("Identity", value, into=self.node.outputs[output])
+        into = self.node.outputs[output]
+        into.inputs.clear()
+        self.emit("Identity", value, into=into)

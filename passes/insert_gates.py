@@ -1,0 +1,157 @@
+"""Insert gates: the model in which closed units contribute nothing, all shapes being as they were.
+
+Handled:
+* `contract` sites: the operand that is summed (a weight where there is one) is multiplied by the gates of its axis;
+* `normalize` sites: the node is replaced by its form over the open labels only (the operator's `gated` entry).
+
+All gates are one vector, the graph value `GATES`, one number per unit; each site gathers its own, and pinned labels
+read a constant 1. What makes the vector is the caller's: a mask, or a trainable gate.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from tgonnx import ops
+from tgonnx.coupling import Coupling, PlacedSite
+from tgonnx.ops.gating import Gating
+from tgonnx.passes import PassResult
+from tgonnx.selection import Mask
+
+GATES = "tgonnx.gate_values"  # float32 [units]
+
+
+@dataclass(frozen=True)
+class InsertGates:
+    """Gate every site of `coupling`; with a mask, the gates are its constants, else a graph input `GATES`."""
+
+    coupling: Coupling
+    mask: Mask | None = None
+
+    def __call__(self, model: onnx.ModelProto) -> PassResult:
+        return PassResult(insert_gates(model, self.coupling, self.mask), bool(self.coupling.sites))
+
+
+def gate(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
+    """The gated model as an ordinary inference model: the mask is the initializer `GATES`."""
+    mask.check(coupling)
+    return insert_gates(coupling.model.proto, coupling, mask)
+
+
+def insert_gates(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -> onnx.ModelProto:
+    """Gate a copy of `proto`, the normal form that `coupling` was made from."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.value_info[:]
+    graph = gs.import_onnx(copy)
+    if mask is None:
+        values: gs.Tensor = gs.Variable(GATES, np.float32, (coupling.units,))
+        graph.inputs.append(values)
+    else:
+        values = gs.Constant(GATES, mask.open.astype(np.float32))
+    _Inserter(graph, coupling, values).run()
+    gated = gs.export_onnx(graph)
+    result = onnx.ModelProto()
+    result.CopyFrom(copy)
+    inputs = [value for value in gated.graph.input if value.name == GATES]
+    for part, new in ((result.graph.node, gated.graph.node), (result.graph.initializer, gated.graph.initializer)):
+        del part[:]
+        part.extend(new)
+    result.graph.input.extend(inputs)
+    if result.ir_version < 4:  # there, initializers must be inputs too
+        result.ir_version = 4
+    return result
+
+
+class _Inserter:
+    def __init__(self, graph: gs.Graph, coupling: Coupling, values: gs.Tensor) -> None:
+        self.graph, self.coupling = graph, coupling
+        self.types = coupling.model.first.types
+        self.nodes: list[gs.Node] = []
+        self.count = 0
+        one = gs.Constant("tgonnx.one", np.ones(1, np.float32))
+        self.extended = self.emit("Concat", values, one, axis=0)
+        self.gathered: dict[tuple[Any, ...], gs.Variable] = {}
+        self.gated: dict[tuple[Any, ...], gs.Variable] = {}
+
+    def run(self) -> None:
+        sites: dict[int, list[PlacedSite]] = defaultdict(list)
+        for site in self.coupling.sites:
+            sites[site.node].append(site)
+        for index, node in enumerate(list(self.graph.nodes)):
+            here = sites[index]
+            for site in here:
+                if site.kind == "contract":
+                    self._contract(node, site)
+            statistics = [site for site in here if site.kind == "normalize"]
+            if statistics:
+                self._normalize(index, node, statistics)
+            else:
+                self.nodes.append(node)
+        self.graph.nodes.clear()
+        self.graph.nodes.extend(self.nodes)
+
+    def emit(self, op_type: str, *inputs: gs.Tensor, into: gs.Variable | None = None, **attributes: Any) -> gs.Variable:
+        """Append a node and return its output."""
+        self.count += 1
+        out = gs.Variable(f"tgonnx.gate_{self.count}") if into is None else into
+        self.nodes.append(gs.Node(op_type, f"tgonnx.{op_type}_{self.count}", attributes, list(inputs), [out]))
+        return out
+
+    def _contract(self, node: gs.Node, site: PlacedSite) -> None:
+        operand = node.inputs[site.input]
+        key = (operand.name, site.axis, site.units.tobytes())
+        if key not in self.gated:
+            rank = len(self.coupling.labelling.axes[self._original(operand, node, site)])
+            gates = self._gates(site, rank, self.types[self._original(operand, node, site)])
+            self.gated[key] = self.emit("Mul", operand, gates)
+        node.inputs[site.input] = self.gated[key]
+
+    def _original(self, operand: gs.Tensor, node: gs.Node, site: PlacedSite) -> str:
+        return self.coupling.model.nodes[site.node].inputs[site.input]
+
+    def _gates(self, site: PlacedSite, rank: int, elem_type: int) -> gs.Variable:
+        """The gates along the site's axis, [1, .., n, .., 1] of `rank` axes, in the operand's type."""
+        key = (site.units.tobytes(), site.axis - rank, rank, elem_type)
+        if key not in self.gathered:
+            indices = np.where(site.units < 0, self.coupling.units, site.units)
+            shape = [1] * rank
+            shape[site.axis] = len(indices)
+            number = self.count
+            gates = self.emit("Gather", self.extended, gs.Constant(f"tgonnx.units_{number}", indices), axis=0)
+            target = gs.Constant(f"tgonnx.shape_{number}", np.array(shape, np.int64))
+            gates = self.emit("Reshape", gates, target)
+            if elem_type != onnx.TensorProto.FLOAT:
+                gates = self.emit("Cast", gates, to=elem_type)
+            self.gathered[key] = gates
+        return self.gathered[key]
+
+    def _normalize(self, index: int, node: gs.Node, sites: list[PlacedSite]) -> None:
+        view = self.coupling.views[index]
+        name = self.coupling.model.nodes[index].inputs[0]
+        elem_type, rank = self.types[name], len(self.coupling.labelling.axes[name])
+        mask = ratio = None
+        for site in sites:
+            gates = self._gates(site, rank, elem_type)
+            mask = gates if mask is None else self.emit("Mul", mask, gates)
+            size = gs.Constant(f"tgonnx.size_{self.count}", np.array(len(site.units), _numpy_type(elem_type)))
+            flat = self.emit("Reshape", gates, gs.Constant(f"tgonnx.flat_{self.count}", np.array([1, -1], np.int64)))
+            ones = gs.Constant(f"tgonnx.ones_{self.count}", np.ones((len(site.units), 1), _numpy_type(elem_type)))
+            total = self.emit("MatMul", flat, ones)
+            total = self.emit("Reshape", total, gs.Constant(f"tgonnx.scalar_{self.count}", np.zeros(0, np.int64)))
+            part = self.emit("Div", size, total)
+            ratio = part if ratio is None else self.emit("Mul", ratio, part)
+        gating = Gating(view, node, mask, ratio, tuple(s.axis for s in sites), self.emit, _numpy_type(elem_type))
+        entry = ops.gated.get(node.op, node.domain)
+        assert entry is not None  # the solver pins what has no gated form
+        entry(gating)
+
+
+def _numpy_type(elem_type: int) -> Any:
+    return onnx.helper.tensor_dtype_to_np_dtype(elem_type)

@@ -1,0 +1,204 @@
+"""Surgery: delete closed units from the model and carry the change of shapes downstream.
+
+Handled, node after node, with shapes inferred again as it goes:
+* every initializer loses the labels that are closed, along each of its axes;
+* the operator's `resize` entry rewrites stored sizes (groups, split sizes, reshape targets, pads, indices, ...);
+* a computed reshape or expand target that still says the old size gets its element scaled;
+* after each node the inferred shape must be the one that the labels say.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from tgonnx import ops
+from tgonnx.coupling import Coupling
+from tgonnx.errors import VerificationError
+from tgonnx.labels import Labels
+from tgonnx.ops.cut import Cut, Keep
+from tgonnx.passes import PassResult
+from tgonnx.passes.fold_shapes import remove_unused
+from tgonnx.passes.normalize import fresh_name
+from tgonnx.selection import Mask
+from tgonnx.shapes import Sweep, empty_sweep
+
+
+@dataclass(frozen=True)
+class RemoveChannels:
+    """Delete the units that `mask` closes."""
+
+    coupling: Coupling
+    mask: Mask
+
+    def __call__(self, model: onnx.ModelProto) -> PassResult:
+        return PassResult(remove_channels(model, self.coupling, self.mask), not self.mask.open.all())
+
+
+def apply(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
+    """The pruned model. With nothing closed, it is the original itself."""
+    mask.check(coupling)
+    if mask.open.all():
+        return coupling.model.original
+    return remove_channels(coupling.model.proto, coupling, mask)
+
+
+def remove_channels(proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:
+    """Cut a copy of `proto`, which has the structure that `coupling` was made from (its weights may differ).
+
+    Raises VerificationError naming the node whose shape would not be what the labels say.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    _Surgeon(result, coupling, mask).run()
+    return result
+
+
+class _Surgeon:
+    def __init__(self, proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> None:
+        self.proto, self.graph, self.coupling = proto, proto.graph, coupling
+        kept = np.append(mask.open, True)
+        self.kept: Keep = kept[coupling.unit_of]
+        self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.users = Counter(name for node in self.graph.node for name in node.input)
+        self.sweep: Sweep = empty_sweep(proto)
+
+    def keep(self, labels: Labels) -> Keep:
+        return self.kept[labels]
+
+    def run(self) -> None:
+        model = self.coupling.model
+        for tensor in self.graph.initializer:
+            self._slice(tensor)
+            self.sweep.declare_initializer(tensor)
+        for name in model.inputs:
+            if name in model.shapes:
+                self.sweep.declare(name, model.first.types[name], model.shapes[name])
+        for index, node in enumerate(list(self.graph.node)):
+            self._resize(index, node)
+            self.sweep.visit(node)
+            self._check(node)
+        _correct_value_infos(self.graph, self.coupling, self.keep)
+        remove_unused(self.graph)
+        if self.proto.ir_version < 4:
+            _list_initializers_as_inputs(self.graph)
+
+    def _slice(self, tensor: onnx.TensorProto) -> None:
+        axes = self.coupling.labelling.axes.get(tensor.name, ())
+        masks = [self.keep(labels) for labels in axes]
+        if all(mask.all() for mask in masks):
+            return
+        values = numpy_helper.to_array(tensor)
+        for axis, mask in enumerate(masks):
+            if not mask.all():
+                values = np.compress(mask, values, axis)
+        name, doc = tensor.name, tensor.doc_string
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        tensor.doc_string = doc
+
+    def _resize(self, index: int, node: onnx.NodeProto) -> None:
+        view = self.coupling.views[index]
+        entry = ops.resize.get(node.op_type, node.domain)
+        touched = [axis for o in (*view.inputs, *view.outputs) if o is not None for axis in o.axes]
+        if entry is None or all(self.keep(axis).all() for axis in touched):
+            return
+        cut = Cut(
+            self.keep,
+            lambda i: self._now(node, i),
+            lambda name, value: _set_attribute(node, name, value),
+            lambda i, value: self._set_input(node, i, value),
+        )
+        entry(view, cut)
+
+    def _now(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:
+        """The value of an input that is stored, or of one that is computed from sizes."""
+        name = node.input[index] if index < len(node.input) else ""
+        return self.sweep.known.get(name)
+
+    def _set_input(self, node: onnx.NodeProto, index: int, value: np.ndarray) -> None:
+        while len(node.input) <= index:
+            node.input.append("")
+        old = node.input[index]
+        if old and old not in self.initializers and self._is_dynamic(old):
+            self._scale(node, index, value)
+            return
+        name = old
+        if old not in self.initializers or self.users[old] > 1:
+            name = fresh_name(f"{node.output[0]}_cut_{index}", {**self.initializers, **self.sweep.types})
+            self.initializers[name] = self.graph.initializer.add()
+            self.users[old] -= 1
+            self.users[name] = 1
+            node.input[index] = name
+        self.initializers[name].CopyFrom(numpy_helper.from_array(value, name))
+        self.sweep.declare_initializer(self.initializers[name])
+
+    def _is_dynamic(self, name: str) -> bool:
+        first, second = self.coupling.model.first.known.get(name), self.coupling.model.second.known.get(name)
+        return first is None or second is None or not np.array_equal(first, second)
+
+    def _scale(self, node: onnx.NodeProto, index: int, value: np.ndarray) -> None:
+        """A computed size that depends on dynamic axes: multiply each element by wanted / present."""
+        old = node.input[index]
+        now = self.sweep.known[old]
+        common = np.gcd(value, now)
+        for op_type, factor in (("Mul", value // common), ("Div", now // common)):
+            name = fresh_name(f"{node.output[0]}_{op_type.lower()}", {**self.initializers, **self.sweep.types})
+            self.initializers[name] = self.graph.initializer.add()
+            self.initializers[name].CopyFrom(numpy_helper.from_array(factor.astype(now.dtype), name))
+            self.sweep.declare_initializer(self.initializers[name])
+            out = fresh_name(f"{name}_out", self.sweep.types)
+            scaled = helper.make_node(op_type, [old, name], [out])
+            position = next(i for i, other in enumerate(self.graph.node) if other.output == node.output)
+            self.graph.node.insert(position, scaled)
+            self.sweep.visit(scaled)
+            old = out
+        node.input[index] = old
+
+    def _check(self, node: onnx.NodeProto) -> None:
+        for name in node.output:
+            axes = self.coupling.labelling.axes.get(name)
+            if axes is None:
+                continue
+            wanted = tuple(int(self.keep(axis).sum()) for axis in axes)
+            found = self.sweep.shapes.get(name)
+            if found != wanted:
+                why = self.sweep.problems.get(node.output[0], "")
+                raise VerificationError(
+                    f"node {node.name or node.op_type} ({node.op_type}): {name!r} would have shape {found}, "
+                    f"the labels say {wanted} {why}".rstrip()
+                )
+
+
+def _set_attribute(node: onnx.NodeProto, name: str, value: object) -> None:
+    for i, attribute in enumerate(node.attribute):
+        if attribute.name == name:
+            del node.attribute[i]
+            break
+    if value is not None:
+        node.attribute.append(helper.make_attribute(name, value))
+
+
+def _correct_value_infos(graph: onnx.GraphProto, coupling: Coupling, keep: object) -> None:
+    """Write the new sizes into the shapes that the file states of its values; outputs never change."""
+    assert callable(keep)
+    for value in [*graph.value_info, *graph.input]:
+        axes = coupling.labelling.axes.get(value.name)
+        dims = value.type.tensor_type.shape.dim
+        if axes is None or len(dims) != len(axes):
+            continue
+        for dim, labels in zip(dims, axes, strict=True):
+            kept = keep(labels)
+            if not kept.all():
+                dim.dim_value = int(kept.sum())
+
+
+def _list_initializers_as_inputs(graph: onnx.GraphProto) -> None:
+    """IR versions below 4 want every initializer among the inputs."""
+    listed = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if tensor.name not in listed:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))

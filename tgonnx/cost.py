@@ -1,0 +1,166 @@
+"""What a model costs, as a function of how many units of each group are kept.
+
+Every cost is a sum of terms: a coefficient times a product of axis lengths. The length of an axis is its pinned
+labels plus, for each group, the labels per unit times the units kept. The same terms are counted here with numpy
+and written into the training objective as nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tgonnx import ops
+from tgonnx.coupling import Coupling
+from tgonnx.errors import UsageError
+from tgonnx.labels import Labels
+
+Kind = Literal["flops", "params", "channels"]
+KINDS: tuple[Kind, ...] = ("flops", "params", "channels")
+FLOAT_TYPES = (1, 10, 11, 16)  # TensorProto FLOAT, FLOAT16, DOUBLE, BFLOAT16
+
+
+@dataclass(frozen=True)
+class Target:
+    """How much may stay, as a ratio of the original; exactly one of the three is given. Raises UsageError."""
+
+    flops: float | None = None
+    params: float | None = None
+    channels: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [k for k in KINDS if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise UsageError("a target names exactly one of flops, params, channels")
+        if not 0 < self.value <= 1:
+            raise UsageError(f"target {self}: the ratio must be above 0 and at most 1")
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """`flops=0.5` and the like. Raises UsageError."""
+        kind, equals, value = text.partition("=")
+        if kind.strip() not in KINDS or not equals:
+            raise UsageError(f"target {text!r} is not one of flops=R, params=R, channels=R with a ratio R")
+        try:
+            return cls(**{kind.strip(): float(value)})
+        except ValueError:
+            raise UsageError(f"target {text!r}: {value!r} is not a number") from None
+
+    @property
+    def kind(self) -> Kind:
+        return next(k for k in KINDS if getattr(self, k) is not None)
+
+    @property
+    def value(self) -> float:
+        return float(getattr(self, self.kind))
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.value:g}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs per sample (two per multiply-accumulate of Conv, Gemm, MatMul, ...), float parameters, and channels."""
+
+    flops: float
+    params: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Term:
+    """`coefficient` times the product of the lengths of `axes` (numbers into `CostModel.lengths`)."""
+
+    coefficient: float
+    axes: tuple[int, ...]
+    owner: str  # the node or initializer
+
+
+class CostModel:
+    """FLOPs, parameters and channels of a coupling, for any mask.
+
+    `lengths` is [axes, groups]: labels of each group's unit in each distinct axis; `fixed` is [axes]: pinned labels.
+    """
+
+    def __init__(self, coupling: Coupling) -> None:
+        self.coupling = coupling
+        self.sizes = np.array([g.size for g in coupling.groups], np.int64)
+        self._rows: dict[bytes, int] = {}
+        self._fixed: list[int] = []
+        self._lengths: list[npt.NDArray[np.int64]] = []
+        self.terms: Mapping[Kind, tuple[Term, ...]] = {
+            "flops": tuple(self._flops()),
+            "params": tuple(self._params()),
+            "channels": tuple(self._channels()),
+        }
+        count = len(coupling.groups)
+        self.fixed = np.array(self._fixed, np.int64)
+        self.lengths = np.array(self._lengths, np.int64).reshape(-1, count)
+        self.totals = {kind: self.count(kind, self.sizes) for kind in KINDS}
+
+    def _axis(self, labels: Labels) -> int:
+        units = self.coupling.unit_of[labels]
+        held = units[units >= 0]
+        per_group = np.bincount(self.coupling.group_of[held], minlength=len(self.sizes))
+        per_unit = per_group // np.maximum(self.sizes, 1)
+        fixed = len(units) - len(held)
+        return self._row(per_unit, fixed)
+
+    def _row(self, per_unit: npt.NDArray[np.int64], fixed: int) -> int:
+        key = per_unit.tobytes() + fixed.to_bytes(8, "little")
+        if key not in self._rows:
+            self._rows[key] = len(self._fixed)
+            self._fixed.append(fixed)
+            self._lengths.append(per_unit)
+        return self._rows[key]
+
+    def _flops(self) -> Iterator[Term]:
+        batch = self.coupling.model.batch
+        for node, view in zip(self.coupling.model.nodes, self.coupling.views, strict=True):
+            entry = ops.cost.get(node.op_type, node.domain)
+            if entry is None or any(o is None for o in (*view.inputs[:2], *view.outputs[:1])):
+                continue
+            for coefficient, axes in entry(view):
+                yield Term(2 * coefficient / batch, tuple(self._axis(a) for a in axes), view.label)
+
+    def _params(self) -> Iterator[Term]:
+        for name, tensor in self.coupling.model.initializers.items():
+            if tensor.data_type in FLOAT_TYPES and name in self.coupling.labelling.axes:
+                yield Term(1.0, tuple(self._axis(a) for a in self.coupling.labelling.axes[name]), name)
+
+    def _channels(self) -> Iterator[Term]:
+        for number, group in enumerate(self.coupling.groups):
+            only = np.zeros(len(self.sizes), np.int64)
+            only[number] = group.width
+            yield Term(1.0, (self._row(only, 0),), group.name)
+
+    def open_counts(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Units kept in each group."""
+        return np.bincount(self.coupling.group_of[mask], minlength=len(self.sizes))
+
+    def count(self, kind: Kind, counts: npt.NDArray[np.int64]) -> float:
+        """The cost with `counts` units kept in each group."""
+        lengths = self.fixed + self.lengths @ counts
+        return float(sum(t.coefficient * np.prod(lengths[list(t.axes)], dtype=np.float64) for t in self.terms[kind]))
+
+    def ratio(self, mask: npt.NDArray[np.bool_], kind: Kind) -> float:
+        """What is left of the original's cost."""
+        return self.count(kind, self.open_counts(mask)) / max(self.totals[kind], 1e-30)
+
+    def cost(self, mask: npt.NDArray[np.bool_] | None = None) -> Cost:
+        counts = self.sizes if mask is None else self.open_counts(mask)
+        flops, params, channels = (self.count(kind, counts) for kind in KINDS)
+        return Cost(flops, round(params), round(channels))
+
+    def by_owner(self, kind: Kind, counts: npt.NDArray[np.int64] | None = None) -> dict[str, float]:
+        """The cost of each node (flops) or initializer (params)."""
+        lengths = self.fixed + self.lengths @ (self.sizes if counts is None else counts)
+        table: dict[str, float] = {}
+        for term in self.terms[kind]:
+            part = term.coefficient * float(np.prod(lengths[list(term.axes)], dtype=np.float64))
+            table[term.owner] = table.get(term.owner, 0.0) + part
+        return table

@@ -1,0 +1,230 @@
+"""Masks, and choosing units without training."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from onnx import numpy_helper
+
+from tgonnx.cost import CostModel, Target
+from tgonnx.coupling import Coupling, Group
+from tgonnx.errors import TargetError, UsageError
+
+Open = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which units stay. `open[u]` is True where unit u is kept; `groups` names and sizes the groups in unit order."""
+
+    open: Open
+    groups: tuple[tuple[str, int], ...] = field(default=())
+
+    @classmethod
+    def all_open(cls, coupling: Coupling) -> Mask:
+        return cls(np.ones(coupling.units, bool), _outline(coupling))
+
+    @classmethod
+    def of(cls, coupling: Coupling, open_units: Open) -> Mask:
+        """Raises UsageError if the size does not fit or a group would be emptied."""
+        mask = cls(np.asarray(open_units, bool), _outline(coupling))
+        mask.check(coupling)
+        return mask
+
+    def check(self, coupling: Coupling) -> None:
+        """Raise UsageError unless the mask belongs to this model and leaves every group something."""
+        if len(self.open) != coupling.units or self.groups != _outline(coupling):
+            raise UsageError(f"the mask has {len(self.open)} units in other groups than the model's {coupling.units}")
+        for group in coupling.groups:
+            if not self.open[group.units].any():
+                raise UsageError(f"the mask empties group {group.name}")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write JSON: for each group its name, size and the kept units."""
+        start, entries = 0, []
+        for name, size in self.groups:
+            kept = np.flatnonzero(self.open[start : start + size]).tolist()
+            entries.append({"group": name, "units": size, "keep": kept})
+            start += size
+        Path(path).write_text(json.dumps({"format": "tgonnx-mask-1", "groups": entries}, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Mask:
+        """Read a mask. Raises UsageError naming the file and what is wrong with it."""
+        try:
+            data = json.loads(Path(path).read_text())
+            if data["format"] != "tgonnx-mask-1":
+                raise ValueError(f"format {data['format']!r} is not tgonnx-mask-1")
+            parts, groups = [], []
+            for entry in data["groups"]:
+                part = np.zeros(int(entry["units"]), bool)
+                part[np.array(entry["keep"], np.int64)] = True
+                parts.append(part)
+                groups.append((str(entry["group"]), len(part)))
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise UsageError(f"{path}: not a mask file ({error})") from error
+        return cls(np.concatenate(parts) if parts else np.zeros(0, bool), tuple(groups))
+
+    def digest(self) -> str:
+        return hashlib.sha256(np.packbits(self.open).tobytes()).hexdigest()[:12]
+
+
+def _outline(coupling: Coupling) -> tuple[tuple[str, int], ...]:
+    return tuple((group.name, group.size) for group in coupling.groups)
+
+
+def frozen_groups(coupling: Coupling, patterns: Iterable[str]) -> set[int]:
+    """Numbers of the groups that have a member whose value or node matches one of the globs."""
+    found = set()
+    for pattern in patterns:
+        hits = {n for n, group in enumerate(coupling.groups) if _matches(coupling, group, pattern)}
+        if not hits:
+            raise UsageError(f"--freeze {pattern!r} matches no prunable group")
+        found |= hits
+    return found
+
+
+def _matches(coupling: Coupling, group: Group, pattern: str) -> bool:
+    values = {member.value for member in group.members}
+    nodes = {n.label for n in coupling.model.nodes if values & {*n.inputs, *n.outputs}}
+    return any(fnmatch.fnmatchcase(name, pattern) for name in values | nodes | {group.name})
+
+
+def floors(
+    coupling: Coupling, min_channels: int = 1, round_to: int = 1, freeze: Sequence[str] = ()
+) -> npt.NDArray[np.int64]:
+    """The fewest units that each group may keep."""
+    fewest = np.array([min(max(min_channels, round_to, 1), g.size) for g in coupling.groups], np.int64)
+    for number in frozen_groups(coupling, freeze):
+        fewest[number] = coupling.groups[number].size
+    return fewest
+
+
+def select(
+    coupling: Coupling,
+    target: Target,
+    criterion: Literal["random", "l2"] = "random",
+    seed: int = 0,
+    round_to: int = 1,
+    min_channels: int = 1,
+    freeze: Sequence[str] = (),
+) -> Mask:
+    """Choose units without training.
+
+    `random` keeps the same fraction of every group, drawn at random; `l2` keeps the units whose weights have the
+    largest L2 norm within their group (Li et al. 2017), all groups being cut by the same fraction.
+    Raises TargetError if the target is below what the pinned channels cost.
+    """
+    if criterion == "random":
+        scores = np.random.default_rng(seed).random(coupling.units)
+    elif criterion == "l2":
+        scores = unit_norms(coupling)
+    else:
+        raise UsageError(f"criterion {criterion!r} is not random or l2")
+    ranks = np.empty(coupling.units)
+    for group in coupling.groups:  # the fraction of the group that is better
+        order = np.argsort(-scores[group.units], kind="stable")
+        ranks[group.units[order]] = np.arange(group.size) / group.size
+    return fit(coupling, -ranks, target, round_to, min_channels, freeze)
+
+
+def fit(
+    coupling: Coupling,
+    scores: npt.NDArray[np.float64],
+    target: Target,
+    round_to: int = 1,
+    min_channels: int = 1,
+    freeze: Sequence[str] = (),
+) -> Mask:
+    """The mask that keeps the units of highest score and meets `target`: at most it, and as close as units allow.
+
+    Units are closed from the lowest score upwards until the target is met; then units that were closed on the way
+    are opened again, the highest score first, where the target still allows it.
+    """
+    model = CostModel(coupling)
+    fewest = floors(coupling, min_channels, round_to, freeze)
+    owner = coupling.group_of
+    order = np.argsort(scores, kind="stable")
+    closable = _closable(order, owner, np.array([g.size for g in coupling.groups]), fewest, round_to)
+    low, high = 0, len(closable)
+    if model.ratio(_mask_of(coupling, closable, high), target.kind) > target.value + 1e-9:
+        least = model.ratio(_mask_of(coupling, closable, high), target.kind)
+        raise TargetError(f"{target}: at least {least:.3f} of the {target.kind} must stay")
+    while low < high:
+        middle = (low + high) // 2
+        if model.ratio(_mask_of(coupling, closable, middle), target.kind) <= target.value + 1e-9:
+            high = middle
+        else:
+            low = middle + 1
+    mask = _mask_of(coupling, closable, high)
+    _refill(model, mask, closable[:high], target)
+    return Mask.of(coupling, mask)
+
+
+def _closable(
+    order: npt.NDArray[np.int64],
+    owner: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64],
+    fewest: npt.NDArray[np.int64],
+    round_to: int,
+) -> list[npt.NDArray[np.int64]]:
+    """Batches of units to close, in order; a group is cut in steps that leave multiples of `round_to`."""
+    waiting: list[list[int]] = [[] for _ in sizes]
+    left = sizes.copy()
+    batches = []
+    for unit in order.tolist():
+        group = owner[unit]
+        waiting[group].append(unit)
+        step = left[group] % round_to or round_to
+        if left[group] - step < fewest[group]:
+            waiting[group].pop()
+        elif len(waiting[group]) == step:
+            batches.append(np.array(waiting[group]))
+            waiting[group] = []
+            left[group] -= step
+    return batches
+
+
+def _mask_of(coupling: Coupling, batches: Sequence[npt.NDArray[np.int64]], count: int) -> Open:
+    mask = np.ones(coupling.units, bool)
+    if count:
+        mask[np.concatenate(batches[:count])] = False
+    return mask
+
+
+def _refill(model: CostModel, mask: Open, closed: Sequence[npt.NDArray[np.int64]], target: Target) -> None:
+    for batch in reversed(closed[-200:]):
+        mask[batch] = True
+        if model.ratio(mask, target.kind) > target.value + 1e-9:
+            mask[batch] = False
+
+
+def unit_norms(coupling: Coupling) -> npt.NDArray[np.float64]:
+    """The L2 norm of all weights that go with each unit, per root of their number."""
+    squares, counts = np.zeros(coupling.units), np.zeros(coupling.units)
+    for name, tensor in coupling.model.initializers.items():
+        axes = coupling.labelling.axes.get(name, ())
+        if len(axes) < 2 or tensor.data_type not in (1, 10, 11, 16):
+            continue
+        units = [coupling.unit_of[labels] for labels in axes]
+        if not any((u >= 0).any() for u in units):
+            continue
+        values = np.square(numpy_helper.to_array(tensor).astype(np.float64))
+        for axis, owner in enumerate(units):
+            held = owner >= 0
+            if held.any():
+                summed = values.sum(axis=tuple(i for i in range(values.ndim) if i != axis))
+                np.add.at(squares, owner[held], summed[held])
+                np.add.at(counts, owner[held], values.size / values.shape[axis])
+    return np.sqrt(squares / np.maximum(counts, 1))
