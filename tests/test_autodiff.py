@@ -24,11 +24,12 @@ def f32(values: Any) -> np.ndarray[Any, Any]:
 
 
 SPREAD = np.random.default_rng(5).permutation(2 * 3 * 6 * 6).reshape(2, 3, 6, 6)
-UNARY = "Sigmoid Tanh Exp Neg Abs Erf Sin Cos Tan Asin Acos Atan Sinh Cosh Asinh Atanh Elu Selu Celu LeakyRelu " \
+UNARY = "Sigmoid Tanh Exp Neg Abs Erf Sin Cos Tan Atan Sinh Cosh Asinh Elu Selu Celu LeakyRelu " \
     "Relu Softplus Softsign HardSigmoid HardSwish Mish Identity".split()
 ACTIVATIONS = [
     *(Case(op, [(3, 4)]) for op in UNARY),
     *(Case(op, [(3, 4)], low=0.5, high=2.0) for op in ("Log", "Sqrt", "Reciprocal")),
+    *(Case(op, [(3, 4)], low=-0.7, high=0.7) for op in ("Atanh", "Asin", "Acos")),
     Case("Acosh", [(3, 4)], low=1.5, high=3.0),
     Case("HardSwish", [(3, 9)], low=-5, high=5),
     Case("HardSigmoid", [(3, 9)], {"alpha": 0.3, "beta": 0.4}, low=-3, high=3),
@@ -57,7 +58,7 @@ BROADCAST = [
     Case("Sum", [(2, 3)]),
     Case("Where", [np.array([[True], [False]]), (2, 3), (3,)]),
     Case("Mod", [(2, 3), (3,)], {"fmod": 1}, low=0.5, high=3.0),
-    Case("Cast", [(2, 3)], {"to": 1}),
+    Case("CastLike", [(2, 3), (1,)], frozen=(1,)),
     Case("Dropout", [(2, 3)]),
     Case("Dropout", [(2, 3), f32(0.5), np.array(False)]),
 ]
@@ -89,7 +90,7 @@ SHAPING = [
     Case("Slice", [(5, 6), ints(-1), ints(-100), ints(1), ints(-2)]),
     Case("Slice", [(5, 6), ints(1, -4), ints(4, 100), ints(0, -1), ints(2, 1)], dynamic=True),
     Case("Pad", [(2, 3), ints(1, 0, 2, 1)]),
-    Case("Pad", [(4, 5), ints(1, -1, 2, 1)]),
+    Case("Pad", [(4, 5), ints(1, -1, 2, 1)], runtime=True),
     Case("Pad", [(2, 3), ints(1, 2), f32(0.5), ints(-1)]),
     *(Case("Pad", [(2, 3, 4), ints(0, 1, 2, 0, 0, 1)], {"mode": mode}) for mode in ("reflect", "edge")),
     Case("Pad", [(2, 3, 4), ints(0, 1, 2, 0, 0, 1)], {"mode": "wrap"}, opset=19),
@@ -103,7 +104,7 @@ INDEXING = [
     Case("Gather", [(4, 3), np.array([[0, 3], [0, -1]])]),
     Case("Gather", [(2, 4, 3), ints(1, 1, 2)], {"axis": 1}),
     Case("Gather", [(2, 4), np.array(1)], {"axis": 1}),
-    Case("GatherElements", [(3, 4), np.array([[0, 1], [1, 1]])], {"axis": 1}),
+    Case("GatherElements", [(3, 4), np.array([[0, 1], [1, 1], [3, 0]])], {"axis": 1}),
     Case("GatherND", [(3, 4), np.array([[0, 1], [2, 1]])]),
     Case("ScatterElements", [(3, 4), np.array([[0, 2]]), (1, 2)], {"axis": 1}),
     Case("ScatterElements", [(3, 4), np.array([[0, 0]]), (1, 2)], {"axis": 1, "reduction": "add"}),
@@ -146,7 +147,7 @@ CONVOLUTION = [
     Case("Conv", [(2, 3, 7, 8), (4, 3, 3, 3)], {"pads": [1, 1, 1, 1]}, dynamic=True),
     Case("ConvTranspose", [(2, 3, 4, 4), (3, 2, 3, 3), (2,)], {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
     Case("ConvTranspose", [(2, 3, 4, 4), (3, 2, 3, 3)], {"strides": [2, 2], "output_padding": [1, 1]}),
-    Case("ConvTranspose", [(2, 4, 4, 4), (4, 2, 3, 2), (4,)], {"group": 2, "strides": [2, 1]}),
+    Case("ConvTranspose", [(2, 4, 4, 4), (4, 2, 3, 2), (4,)], {"group": 2, "strides": [2, 1]}, runtime=True),
     Case("ConvTranspose", [(2, 3, 4, 4), (3, 2, 2, 2)], {"dilations": [2, 2]}),
     Case("ConvTranspose", [(2, 3, 4, 4), (3, 2, 2, 2)], {"strides": [2, 2]}, dynamic=True),
     Case("ConvTranspose", [(1, 2, 5), (2, 3, 4)], {"strides": [2], "pads": [1, 1]}),
@@ -179,11 +180,11 @@ NORMALIZATION = [
     Case("InstanceNormalization", [(2, 3, 4, 2), (3,), (3,)]),
     Case("GroupNormalization", [(2, 6, 3, 2), (6,), (6,)], {"num_groups": 2}, opset=21),
     Case("GroupNormalization", [(2, 6, 3, 2), (2,), (2,)], {"num_groups": 2}, opset=18),
-    Case("LpNormalization", [(3, 4)], {"axis": 1, "p": 1}),
+    Case("LpNormalization", [(3, 4)], {"axis": 1, "p": 1}, runtime=True),
     Case("LpNormalization", [(3, 4)], {"axis": 0}),
-    Case("MeanVarianceNormalization", [(2, 3, 4, 2)]),
-    Case("LRN", [(2, 5, 2, 2)], {"size": 3, "alpha": 0.5}),
-    Case("LRN", [(2, 5, 2, 2)], {"size": 4, "alpha": 0.5, "beta": 0.5, "bias": 2.0}),
+    Case("MeanVarianceNormalization", [(2, 3, 4, 2)], runtime=True),
+    Case("LRN", [(2, 5, 2, 2)], {"size": 3, "alpha": 0.5}, runtime=True),
+    Case("LRN", [(2, 5, 2, 2)], {"size": 5, "alpha": 0.5, "beta": 0.5, "bias": 2.0}, runtime=True),
 ]
 LABELS = np.array([0, 2, 1, 2])
 LOSSES = [
@@ -215,7 +216,7 @@ def test_gradient(case: Case, engine: Any) -> None:
             direction = rng.normal(size=found[name].shape)
             expected = directional(case, name, direction)
             actual = float(np.sum(found[name].astype(np.float64) * direction))
-            scale = float(np.sum(np.abs(found[name] * direction))) + 1e-3
+            scale = float(np.sum(np.abs(found[name] * direction))) + 1e-2
             assert abs(actual - expected) <= 1e-3 * scale, (name, actual, expected)
 
 

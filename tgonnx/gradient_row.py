@@ -28,7 +28,7 @@ class Types:
     @staticmethod
     def of(model: ModelProto) -> Types:
         """Infer the types of every value of a flat graph; the constants are its integer initializers."""
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        graph = _infer(model).graph
         elem_types: dict[str, int] = {}
         shapes: dict[str, tuple[Dim, ...]] = {}
         for info in (*graph.value_info, *graph.input, *graph.output):
@@ -196,6 +196,41 @@ class Row:
         differs = self.op("Not", padded.equals(full))
         axes = self.op("NonZero", differs).reshape([-1])
         return self.op("ReduceSum", grad, axes, keepdims=1, noop_with_empty_axes=1).reshape(small)
+
+
+# Defined by functions whose bodies shape inference does not see through
+_SHAPE_KEEPING = {"GroupNormalization", "MeanVarianceNormalization", "RMSNormalization"}
+
+
+def _infer(model: ModelProto) -> ModelProto:
+    """Shape inference, helped over operators that keep the shape of their first input."""
+    while True:
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        graph = model.graph
+        known = {v.name: v for v in (*graph.value_info, *graph.input, *graph.output) if _ranked(v)}
+        stored = {t.name: t for t in graph.initializer}
+        added = False
+        for node in graph.node:
+            if node.op_type not in _SHAPE_KEEPING or node.output[0] in known:
+                continue
+            source = known.get(node.input[0])
+            if source is not None:
+                info = graph.value_info.add()
+                info.CopyFrom(source)
+                info.name = node.output[0]
+            elif node.input[0] in stored:
+                tensor = stored[node.input[0]]
+                graph.value_info.append(helper.make_tensor_value_info(node.output[0], tensor.data_type, tensor.dims))
+            else:
+                continue
+            known[node.output[0]] = graph.value_info[-1]
+            added = True
+        if not added:
+            return model
+
+
+def _ranked(info: onnx.ValueInfoProto) -> bool:
+    return bool(info.type.tensor_type.HasField("shape"))
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:

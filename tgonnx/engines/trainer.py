@@ -25,7 +25,12 @@ def session(model: ModelProto, threads: int | None = None, seed: int | None = No
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if seed is not None:
         ort.set_seed(seed)
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        model.SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["DivMulFusion"],  # loses a constant operand in 1.19
+    )
 
 
 class Trainer:

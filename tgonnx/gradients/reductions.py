@@ -27,8 +27,8 @@ def _axes(row: Row) -> list[int] | Value | None:
 def _restore(row: Row, value: Value) -> Value:
     """A reduced value with its lost axes back, so that it broadcasts against the input."""
     axes = _axes(row)
-    if row.attr("keepdims", 1) or axes == [] or axes is None:
-        return value if axes is not None or row.attr("keepdims", 1) else value.reshape([1] * row.rank(row.x))
+    if row.attr("keepdims", 1) or not isinstance(axes, Value) and not axes:
+        return value  # a scalar broadcasts as it is
     if isinstance(axes, list):
         rank = row.rank(row.x)
         axes = sorted(a % rank for a in axes)
