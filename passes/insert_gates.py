@@ -104,17 +104,18 @@ class _Inserter:
         self.nodes.append(gs.Node(op_type, f"tgonnx.{op_type}_{self.count}", attributes, list(inputs), [out]))
         return out
 
+    def constant(self, value: np.ndarray) -> gs.Constant:
+        self.count += 1
+        return gs.Constant(f"tgonnx.constant_{self.count}", value)
+
     def _contract(self, node: gs.Node, site: PlacedSite) -> None:
         operand = node.inputs[site.input]
+        name = self.coupling.model.nodes[site.node].inputs[site.input]
         key = (operand.name, site.axis, site.units.tobytes())
         if key not in self.gated:
-            rank = len(self.coupling.labelling.axes[self._original(operand, node, site)])
-            gates = self._gates(site, rank, self.types[self._original(operand, node, site)])
+            gates = self._gates(site, len(self.coupling.labelling.axes[name]), self.types[name])
             self.gated[key] = self.emit("Mul", operand, gates)
         node.inputs[site.input] = self.gated[key]
-
-    def _original(self, operand: gs.Tensor, node: gs.Node, site: PlacedSite) -> str:
-        return self.coupling.model.nodes[site.node].inputs[site.input]
 
     def _gates(self, site: PlacedSite, rank: int, elem_type: int) -> gs.Variable:
         """The gates along the site's axis, [1, .., n, .., 1] of `rank` axes, in the operand's type."""
@@ -123,10 +124,8 @@ class _Inserter:
             indices = np.where(site.units < 0, self.coupling.units, site.units)
             shape = [1] * rank
             shape[site.axis] = len(indices)
-            number = self.count
-            gates = self.emit("Gather", self.extended, gs.Constant(f"tgonnx.units_{number}", indices), axis=0)
-            target = gs.Constant(f"tgonnx.shape_{number}", np.array(shape, np.int64))
-            gates = self.emit("Reshape", gates, target)
+            gates = self.emit("Gather", self.extended, self.constant(indices), axis=0)
+            gates = self.emit("Reshape", gates, self.constant(np.array(shape, np.int64)))
             if elem_type != onnx.TensorProto.FLOAT:
                 gates = self.emit("Cast", gates, to=elem_type)
             self.gathered[key] = gates
@@ -136,22 +135,20 @@ class _Inserter:
         view = self.coupling.views[index]
         name = self.coupling.model.nodes[index].inputs[0]
         elem_type, rank = self.types[name], len(self.coupling.labelling.axes[name])
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
         mask = ratio = None
         for site in sites:
             gates = self._gates(site, rank, elem_type)
             mask = gates if mask is None else self.emit("Mul", mask, gates)
-            size = gs.Constant(f"tgonnx.size_{self.count}", np.array(len(site.units), _numpy_type(elem_type)))
-            flat = self.emit("Reshape", gates, gs.Constant(f"tgonnx.flat_{self.count}", np.array([1, -1], np.int64)))
-            ones = gs.Constant(f"tgonnx.ones_{self.count}", np.ones((len(site.units), 1), _numpy_type(elem_type)))
-            total = self.emit("MatMul", flat, ones)
-            total = self.emit("Reshape", total, gs.Constant(f"tgonnx.scalar_{self.count}", np.zeros(0, np.int64)))
+            size = self.constant(np.array(len(site.units), dtype))
+            row = self.emit("Reshape", gates, self.constant(np.array([1, -1], np.int64)))
+            total = self.emit("MatMul", row, self.constant(np.ones((len(site.units), 1), dtype)))
+            total = self.emit("Reshape", total, self.constant(np.zeros(0, np.int64)))
             part = self.emit("Div", size, total)
             ratio = part if ratio is None else self.emit("Mul", ratio, part)
-        gating = Gating(view, node, mask, ratio, tuple(s.axis for s in sites), self.emit, _numpy_type(elem_type))
+        axes = tuple(site.axis for site in sites)
+        gating = Gating(view, node, mask, ratio, axes, self.emit, self.constant, dtype)
         entry = ops.gated.get(node.op, node.domain)
         assert entry is not None  # the solver pins what has no gated form
         entry(gating)
 
-
-def _numpy_type(elem_type: int) -> Any:
-    return onnx.helper.tensor_dtype_to_np_dtype(elem_type)

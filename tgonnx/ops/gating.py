@@ -27,17 +27,15 @@ class Gating:
         ratio: gs.Variable,
         axes: tuple[int, ...],
         emit: Callable[..., gs.Variable],
+        constant: Callable[[np.ndarray], gs.Constant],
         dtype: Any,
     ) -> None:
-        self.view, self.node, self.mask, self.ratio, self.axes, self.emit = view, node, mask, ratio, axes, emit
-        self.dtype = dtype
+        self.view, self.node, self.mask, self.ratio, self.axes = view, node, mask, ratio, axes
+        self.emit, self.constant, self.dtype = emit, constant, dtype
 
     def scalar(self, value: float) -> gs.Constant:
-        return self.constant(np.array(value, np.float32))
-
-    def constant(self, array: np.ndarray) -> gs.Constant:
-        kind = array.dtype if array.dtype.kind in "iu" else self.dtype
-        return gs.Constant(f"{self.node.outputs[0].name}/gate_constant_{id(array)}", array.astype(kind))
+        """A number in the element type of input 0."""
+        return self.constant(np.array(value, self.dtype))
 
     def reduce(self, op_type: str, x: gs.Tensor, axes: Sequence[int], keepdims: int = 1) -> gs.Variable:
         """A reduction, its axes written the way the model's opset wants them."""
