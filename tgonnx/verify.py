@@ -15,15 +15,15 @@ from tgonnx.errors import ModelError, UsageError
 from tgonnx.feeds import model_inputs, random_feeds
 from tgonnx.runtime import Feeds, Session, open_session
 
-# Forms of random input tried in turn: a model may have a fixed batch inside, or need larger images.
-_TRIALS = tuple({"batch": batch, "space": space} for batch in (2, 1) for space in (64, 224, 32))
+# Sides of random images tried in turn where the model leaves them open.
+_SIDES = (64, 224, 32)
 
 
 @dataclass(frozen=True)
 class Check:
     """The result of `verify`.
 
-    `max_abs` is the largest |a - b| over all outputs and samples. `max_rel` is the largest max|a - b| / max|a|
+    `max_abs` is the largest |a - b| over all outputs and samples. `max_rel` is the largest max|a-b| / max|a|
     of any one output in any one sample: relative to the largest magnitude in that output, because elements
     near zero make an elementwise ratio meaningless. `tolerance` is what `max_rel` was held against, `reasons`
     says in words why `ok` is False, and `ran_by` names the runtime.
@@ -54,7 +54,7 @@ def verify(
     """Compare inputs, outputs and opset of two models, then their outputs on the same inputs.
 
     `feeds` are the inputs to use; without them, `samples` random ones (`tgonnx.feeds.random_feeds`, unknown
-    axes by name from `sizes`). Models with half-precision floats are held to ten machine epsilons of that type
+    axes by name from `sizes`). Models with half-precision floats are held to ten epsilons of that type
     if this is more than `rtol`.
 
     Raises `ModelError` if a model cannot run, `UsageError` for no samples.
@@ -67,7 +67,7 @@ def verify(
     if feeds is None:
         if samples < 1:
             raise UsageError("samples must be at least 1")
-        used: Iterable[Mapping[str, NDArray[Any]]] = _random_samples(a, first, samples, seed, sizes)
+        used: Iterable[Mapping[str, NDArray[Any]]] = runnable_feeds(a, first, samples, seed, sizes=sizes)
     else:
         used = feeds
     max_abs = max_rel = 0.0
@@ -91,19 +91,28 @@ def _open_both(a: onnx.ModelProto, b: onnx.ModelProto) -> tuple[Session, Session
     return first, second
 
 
-def _random_samples(
-    model: onnx.ModelProto, session: Session, samples: int, seed: int, sizes: Mapping[str, int] | None
+def runnable_feeds(
+    model: onnx.ModelProto,
+    session: Session,
+    samples: int = 1,
+    seed: int = 0,
+    batch: int = 2,
+    sizes: Mapping[str, int] | None = None,
 ) -> list[Feeds]:
-    """Random inputs of the first form that the model runs on; raises what the first form raised."""
+    """Random inputs of the first form that the model runs on: a batch may be fixed inside, or images be larger.
+
+    Raises what the first form raised if none works.
+    """
     failure: ModelError | None = None
-    for form in _TRIALS:
-        rng = np.random.default_rng(seed)
-        feeds = [random_feeds(model, rng, form["batch"], sizes, form["space"]) for _ in range(samples)]
-        try:
-            session.run(feeds[0])
-            return feeds
-        except ModelError as error:
-            failure = failure or error
+    for count in dict.fromkeys((batch, 1)):
+        for side in _SIDES:
+            rng = np.random.default_rng(seed)
+            feeds = [random_feeds(model, rng, count, sizes, side) for _ in range(samples)]
+            try:
+                session.run(feeds[0])
+                return feeds
+            except ModelError as error:
+                failure = failure or error
     raise failure or ModelError("the model cannot run on random inputs")
 
 

@@ -1,0 +1,212 @@
+"""Data sets in every form, what is refused, and what batches are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+from PIL import Image
+
+from tgonnx import data
+from tgonnx.errors import DataError, UsageError
+
+
+def classifier(batch: str = "N") -> onnx.ModelProto:
+    """image (N x 1 x 4 x 4) -> logits (N x 16)."""
+    return parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        m (float[{batch},1,4,4] image) => (float[{batch},16] logits) {{ logits = Flatten(image) }}"""
+    )
+
+
+def good(count: int = 40) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 1, 4, 4)).astype(np.uint8)
+    return {"image": images, "label": rng.integers(0, 16, count)}
+
+
+def opened(values: Mapping[str, Any]) -> data.Dataset:
+    return data.open_dataset(data.arrays(values), classifier())
+
+
+def test_npz_and_its_path_and_its_arrays_are_the_same(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", **good())
+    for form in (tmp_path / "d.npz", str(tmp_path / "d.npz"), data.npz(tmp_path / "d.npz"), good()):
+        dataset = data.open_dataset(form, classifier())
+        assert (len(dataset.train), len(dataset.held_out or ())) == (36, 4)
+        assert data.validate(dataset, classifier()) == data.Fit("ce", "logits", 1)
+
+
+def test_the_held_out_tenth_is_always_the_same_and_disjoint() -> None:
+    first, second = opened(good()), opened(good())
+    assert first.held_out
+    assert second.held_out
+    np.testing.assert_array_equal(first.held_out.indices, second.held_out.indices)
+    together = np.concatenate([first.train.indices, first.held_out.indices])
+    np.testing.assert_array_equal(np.sort(together), np.arange(40))
+
+
+def test_a_test_split_is_taken_as_it_is() -> None:
+    values = good() | {f"test_{name}": array[:7] for name, array in good().items()}
+    dataset = opened(values)
+    assert (len(dataset.train), len(dataset.held_out or ())) == (40, 7)
+
+
+def test_bytes_become_floats_from_0_to_1() -> None:
+    batch = next(opened(good()).train.batches(8))
+    assert batch.feeds["image"].dtype == np.float32
+    assert 0 <= batch.feeds["image"].min() < 0.1 < 0.9 < batch.feeds["image"].max() <= 1
+
+
+def test_batches_cover_the_samples_in_order_or_shuffled() -> None:
+    train = opened(good()).train
+    in_order = [batch.answer for batch in train.batches(8)]
+    assert [len(part) for part in in_order if part is not None] == [8, 8, 8, 8, 4]
+    np.testing.assert_array_equal(np.concatenate(in_order), train.answers)
+    shuffled = [batch.answer for batch in train.batches(8, np.random.default_rng(1), epochs=2)]
+    assert [len(part) for part in shuffled if part is not None] == [8] * 8
+    assert len(list(train.batches(100, np.random.default_rng(1)))) == 1
+
+
+def test_feeds_and_calibration_readers() -> None:
+    values = good()
+    items = [{"image": values["image"][i : i + 5].astype(np.float32)} for i in range(0, 40, 5)]
+
+    class Reader:
+        def __init__(self) -> None:
+            self.rest = list(items)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return self.rest.pop(0) if self.rest else None
+
+    for form in (items, (item for item in items), Reader(), data.feeds(items)):
+        dataset = data.open_dataset(form, classifier())  # type: ignore[arg-type]
+        assert len(dataset.train) == 36
+        assert data.validate(dataset, classifier()).loss == "distill"
+
+
+def make_images(root: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for index in range(5):
+            Image.new("RGB", (9, 7), (100 * number, 0, 0)).save(root / name / f"{index}.png")
+    return root
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    dataset = data.open_dataset(make_images(tmp_path / "images"), classifier())
+    assert dataset.classes == ("cat", "dog")
+    assert data.validate(dataset, classifier()).loss == "ce"
+    batch = dataset.train.take(np.arange(9))
+    assert batch.feeds["image"].shape == (9, 1, 4, 4)
+    assert batch.answer is not None
+    grey = batch.feeds["image"].mean((1, 2, 3))
+    np.testing.assert_allclose(grey, np.where(batch.answer == 1, 30 / 255, 0), atol=0.01)
+
+
+def test_a_folder_with_train_and_test_and_normalised(tmp_path: Path) -> None:
+    make_images(tmp_path / "train")
+    make_images(tmp_path / "test")
+    dataset = data.open_dataset(data.folder(tmp_path, mean=(0.5,), std=(0.5,)), classifier())
+    assert (len(dataset.train), len(dataset.held_out or ())) == (10, 10)
+    assert dataset.train.take(np.arange(2)).feeds["image"].min() == -1
+
+
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
+    root = make_images(tmp_path)
+    (root / "cat" / "0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"0\.png: not a readable image"):
+        list(data.open_dataset(root, classifier()).train.take(np.arange(9)).feeds)
+
+
+def test_targets_and_losses() -> None:
+    targets = np.random.default_rng(0).random((40, 16), np.float32)
+    dataset = opened({"image": good()["image"], "target": targets})
+    for loss, want in (("auto", "mse"), ("l1", "l1"), ("bce", "bce"), ("distill", "distill")):
+        assert data.validate(dataset, classifier(), loss).loss == want
+    with pytest.raises(UsageError, match="unknown loss"):
+        data.validate(dataset, classifier(), "huber")
+
+
+def test_the_class_axis_is_found_by_shape() -> None:
+    tagger = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> m (float[N,6,3] x) => (float[N,6,3] y) { y = Relu(x) }'
+    )
+    x = np.zeros((4, 6, 3), np.float32)
+    for shape, axis in (((4, 6), 2), ((4, 3), 1)):
+        dataset = data.open_dataset({"x": x, "label": np.zeros(shape, np.int64)}, tagger)
+        assert data.validate(dataset, tagger).class_axis == axis
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "missing input": ({"picture": good()["image"]}, "no array for input 'image'.* there is 'picture'"),
+    "no samples": (good(0), "no samples"),
+    "counts differ": (good() | {"label": np.zeros(39, int)}, "'image' has 40, 'label' has 39"),
+    "label too large": (good() | {"label": np.full(40, 16)}, r"label 16 of sample 0 is outside 0\.\.15"),
+    "label negative": (good() | {"label": np.full(40, -1)}, "label -1 of sample 0"),
+    "label floats": (good() | {"label": np.zeros(40)}, "labels are whole numbers"),
+    "label shape": (good() | {"label": np.zeros((40, 2), int)}, r"does not fit the output's shape \(2, 16\)"),
+    "wrong shape": (
+        good() | {"image": np.zeros((40, 4, 4), np.float32)},
+        r"shape \(40, 4, 4\), the model wants",
+    ),
+    "wrong size": (
+        good() | {"image": np.zeros((40, 1, 5, 4), np.uint8)},
+        r"the model wants float32\[N, 1, 4, 4\]",
+    ),
+    "nan": (good() | {"image": np.full((40, 1, 4, 4), np.nan, np.float32)}, "NaN .* first in sample 0"),
+    "text": (good() | {"image": np.full((40, 1, 4, 4), "a")}, "has type <U1"),
+    "both": (good() | {"target": np.zeros((40, 16))}, "both 'label' and 'target'"),
+    "scalar": (good() | {"label": np.array(3)}, "a single value"),
+    "test labels": (good() | {"test_image": good()["image"]}, "array 'test_label' is missing"),
+    "target shape": ({"image": good()["image"], "target": np.zeros((40, 3))}, "does not fit the output"),
+    "target nan": ({"image": good()["image"], "target": np.full((40, 16), np.inf)}, "NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arrays_are_refused(case: str) -> None:
+    values, message = BAD[case]
+    with pytest.raises(DataError, match=message):
+        data.validate(opened(values), classifier())
+
+
+def test_losses_need_their_answers() -> None:
+    unlabelled = opened({"image": good()["image"]})
+    with pytest.raises(DataError, match="loss ce needs an array 'label'"):
+        data.validate(unlabelled, classifier(), "ce")
+    with pytest.raises(DataError, match="loss mse needs an array 'target'"):
+        data.validate(opened(good()), classifier(), "mse")
+    beyond = opened({"image": good()["image"], "target": np.full((40, 16), 2.0)})
+    with pytest.raises(DataError, match=r"within 0\.\.1"):
+        data.validate(beyond, classifier(), "bce")
+
+
+def test_a_fixed_batch_needs_that_many_samples() -> None:
+    with pytest.raises(DataError, match="the model's batch is fixed at 64"):
+        data.validate(opened(good()), classifier("64"))
+
+
+def test_a_file_that_is_no_npz(tmp_path: Path) -> None:
+    (tmp_path / "d.npz").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"not a readable \.npz file"):
+        data.open_dataset(tmp_path / "d.npz", classifier())
+    np.save(tmp_path / "d.npy", np.zeros(3))
+    with pytest.raises(DataError, match="a single array"):
+        data.open_dataset(tmp_path / "d.npy", classifier())
+    with pytest.raises(UsageError, match="no such file"):
+        data.open_dataset(tmp_path / "none.npz", classifier())
+
+
+def test_feed_items_are_checked() -> None:
+    with pytest.raises(DataError, match="item 1 is a list"):
+        data.open_dataset([[1, 2]], classifier())  # type: ignore[list-item]
+    with pytest.raises(DataError, match="no samples"):
+        data.open_dataset([], classifier())
+    with pytest.raises(DataError, match="item 2 has other names"):
+        data.open_dataset([{"image": np.zeros((1, 2))}, {"other": np.zeros((1, 2))}], classifier())
