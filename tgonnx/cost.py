@@ -80,15 +80,27 @@ class Term:
     owner: str  # the node or initializer
 
 
+def kinds_of(coupling: Coupling) -> npt.NDArray[np.int64]:
+    """The number of each unit's kind, [units]."""
+    parts, start = [np.zeros(0, np.int64)], 0
+    for group in coupling.groups:
+        parts.append(group.kinds + start)
+        start += int(group.kinds.max()) + 1
+    return np.concatenate(parts)
+
+
 class CostModel:
     """FLOPs, parameters and channels of a coupling, for any mask.
 
-    `lengths` is [axes, groups]: labels of each group's unit in each distinct axis; `fixed` is [axes]: pinned labels.
+    Units are counted by kind (units in exactly the same axes; most groups are of one kind): `kind_of` is [units],
+    `sizes` is [kinds], `lengths` is [axes, kinds]: labels of each kind's unit in each distinct axis, and `fixed` is
+    [axes]: pinned labels.
     """
 
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
-        self.sizes = np.array([g.size for g in coupling.groups], np.int64)
+        self.kind_of = kinds_of(coupling)
+        self.sizes = np.bincount(self.kind_of) if coupling.units else np.zeros(0, np.int64)
         self._rows: dict[bytes, int] = {}
         self._fixed: list[int] = []
         self._lengths: list[npt.NDArray[np.int64]] = []
@@ -97,15 +109,14 @@ class CostModel:
             "params": tuple(self._params()),
             "channels": tuple(self._channels()),
         }
-        count = len(coupling.groups)
         self.fixed = np.array(self._fixed, np.int64)
-        self.lengths = np.array(self._lengths, np.int64).reshape(-1, count)
+        self.lengths = np.array(self._lengths, np.int64).reshape(-1, len(self.sizes))
         self.totals = {kind: self.count(kind, self.sizes) for kind in KINDS}
 
     def _axis(self, labels: Labels) -> int:
         units = self.coupling.unit_of[labels]
         held = units[units >= 0]
-        per_group = np.bincount(self.coupling.group_of[held], minlength=len(self.sizes))
+        per_group = np.bincount(self.kind_of[held], minlength=len(self.sizes))
         per_unit = per_group // np.maximum(self.sizes, 1)
         fixed = len(units) - len(held)
         return self._row(per_unit, fixed)
@@ -133,19 +144,23 @@ class CostModel:
                 yield Term(1.0, tuple(self._axis(a) for a in self.coupling.labelling.axes[name]), name)
 
     def _channels(self) -> Iterator[Term]:
-        for number, group in enumerate(self.coupling.groups):
+        for group in self.coupling.groups:
             only = np.zeros(len(self.sizes), np.int64)
-            only[number] = group.width
+            only[self.kind_of[group.units]] = group.width
             yield Term(1.0, (self._row(only, 0),), group.name)
 
     def open_counts(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Units kept in each group."""
-        return np.bincount(self.coupling.group_of[mask], minlength=len(self.sizes))
+        """Units kept of each kind."""
+        return np.bincount(self.kind_of[mask], minlength=len(self.sizes))
 
     def count(self, kind: Kind, counts: npt.NDArray[np.int64]) -> float:
-        """The cost with `counts` units kept in each group."""
+        """The cost with `counts` units kept of each kind."""
         lengths = self.fixed + self.lengths @ counts
         return float(sum(t.coefficient * np.prod(lengths[list(t.axes)], dtype=np.float64) for t in self.terms[kind]))
+
+    def empties(self, mask: npt.NDArray[np.bool_]) -> bool:
+        """Whether an axis would have no label left."""
+        return bool((self.fixed + self.lengths @ self.open_counts(mask) == 0).any())
 
     def ratio(self, mask: npt.NDArray[np.bool_], kind: Kind) -> float:
         """What is left of the original's cost."""

@@ -80,12 +80,16 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Group:
-    """Units with the same shape of coupling: `units[k]` removes `width` channels from every member axis together."""
+    """Units with the same shape of coupling: each removes up to `width` channels from its member axes together.
+
+    `kinds[k]` numbers the kind of unit k within the group: units of one kind are in exactly the same axes.
+    """
 
     name: str
     units: npt.NDArray[np.int64]
     members: tuple[Axis, ...]
     width: int
+    kinds: npt.NDArray[np.int64]
 
     @property
     def size(self) -> int:
@@ -298,41 +302,45 @@ class _Solver:
         )
 
     def _groups(self, roots: Labels, free: npt.NDArray[np.bool_]) -> tuple[tuple[Group, ...], npt.NDArray[np.int64]]:
-        """Classes with the same number of labels in the same axes are units of one group; a single unit stays."""
-        axes = [Axis(name, i) for name, parts in self.labelling.axes.items() for i in range(len(parts))]
-        axis_of = np.repeat(np.arange(len(axes)), [len(self.labelling.axes[a.value][a.axis]) for a in axes])
-        rng = np.random.default_rng(0)
-        token = rng.integers(0, 2**63, len(axes), dtype=np.uint64)
-        signature = np.zeros(self.labelling.size, np.uint64)
+        """Units and groups.
+
+        Classes with the same number of labels in the same axes are of one kind. Kinds of one unit each (a channel
+        shuffle gives every channel a way of its own) are put together by the first weight that they come from.
+        """
+        names = [Axis(name, i) for name, parts in self.labelling.axes.items() for i in range(len(parts))]
+        axis_of = np.repeat(np.arange(len(names)), [len(self.labelling.axes[a.value][a.axis]) for a in names])
+        weights = np.array([a.value in self.model.static for a in names])
+        token = np.random.default_rng(0).integers(0, 2**63, len(names), dtype=np.uint64)
+        signature, first = np.zeros(self.labelling.size, np.uint64), np.full(self.labelling.size, len(names))
         np.add.at(signature, roots, token[axis_of])
-        unit_roots = np.unique(roots[free])
-        order: dict[int, list[int]] = defaultdict(list)
-        for root in unit_roots.tolist():
-            order[int(signature[root])].append(root)
-        by_root: dict[int, list[int]] = {}
-        positions = np.argsort(roots, kind="stable")
-        starts = np.searchsorted(roots[positions], unit_roots)
-        ends = np.searchsorted(roots[positions], unit_roots, side="right")
-        first = {root: positions[s:e] for root, s, e in zip(unit_roots.tolist(), starts, ends, strict=True)}
-        del by_root
-        unit_of = np.full(self.labelling.size, -1, np.int64)
+        in_weight = weights[axis_of]
+        np.minimum.at(first, roots[in_weight], axis_of[in_weight])
+        candidates = np.unique(roots[free])
+        candidates = candidates[first[candidates] < len(names)]
+        kinds: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for root in candidates.tolist():
+            kinds[(int(signature[root]),)].append(root)
+        families: dict[tuple[int, ...], list[list[int]]] = defaultdict(list)
+        for kind, members in kinds.items():
+            key = kind if len(members) > 1 else (-1, int(first[members[0]]))
+            families[key].append(members)
+        order = np.argsort(roots, kind="stable")
         unit_number = np.full(self.labelling.size, -1, np.int64)
         groups: list[Group] = []
-        count = 0
-        weights = self.model.static
-        for members in order.values():
-            labels = first[members[0]]
-            held = np.unique(axis_of[labels])
-            if len(members) < 2 or not any(axes[a].value in weights for a in held):
+        for family in families.values():
+            members = [root for kind in family for root in kind]
+            if len(members) < 2:
                 continue
-            units = np.arange(count, count + len(members))
+            start = sum(g.size for g in groups)
+            units = np.arange(start, start + len(members))
             unit_number[members] = units
-            count += len(members)
-            widths = np.bincount(axis_of[labels])
-            named = tuple(axes[a] for a in held)
-            groups.append(Group(_group_name(named, self.model), units, named, int(widths.max())))
-        unit_of = np.where(free, unit_number[roots], -1)
-        return tuple(groups), unit_of
+            spans = [np.searchsorted(roots, [r, r + 1], sorter=order) for r in (kind[0] for kind in family)]
+            held = [axis_of[order[low:high]] for low, high in spans]
+            member_axes = tuple(names[a] for a in np.unique(np.concatenate(held)))
+            width = max(int(np.bincount(axes).max()) for axes in held)
+            kind_of = np.repeat(np.arange(len(family)), [len(kind) for kind in family])
+            groups.append(Group(_group_name(member_axes, self.model), units, member_axes, width, kind_of))
+        return tuple(groups), np.where(free, unit_number[roots], -1)
 
     def _placed_sites(self, unit_of: npt.NDArray[np.int64]) -> Iterator[PlacedSite]:
         decided = [(c.node, r) for c in self.choices if c.decided is not None for r in c.decided.relations]
@@ -357,24 +365,19 @@ class _Solver:
 
 
 class _Preference:
-    """Ranks the alternatives of free choices: what is decided already, then heads or head-dim, then the larger factor."""
+    """Ranks the alternatives of free choices: heads before head-dim (or the reverse), then the larger factor."""
 
     def __init__(self, solver: _Solver, attention: Attention) -> None:
         self.classes, self.attention = solver.classes, attention
         paired = [site.labels for _, site in solver.sites if site.paired]
         self.paired = np.concatenate(paired) if paired else np.zeros(0, np.int64)
-        self.choices = solver.choices
 
     def __call__(self, choice: OpenChoice, alternative: Alternative) -> tuple[int, ...]:
-        factor = self.classes.find(alternative.factor)
-        taken = [c.decided.factor for c in self.choices if c.decided is not None]
-        decided = bool(taken) and bool(np.isin(factor, self.classes.find(np.concatenate(taken))).any())
-        summed = bool(np.isin(factor, self.classes.find(self.paired)).any())
-        contrast = any(
-            np.isin(self.classes.find(a.factor), self.classes.find(self.paired)).any() for a in choice.alternatives
-        )
-        wanted = summed if self.attention == "head-dim" else not summed
-        return (int(decided), int(contrast and wanted), int(wanted), len(alternative.factor))
+        paired = self.classes.find(self.paired)
+        summed = {a.name: bool(np.isin(self.classes.find(a.factor), paired).any()) for a in choice.alternatives}
+        wanted = summed[alternative.name] == (self.attention == "head-dim")
+        contrast = len(set(summed.values())) > 1
+        return (int(contrast and wanted), int(wanted), len(alternative.factor))
 
 
 def _flat(relations: Iterable[Relation]) -> Iterator[Relation]:

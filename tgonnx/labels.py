@@ -142,31 +142,55 @@ Preference = Callable[[OpenChoice, Alternative], tuple[int, ...]]
 def solve_choices(classes: Classes, choices: Sequence[OpenChoice], preference: Preference) -> None:
     """Decide every choice: what pins force first, then one free choice at a time, the most preferred first.
 
-    An alternative that would, with all that it forces, pin its own factor is refused and the next one tried.
+    Of its alternatives, the one that costs earlier decisions the fewest units is taken, then the preferred one; one
+    that would, with all that it forces, leave its own factor a single unit is refused.
     """
     waiting = _force(classes, list(choices))
+    decided: list[Labels] = []
     while waiting:
-        ranked = [(preference(c, a), i, a) for i, c in enumerate(waiting) for a in _alive(classes, c)]
-        best = max(ranked, key=lambda entry: (entry[0], -entry[1]))
-        choice = waiting.pop(best[1])
+        ranked = [(preference(c, a), -i) for i, c in enumerate(waiting) for a in _alive(classes, c)]
+        choice = waiting.pop(-max(ranked)[1])
         alternatives = sorted(_alive(classes, choice), key=lambda a: preference(choice, a), reverse=True)
-        waiting = _try(classes, choice, alternatives, waiting)
+        waiting = _take_best(classes, choice, alternatives, waiting, decided)
+        if choice.decided is not None:
+            decided.append(choice.decided.factor)
 
 
-def _try(
-    classes: Classes, choice: OpenChoice, alternatives: Sequence[Alternative], waiting: list[OpenChoice]
+def _take_best(
+    classes: Classes,
+    choice: OpenChoice,
+    alternatives: Sequence[Alternative],
+    waiting: list[OpenChoice],
+    decided: Sequence[Labels],
 ) -> list[OpenChoice]:
     before = classes.state()
+    units = [_live(classes, factor) for factor in decided]
+    best: tuple[int, Alternative] | None = None
     for alternative in alternatives:
-        _decide(classes, choice, alternative)
-        rest = _force(classes, waiting)
-        if not classes.pinned(alternative.factor).all():
-            return rest
+        rest = _attempt(classes, choice, alternative, waiting)
+        lost = sum(n - _live(classes, factor) for n, factor in zip(units, decided, strict=True))
+        if _live(classes, alternative.factor) > 1:
+            if not lost:
+                return rest
+            if best is None or lost < best[0]:
+                best = (lost, alternative)
         classes.restore(before)
-        for other in waiting:
-            other.decided = None
-    _decide(classes, choice, None)
+    return _attempt(classes, choice, best[1] if best is not None else None, waiting)
+
+
+def _attempt(
+    classes: Classes, choice: OpenChoice, alternative: Alternative | None, waiting: list[OpenChoice]
+) -> list[OpenChoice]:
+    for other in waiting:
+        other.decided = None
+    _decide(classes, choice, alternative)
     return _force(classes, waiting)
+
+
+def _live(classes: Classes, labels: Labels) -> int:
+    """How many units these labels are."""
+    roots = classes.find(labels)
+    return len(np.unique(roots[classes.reason[roots] == Classes.FREE]))
 
 
 def _force(classes: Classes, choices: list[OpenChoice]) -> list[OpenChoice]:

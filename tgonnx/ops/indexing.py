@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tgonnx.labels import Free, Labels, Relation, Tie
+from tgonnx.labels import Alternative, Choice, Free, Labels, Relation, Tie
 from tgonnx.ops.cut import Cut
 from tgonnx.ops.registry import resize, rule
 from tgonnx.ops.view import Operand, View, same
@@ -135,6 +135,23 @@ def gather(view: View) -> Iterator[Relation]:
             yield Tie(labels, y[axis + i])
     elif rank == 0:
         yield Free(np.delete(x[axis], int(indices.known)))
+    else:
+        yield from _gathered_block(x[axis], indices, y.axes[axis : axis + rank])
+
+
+def _gathered_block(x: Labels, indices: Operand, y: tuple[Labels, ...]) -> Iterator[Relation]:
+    """A table of indices can be cut along one of its axes (as_strided, window partitions)."""
+    assert indices.known is not None
+    taken = x[indices.known]
+    alternatives = []
+    for axis, labels in enumerate(y):
+        if len(labels) > 1:
+            along = np.expand_dims(labels, [i for i in range(len(y)) if i != axis])
+            rest = Free(np.setdiff1d(x, taken))
+            ties = (Tie(taken, np.broadcast_to(along, taken.shape)), Tie(labels, indices[axis]), rest)
+            alternatives.append(Alternative(f"index axis {axis}", labels, ties))
+    if alternatives:
+        yield Choice(tuple(alternatives))
 
 
 @resize("Gather")
@@ -146,8 +163,8 @@ def resize_gather(view: View, cut: Cut) -> None:
     keep = cut.keep(x[axis])
     position = np.cumsum(keep) - 1
     chosen = indices.known % len(keep)
-    if chosen.ndim == 1:
-        chosen = chosen[keep[chosen]]
+    for i in range(chosen.ndim):
+        chosen = np.compress(cut.keep(view.output()[axis + i]), chosen, i)
     cut.set_input(1, position[chosen].astype(indices.known.dtype))
 
 
