@@ -66,27 +66,33 @@ def _convert(model: ModelProto, newest: int | None) -> ModelProto:
 
 
 def _explicit_statistics(node: NodeProto, index: int) -> list[NodeProto]:
-    """Training-mode BatchNormalization with momentum 0, whose outputs are the batch statistics, and the averages."""
+    """Training-mode BatchNormalization with momentum 0, whose outputs are the batch statistics, and the averages.
+
+    onnxruntime writes outputs 1 and 2 into the buffers of inputs 3 and 4, so the node gets copies of those
+    (their values do not matter with momentum 0; Neg, because an Identity would be optimised away).
+    """
     attributes = attributes_of(node)
-    momentum = float(attributes.get("momentum", 0.9))
-    if not attributes.get("training_mode", 0) or momentum == 0.0:
+    if not attributes.get("training_mode", 0):
         return [node]
+    momentum = float(attributes.get("momentum", 0.9))
     emitter = Emitter(f"{node.output[0]}/statistics{index}/")
     plain = _copy(node)
     del plain.output[1:]
-    for attribute in plain.attribute:
-        if attribute.name == "momentum":
-            plain.attribute.remove(attribute)
-            break
-    plain.attribute.append(helper.make_attribute("momentum", 0.0))
+    kept = [a for a in node.attribute if a.name != "momentum"]
+    del plain.attribute[:]
+    plain.attribute.extend([*kept, helper.make_attribute("momentum", 0.0)])
+    for position in (3, 4):
+        plain.input[position] = emitter.op("Neg", emitter.value(node.input[position])).name
+    first = list(emitter.nodes)
+    emitter.nodes.clear()
     for position, name in list(enumerate(node.output))[1:]:
         batch = emitter.value(emitter.fresh("batch"))
         plain.output.append(batch.name)
         if name:
-            average = emitter.value(node.input[position + 2]) * momentum + batch * (1.0 - momentum)
+            blend = emitter.value(node.input[position + 2]) * momentum + batch * (1.0 - momentum)
             emitter.nodes[-1].output[0] = name
-            del average
-    return [plain, *emitter.nodes]
+            del blend
+    return [*first, plain, *emitter.nodes]
 
 
 def _copy(message):  # type: ignore[no-untyped-def]

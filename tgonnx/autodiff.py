@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx
+import onnx.inliner
 from onnx import ModelProto, NodeProto, TensorProto
 
 import tgonnx.gradients  # noqa: F401  (fills the table)

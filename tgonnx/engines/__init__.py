@@ -17,12 +17,14 @@ from tgonnx.emit import Array
 from tgonnx.engines.spec import EngineName, ParameterGroup, StepSpec
 from tgonnx.engines.step import emit_step
 from tgonnx.engines.trainer import Trainer, session
-from tgonnx.errors import InstallationError
+from tgonnx.errors import InstallationError, UnsupportedError
+
+Engine = Literal["ort-training", "portable"]
 
 __all__ = ["EngineName", "ParameterGroup", "StepSpec", "Trainer", "build", "choose", "gradients"]
 
 
-def choose(engine: EngineName = "auto") -> Literal["ort-training", "portable"]:
+def choose(engine: EngineName = "auto") -> Engine:
     """Resolve `auto`. Raises InstallationError if `ort-training` is asked for and onnxruntime-training is not usable."""
     if engine == "portable":
         return "portable"
@@ -38,15 +40,26 @@ def choose(engine: EngineName = "auto") -> Literal["ort-training", "portable"]:
     )
 
 
-def differentiate(model: ModelProto, names: Iterable[str], engine: EngineName = "auto") -> Backward:
-    """A copy of the model that also computes the gradients of its first output; names may repeat across engines."""
-    if choose(engine) == "portable":
-        from tgonnx.engines import portable
+def differentiate(
+    model: ModelProto, names: Iterable[str], engine: EngineName = "auto"
+) -> tuple[Backward, Engine]:
+    """A copy of the model that also computes the gradients of its first output, and the engine that made it.
 
-        return portable.differentiate(model, names)
-    from tgonnx.engines import ort_training
+    `auto` falls back to the portable engine where onnxruntime-training cannot differentiate the model.
+    """
+    names = list(names)
+    chosen = choose(engine)
+    if chosen == "ort-training":
+        from tgonnx.engines import ort_training
 
-    return ort_training.differentiate(model, names)
+        try:
+            return ort_training.differentiate(model, names), chosen
+        except UnsupportedError:
+            if engine != "auto":
+                raise
+    from tgonnx.engines import portable
+
+    return portable.differentiate(model, names), "portable"
 
 
 def build(
@@ -54,8 +67,8 @@ def build(
 ) -> Trainer:
     """Make the step graph and a session for it. `seed` fixes Dropout. Raises UnsupportedError, UsageError."""
     names = [name for group in spec.groups for name in group.names]
-    found = differentiate(spec.model, names, engine)
-    return Trainer(emit_step(found.model, found.gradients, spec), choose(engine), threads, seed)
+    found, chosen = differentiate(spec.model, names, engine)
+    return Trainer(emit_step(found.model, found.gradients, spec), chosen, threads, seed)
 
 
 def gradients(
@@ -63,7 +76,7 @@ def gradients(
 ) -> dict[str, Array]:
     """The gradients of the model's first output (a scalar) with respect to initializers `names`, for tests."""
     names = list(names)
-    found = differentiate(model, names, engine)
+    found, _ = differentiate(model, names, engine)
     graph = found.model.graph
     kinds = {t.name: (t.data_type, tuple(t.dims)) for t in graph.initializer}
     del graph.output[:]

@@ -23,7 +23,7 @@ from tgonnx.errors import UnsupportedError
 from tgonnx.gradient_row import Row, Types
 from tgonnx.gradients.convolution import conv_geometry, conv_input_gradient
 from tgonnx.ops.registry import gradient
-from tgonnx.passes.make_differentiable import make_differentiable, opset_of
+from tgonnx.passes.make_differentiable import make_differentiable
 
 DOMAIN = "tgonnx.fn"
 NEWEST_OPSET, NEWEST_IR = 21, 10
@@ -69,7 +69,7 @@ def differentiate(model: ModelProto, names: Iterable[str]) -> Backward:
     Raises UnsupportedError naming the node without a gradient, or with onnxruntime-training's own reason.
     """
     names = list(names)
-    model = inline(make_differentiable(model, NEWEST_OPSET, NEWEST_IR))
+    model = make_differentiable(inline(model), NEWEST_OPSET, NEWEST_IR)
     loss = model.graph.output[0].name
     types = Types.of(model)
     active = relevant(model, types, loss, names)
@@ -141,13 +141,12 @@ def _as_function(wrapping: _Wrapping, node: NodeProto, flows: bool) -> NodeProto
     opsets = [*wrapping.model.opset_import, helper.make_opsetid("com.microsoft", 1)]
     opsets = list({o.domain: o for o in opsets}.values())
     forward = helper.make_function(DOMAIN, "F", inputs, outputs, [body], opsets)
-    back = _gradient_function(emitter, body, inputs, [*inputs, *outputs, *incoming], grads, opsets)
+    back = _gradient_function(emitter, body, types, [*inputs, *outputs, *incoming], grads, opsets)
     identity = forward.SerializeToString() + back.SerializeToString() + bytes(needs)
     digest = hashlib.sha256(identity).hexdigest()[:16]
     forward.name, back.name = f"{node.op_type}_{digest}", f"{node.op_type}Grad_{digest}"
     wrapping.functions[forward.name] = forward
-    if flows:
-        wrapping.functions[back.name] = back
+    wrapping.functions[back.name] = back
     positions = [i for i, name in enumerate(body.input) if name]
     stops = {k for k, i in enumerate(positions) if grads[i] is None}
     sources = [f"I({k})" for k in range(len(inputs))] + [f"O({k})" for k in range(len(outputs))]
@@ -185,18 +184,20 @@ def _normalised(node: NodeProto, types: Types) -> tuple[NodeProto, Types]:
 def _gradient_function(
     emitter: Emitter,
     body: NodeProto,
-    inputs: list[str],
+    types: Types,
     formal: list[str],
     grads: list[Value | None],
     opsets: list[Any],
 ) -> FunctionProto:
-    """One output per forward input; those without a gradient are stopped and their value is never used."""
+    """One output per forward input, zeros where no gradient flows (unused ones are optimised away)."""
     results = []
     for name, grad in zip(body.input, grads, strict=True):
         if name:
             results.append(f"d_{name}")
-            source = name if grad is None else grad.name
-            emitter.nodes.append(helper.make_node("Identity", [source], [results[-1]]))
+            if grad is None:
+                shape = emitter.op("Shape", emitter.value(name))
+                grad = emitter.filled(shape, 0.0, types.elem_types.get(name) or 1)
+            emitter.nodes.append(helper.make_node("Identity", [grad.name], [results[-1]]))
     return helper.make_function(DOMAIN, "G", formal, results, emitter.nodes, opsets)
 
 
@@ -234,7 +235,8 @@ def _build(model: ModelProto, loss: str, names: list[str]) -> ModelProto:
         reason = " ".join(str(error).split())
         raise UnsupportedError(f"onnxruntime-training cannot differentiate the model: {reason}") from error
     result = load_model_from_string(builder.get_model())
-    assert opset_of(result) <= NEWEST_OPSET
+    kept = {t.name for t in result.graph.initializer}  # the builder drops what the loss does not read
+    result.graph.initializer.extend(t for t in model.graph.initializer if t.name not in kept)
     return result
 
 

@@ -12,5 +12,5 @@ from tgonnx.passes.make_differentiable import make_differentiable
 
 def differentiate(model: ModelProto, names: Iterable[str]) -> autodiff.Backward:
     """The model with the gradients of its first output with respect to `names` appended."""
-    model = make_differentiable(model)
+    model = make_differentiable(autodiff.inline(model))
     return autodiff.backward(model, model.graph.output[0].name, names)

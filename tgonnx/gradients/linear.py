@@ -108,8 +108,11 @@ def _einsum_operand(row: Row, terms: list[str], right: str, i: int, term: str) -
         raise row.unsupported(f"the operand {term!r} repeats an index")
     known = set(right).union(*(t for t, _ in others))
     kept = "".join(c for c in term if c in known)
-    names = ",".join([right, *(t for t, _ in others)])
-    grad = row.op("Einsum", row.dy, *(v for _, v in others), equation=f"{names}->{kept}")
+    if others:
+        names = ",".join([right, *(t for t, _ in others)])
+        grad = row.op("Einsum", row.dy, *(v for _, v in others), equation=f"{names}->{kept}")
+    else:
+        grad = row.op("Identity", row.dy).transpose([right.index(c) for c in kept])
     if kept != term:
         grad = grad.unsqueeze([k for k, c in enumerate(term) if c not in known])
         grad = grad.expand(row.shape_of(row.input(i)))

@@ -1,0 +1,128 @@
+"""Both engines: the same gradients, the same training, running statistics written back."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from tgonnx import engines
+from tgonnx.engines import ParameterGroup, StepSpec
+from tgonnx.errors import UsageError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+from step_time import ResNet  # noqa: E402
+
+ENGINES = ["portable", "ort-training"] if engines.choose() == "ort-training" else ["portable"]
+Feeds = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def resnet() -> StepSpec:
+    return ResNet(depth=8, width=8, gated=True).spec
+
+
+def batch(size: int = 6) -> Feeds:
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(size, 1, 28, 28)).astype(np.float32)
+    return {"x": images, "t": rng.integers(0, 10, size)}
+
+
+def regression() -> onnx.ModelProto:
+    return parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[N, 2] x, float[N, 1] t) => (float loss, float[N, 1] y)'
+        "<float[2, 1] w = {0.5, -0.25}, float[1] b = {0.125}>"
+        "{ h = MatMul (x, w)  y = Add (h, b)  d = Sub (y, t)  q = Mul (d, d)  loss = ReduceMean <keepdims = 0> (q) }"
+    )
+
+
+def test_engines_agree_on_a_gated_resnet(resnet: StepSpec) -> None:
+    names = [name for group in resnet.groups for name in group.names]
+    found = [engines.gradients(resnet.model, names, batch(), engine) for engine in ENGINES]
+    for name in names:
+        scale = np.abs(found[0][name]).max()
+        assert scale > 0, name
+        for other in found[1:]:
+            np.testing.assert_allclose(other[name], found[0][name], rtol=0, atol=1e-4 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_training_lowers_the_loss_and_moves_everything(resnet: StepSpec, engine: Any) -> None:
+    trainer = engines.build(resnet, engine, threads=1)
+    before = trainer.parameters()
+    feeds = {**batch(), "lr": np.float32(0.05), "gate_lr": np.float32(0.001)}
+    losses = [float(next(iter(trainer.step(feeds).values()))) for _ in range(20)]
+    after = trainer.parameters()
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(not np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_running_statistics_follow_the_onnx_formula(resnet: StepSpec, engine: Any) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(resnet.model)
+    first = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(first.input[0], 1, None))
+    activations = engines.session(model).run(None, batch())[0]
+    trainer = engines.build(resnet, engine)
+    trainer.step({**batch(), "lr": np.float32(0.0), "gate_lr": np.float32(0.0)})
+    found = trainer.parameters()
+    mean, variance = activations.mean((0, 2, 3)), activations.var((0, 2, 3))
+    np.testing.assert_allclose(found["stem.mean"], 0.1 * mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["stem.var"], 0.9 + 0.1 * variance, rtol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_optimisers_follow_their_formulas(engine: Any) -> None:
+    adamw = ParameterGroup(("w",), "adamw", "lr", weight_decay=0.1, betas=(0.8, 0.9), eps=1e-3)
+    sgd = ParameterGroup(("b",), "sgd", "lr_b", weight_decay=0.1, momentum=0.5)
+    trainer = engines.build(StepSpec(regression(), (adamw, sgd)), engine)
+    x, t = np.array([[1.0, 2.0], [3.0, -1.0]], np.float32), np.array([[1.0], [2.0]], np.float32)
+    w, b = np.array([[0.5], [-0.25]]), np.array([0.125])
+    m, v, velocity = np.zeros_like(w), np.zeros_like(w), np.zeros_like(b)
+    for step in range(1, 6):
+        out = trainer.step({"x": x, "t": t, "lr": np.float32(0.1), "lr_b": np.float32(0.05)})
+        error = x @ w + b - t
+        np.testing.assert_allclose(out["loss"], (error**2).mean(), rtol=1e-4)
+        np.testing.assert_allclose(out["y"], x @ w + b, rtol=1e-4)
+        gw, gb = x.T @ (2 * error / 2), (2 * error / 2).sum(0)
+        m, v = 0.8 * m + 0.2 * gw, 0.9 * v + 0.1 * gw**2
+        update = m / (1 - 0.8**step) / (np.sqrt(v / (1 - 0.9**step)) + 1e-3)
+        w = w - 0.1 * (update + 0.1 * w)
+        velocity = 0.5 * velocity + gb + 0.1 * b
+        b = b - 0.05 * velocity
+        found = trainer.parameters()
+        np.testing.assert_allclose(found["w"], w, rtol=1e-3)
+        np.testing.assert_allclose(found["b"], b, rtol=1e-3)
+
+
+def test_load_and_wrong_use() -> None:
+    trainer = engines.build(StepSpec(regression(), (ParameterGroup(("w", "b"), "sgd"),)))
+    trainer.load({"b": np.array([2.0], np.float32)})
+    found = trainer.parameters()
+    np.testing.assert_array_equal(found["b"], [2.0])
+    np.testing.assert_array_equal(found["w"], [[0.5], [-0.25]])
+    with pytest.raises(UsageError, match="'b' of shape"):
+        trainer.load({"b": np.zeros(3)})
+    with pytest.raises(UsageError, match="input 'lr'"):
+        trainer.step({"x": np.zeros((1, 2), np.float32), "t": np.zeros((1, 1), np.float32)})
+    with pytest.raises(UsageError, match="'nothing' is not an initializer"):
+        engines.build(StepSpec(regression(), (ParameterGroup(("nothing",)),)), "portable")
+
+
+def test_old_opset_is_converted() -> None:
+    model = regression()
+    model.opset_import[0].version = 13
+    for engine in ENGINES:
+        found = engines.gradients(
+            model, ["b"], {"x": np.ones((2, 2), np.float32), "t": np.zeros((2, 1), np.float32)}, engine
+        )
+        np.testing.assert_allclose(found["b"], [2 * 0.375], rtol=1e-6)
+    assert numpy_helper.to_array(model.graph.initializer[0]).size  # the caller's model is untouched
+    assert model.opset_import[0].version == 13

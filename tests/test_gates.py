@@ -1,0 +1,70 @@
+"""The gate function: values, derivative shapes, and agreement with the paper's sawtooth composite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from tgonnx import engines, gates
+
+ENGINES = ["portable", "ort-training"] if engines.choose() == "ort-training" else ["portable"]
+LOGITS = np.array([-2.03, -0.7, -1e-3, 0.0, 2e-3, 0.51, 1.7], np.float32)
+WEIGHTS = np.array([1.0, -2.0, 0.5, 3.0, -1.5, 2.5, 1.25], np.float32)
+DERIVATIVES = {
+    "one": np.ones_like,
+    "sigmoid": lambda w: 1 / (1 + np.exp(-w)) * (1 - 1 / (1 + np.exp(-w))),
+    "tanh": lambda w: 1 - np.tanh(w) ** 2,
+}
+
+
+def model(op_type: str, function: onnx.FunctionProto) -> onnx.ModelProto:
+    """loss = sum(gate(logits) * weights), second output: the gate values."""
+    nodes = [
+        helper.make_node(op_type, ["w"], ["b"], domain=gates.DOMAIN),
+        helper.make_node("Mul", ["b", "c"], ["bc"]),
+        helper.make_node("ReduceSum", ["bc"], ["loss"], keepdims=0),
+    ]
+    stored = [numpy_helper.from_array(LOGITS, "w"), numpy_helper.from_array(WEIGHTS, "c")]
+    outputs = [helper.make_tensor_value_info(n, 1, s) for n, s in (("loss", []), ("b", [len(LOGITS)]))]
+    graph = helper.make_graph(nodes, "gate", [], outputs, stored)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(gates.DOMAIN, gates.VERSION)]
+    result = helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=[function])
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def values(built: onnx.ModelProto) -> np.ndarray[Any, Any]:
+    return np.asarray(engines.session(built).run(["b"], {})[0])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("shape", gates.SHAPES)
+def test_gate_is_a_step_with_a_shaped_derivative(shape: gates.Shape, engine: Any) -> None:
+    built = model(gates.op_type(shape), gates.function(shape))
+    np.testing.assert_array_equal(values(built), (LOGITS > 0).astype(np.float32))
+    found = engines.gradients(built, ["w"], {}, engine)["w"]
+    np.testing.assert_allclose(found, WEIGHTS * DERIVATIVES[shape](LOGITS), rtol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("shape", gates.SHAPES)
+@pytest.mark.parametrize("teeth", [10, 1000, 100_000])
+def test_sawtooth_agrees_to_one_over_m(shape: gates.Shape, teeth: int, engine: Any) -> None:
+    gate = model(gates.op_type(shape), gates.function(shape))
+    sawtooth = model(gates.sawtooth_op_type(shape), gates.sawtooth_function(shape, M=teeth))
+    assert np.abs(values(gate) - values(sawtooth)).max() <= 1 / teeth
+    # d/dw (s g) = g + s g', |g'| <= 1: the difference is at most 1/M, times the incoming gradient
+    exact = engines.gradients(gate, ["w"], {}, engine)["w"]
+    approximate = engines.gradients(sawtooth, ["w"], {}, engine)["w"]
+    assert (np.abs(exact - approximate) <= np.abs(WEIGHTS) / teeth + 1e-5).all()
+    if shape == "one":
+        np.testing.assert_allclose(exact, approximate, rtol=1e-5)
+
+
+def test_node_calls_the_function() -> None:
+    call = gates.node("logits", "gate", "tanh")
+    assert (call.domain, call.op_type) == (gates.DOMAIN, gates.function("tanh").name)
