@@ -5,6 +5,7 @@ Handled:
 * a value that is known and the same in both sweeps becomes an initializer (shape arithmetic, index tables, masks),
   unless it is large;
 * `If` with a static condition becomes the branch that is taken;
+* a `Gather` that takes a flat value in order (what exporters make of as_strided) becomes a `Reshape`;
 * a computed `Reshape` target becomes a constant where the static sizes, 0 (copy) and one -1 (rest) can say it;
 * nodes and initializers that nothing uses any more are removed.
 """
@@ -34,6 +35,7 @@ class FoldShapes:
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         changed = _inline_static_branches(model.graph, self._static())
         changed = _fold(model.graph, self._static()) or changed
+        changed = _gathers_in_order(model.graph, self.first, self.second) or changed
         changed = _plain_reshapes(model.graph, self.first, self.second) or changed
         return PassResult(model, remove_unused(model.graph) or changed)
 
@@ -112,6 +114,27 @@ def _fold(graph: onnx.GraphProto, static: dict[str, np.ndarray]) -> bool:
     graph.initializer.extend(tensor for tensor in folded if tensor.name in used)
     replace_nodes(graph, kept)
     return True
+
+
+def _gathers_in_order(graph: onnx.GraphProto, first: Sweep, second: Sweep) -> bool:
+    changed = False
+    for node in graph.node:
+        if node.op_type == "Gather" and all(_in_order(node, sweep) for sweep in (first, second)):
+            target = _plain_target(node, first, second)
+            if target is not None:
+                name = fresh_name(f"{node.output[0]}_shape", {t.name for t in graph.initializer})
+                graph.initializer.append(numpy_helper.from_array(target, name))
+                node.op_type, node.input[1] = "Reshape", name
+                del node.attribute[:]
+                changed = True
+    return changed
+
+
+def _in_order(node: onnx.NodeProto, sweep: Sweep) -> bool:
+    shape, indices = sweep.shapes.get(node.input[0], ()), sweep.known.get(node.input[1])
+    if len(shape) != 1 or indices is None or indices.size != shape[0]:
+        return False
+    return np.array_equal(indices.ravel(), np.arange(indices.size))
 
 
 def _plain_reshapes(graph: onnx.GraphProto, first: Sweep, second: Sweep) -> bool:
