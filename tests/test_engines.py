@@ -13,6 +13,7 @@ from onnx import numpy_helper, parser
 
 from tgonnx import engines
 from tgonnx.engines import ParameterGroup, StepSpec
+from tgonnx.engines.blocked import block_convolutions, block_size
 from tgonnx.errors import UsageError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -100,6 +101,23 @@ def test_optimisers_follow_their_formulas(engine: Any) -> None:
         found = trainer.parameters()
         np.testing.assert_allclose(found["w"], w, rtol=1e-3)
         np.testing.assert_allclose(found["b"], b, rtol=1e-3)
+
+
+def test_blocked_convolutions_compute_the_same(resnet: StepSpec) -> None:
+    block = block_size()
+    if not block:
+        pytest.skip("onnxruntime has no blocked convolutions on this CPU")
+    names = [name for group in resnet.groups for name in group.names]
+    found, _ = engines.differentiate(resnet.model, names)
+    wanted = [found.gradients[name] for name in names]
+    kinds = {t.name: tuple(t.dims) for t in resnet.model.graph.initializer}
+    for name, value in zip(names, wanted, strict=True):
+        found.model.graph.output.append(onnx.helper.make_tensor_value_info(value, 1, kinds[name]))
+    blocked = block_convolutions(found.model, block)
+    assert any(n.op_type == "ReorderInput" for n in blocked.graph.node)
+    plain = engines.session(found.model).run(wanted, batch())
+    for a, b in zip(plain, engines.session(blocked).run(wanted, batch()), strict=True):
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-4 * np.abs(a).max())
 
 
 def test_load_and_wrong_use() -> None:

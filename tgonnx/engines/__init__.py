@@ -14,6 +14,7 @@ from onnx import ModelProto, helper
 
 from tgonnx.autodiff import Backward
 from tgonnx.emit import Array
+from tgonnx.engines.blocked import block_convolutions, block_size
 from tgonnx.engines.spec import EngineName, ParameterGroup, StepSpec
 from tgonnx.engines.step import emit_step
 from tgonnx.engines.trainer import Trainer, session
@@ -68,7 +69,9 @@ def build(
     """Make the step graph and a session for it. `seed` fixes Dropout. Raises UnsupportedError, UsageError."""
     names = [name for group in spec.groups for name in group.names]
     found, chosen = differentiate(spec.model, names, engine)
-    return Trainer(emit_step(found.model, found.gradients, spec), chosen, threads, seed)
+    step = emit_step(found.model, found.gradients, spec)
+    step.model = block_convolutions(step.model, block_size())
+    return Trainer(step, chosen, threads, seed)
 
 
 def gradients(
