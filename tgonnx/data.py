@@ -171,7 +171,7 @@ def folder(
 
 
 def open_dataset(data: Data, model: onnx.ModelProto) -> Dataset:
-    """Open any kind of data for a model. Raises `DataError`, and `UsageError` for a path that is not there."""
+    """Open any kind of data for a model. Raises `DataError`; `UsageError` for a path that is not there."""
     return _as_source(data).open(model_inputs(model))
 
 

@@ -99,7 +99,7 @@ def runnable_feeds(
     batch: int = 2,
     sizes: Mapping[str, int] | None = None,
 ) -> list[Feeds]:
-    """Random inputs of the first form that the model runs on: a batch may be fixed inside, or images be larger.
+    """Random inputs of the first form that the model runs on; a batch may be fixed inside, images be larger.
 
     Raises what the first form raised if none works.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -356,9 +357,14 @@ def _check_standard(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 def _explain(error: Exception) -> str:
-    text = describe(error, 1000).replace(" ==> Context: Bad node spec for node. Name: ", "; node ")
-    text = text.replace("[ShapeInferenceError] ", "").replace("Inference error(s): ", "")
-    return text if len(text) <= 300 else text[:297] + "..."
+    """The checker's first complaint, the node named as in all other messages."""
+    text = describe(error, 2000)
+    if context := re.match(r"(.*) ==> Context: Bad node spec for node\. Name: (.*) OpType: (\w+)", text):
+        text = f"node {context[2].strip()!r} ({context[3]}): {context[1]}"
+    text = re.sub(r"\[\w+Error\] |Inference error\(s\): ", "", text)
+    text = re.sub(r"\(op_type:(\w+), node name: ([^)]*)\)", r"node '\2' (\1)", text)
+    first = re.split(r" (?=node '[^']*' \(\w+\): )", text)[0]
+    return first if len(first) <= 300 else first[:297] + "..."
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,0 +1,133 @@
+"""The command line in-process: results on stdout, progress and errors on stderr, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tests.test_loading import mlp
+from tgonnx import cli
+from tgonnx.cli import main
+from tgonnx.errors import DivergedError
+from tgonnx.loading import read
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "m.onnx"
+    onnx.save(mlp(), path)
+    return path
+
+
+def test_help_is_understood_without_arguments(capsys: Capture) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert "Make an ONNX model smaller and faster" in shown
+    for name in ("inspect", "mask", "gate", "apply", "verify", "bench", "doctor"):
+        assert name in shown
+        assert main([name, "--help"]) == 0
+        options = capsys.readouterr().out
+        assert all(option in options for option in ("--json", "--quiet", "--verbose", "--no-color"))
+
+
+def test_inspect_shows_layers_groups_and_reasons(model: Path, capsys: Capture) -> None:
+    assert main(["inspect", str(model), "--groups"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    for part in ("64 units in 1 groups", "w1[1]", "w2[0]", "an axis of a model input", "x float32[N, 8]"):
+        assert part in shown.out
+
+
+def test_inspect_as_json(model: Path, capsys: Capture) -> None:
+    assert main(["inspect", str(model), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["cost"] == {"flops": 2 * (8 * 64 + 64 * 4), "params": 8 * 64 + 64 * 4, "channels": 64}
+    assert sum(layer["params"] for layer in data["layers"]) == data["cost"]["params"]
+    assert data["groups"][0]["units"] == 64
+    assert all(pin["reason"] for pin in data["pinned"])
+
+
+def test_mask_gate_apply_verify_bench(model: Path, tmp_path: Path, capsys: Capture) -> None:
+    mask, gated, pruned = (str(tmp_path / name) for name in ("mask.json", "gated.onnx", "pruned.onnx"))
+    assert main(["mask", str(model), "-o", mask, "--target", "params=0.5", "--round-to", "8"]) == 0
+    assert main(["gate", str(model), "--mask", mask, "-o", gated]) == 0
+    capsys.readouterr()
+    assert main(["apply", str(model), "--mask", mask, "-o", pruned, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["left"]["params"] == 0.5
+    assert [tensor.dims[0] for tensor in read(pruned).graph.initializer] == [8, 32]
+    assert main(["verify", gated, pruned]) == 0
+    assert main(["bench", str(model), pruned, "--repeats", "3", "--threads", "1"]) == 0
+    assert "pruned.onnx" in capsys.readouterr().out
+
+
+def test_a_gated_model_without_mask_is_the_model(model: Path, tmp_path: Path) -> None:
+    gated = str(tmp_path / "gated.onnx")
+    assert main(["gate", str(model), "-o", gated]) == 0
+    assert main(["verify", str(model), gated]) == 0
+
+
+def test_verify_says_what_differs(model: Path, tmp_path: Path, capsys: Capture) -> None:
+    mask, pruned = str(tmp_path / "mask.json"), str(tmp_path / "pruned.onnx")
+    main(["mask", str(model), "-o", mask])
+    main(["apply", str(model), "--mask", mask, "-o", pruned])
+    capsys.readouterr()
+    assert main(["verify", str(model), pruned, "--json"]) == 1
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["ok"] is False
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+
+
+def test_quiet_is_silent(model: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["mask", str(model), "-o", str(tmp_path / "mask.json"), "-q"]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "")
+
+
+def test_doctor(capsys: Capture) -> None:
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["importable"]
+    assert main(["doctor", "--no-color"]) == 0
+    assert "engine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (DivergedError("loss is NaN"), 6),
+        (ImportError("gone"), 8),
+        (ZeroDivisionError("x"), 1),
+    ],
+)
+def test_every_failure_is_one_line_and_a_code(
+    failure: BaseException, code: int, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(cli, "_analyzed", fail)
+    assert main(["inspect", str(model), "--json"]) == code
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert json.loads(shown.out)["error"]["exit_code"] == code
+    assert main(["inspect", str(model), "-vv"]) == code
+    assert ("Traceback" in capsys.readouterr().err) == (code != 130)
+
+
+def test_nothing_is_written_over(model: Path, tmp_path: Path, capsys: Capture) -> None:
+    before = model.read_bytes()
+    assert main(["gate", str(model), "-o", str(model), "--overwrite"]) == 2
+    assert "never overwritten" in capsys.readouterr().err
+    (tmp_path / "there.onnx").write_bytes(b"precious")
+    assert main(["gate", str(model), "-o", str(tmp_path / "there.onnx")]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert model.read_bytes() == before
+    assert (tmp_path / "there.onnx").read_bytes() == b"precious"

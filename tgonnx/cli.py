@@ -1,0 +1,360 @@
+"""The command `tgonnx`.
+
+Exit codes: 0 done; 1 internal error, or verification failed; 2 usage or paths; 3 model rejected; 4 nothing
+prunable, or unsupported; 5 data; 6 training diverged; 7 target not met; 8 environment; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect as introspection
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from tgonnx.console import Terminal
+from tgonnx.errors import (
+    InstallationError,
+    ModelError,
+    TgonnxError,
+    UnsupportedError,
+    UsageError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
+    import onnx
+
+    from tgonnx.coupling import Coupling
+    from tgonnx.selection import Mask
+
+_EPILOG = (
+    "Exit codes: 0 done, 1 internal error or verification failed, 2 usage or paths, 3 model rejected, "
+    "4 nothing prunable or unsupported, 5 data, 6 training diverged, 7 target not met, 8 environment, "
+    "130 interrupted."
+)
+_INTERRUPTED = 130
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Make an ONNX model smaller and faster by deleting channels, heads and blocks.",
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+# click's UsageError; typer carries a copy of click in some versions and depends on it in others.
+_UsageFault: type[Any] = typer.BadParameter.__bases__[0]
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file.", show_default=False)]
+TargetText = Annotated[
+    str, typer.Option("--target", help="What may stay: flops=0.5, params=0.5 or channels=0.5.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
+RoundTo = Annotated[int, typer.Option("--round-to", min=1, help="Keep a multiple of this many units.")]
+MinChannels = Annotated[int, typer.Option("--min-channels", min=1, help="Keep at least this many units.")]
+Freeze = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--freeze", metavar="GLOB", help="Never cut what a node or value of this name takes part in."
+    ),
+]
+
+_COMMON = {
+    "json": Annotated[bool, typer.Option("--json", help="Print the result as JSON.")],
+    "quiet": Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print errors only (and JSON if asked for).")
+    ],
+    "verbose": Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv with tracebacks.")
+    ],
+    "no_color": Annotated[bool, typer.Option("--no-color", help="No colours.")],
+}
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command; the first parameter is the `Terminal` made from the options of all commands."""
+
+    @functools.wraps(function)
+    def run(json: bool, quiet: bool, verbose: int, no_color: bool, **own: Any) -> None:
+        function(Terminal(json, quiet, verbose, not no_color), **own)
+
+    keyword = introspection.Parameter.KEYWORD_ONLY
+    parameters = list(introspection.signature(function, eval_str=True).parameters.values())[1:]
+    parameters += [
+        introspection.Parameter(name, keyword, default=0 if name == "verbose" else False, annotation=kind)
+        for name, kind in _COMMON.items()
+    ]
+    del run.__wrapped__  # type: ignore[attr-defined]
+    run.__signature__ = introspection.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command(epilog="Exit codes: see `tgonnx --help`.")(run)
+    return function
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    terminal = Terminal(json="--json" in given)
+    traced = "-vv" in given or given.count("-v") + given.count("--verbose") > 1
+    try:
+        result = typer.main.get_command(app).main(given, prog_name="tgonnx", standalone_mode=False)
+        if result != _INTERRUPTED:
+            return result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        pass
+    except Exception as error:
+        if traced:
+            traceback.print_exc()
+        return _report_failure(terminal, error)
+    terminal.error("interrupted", "Interrupted", _INTERRUPTED)
+    return _INTERRUPTED
+
+
+def _report_failure(terminal: Terminal, error: Exception) -> int:
+    if isinstance(error, TgonnxError):
+        code, message = error.exit_code, str(error)
+    elif isinstance(error, _UsageFault):
+        code, message = UsageError.exit_code, error.format_message()
+    elif isinstance(error, ImportError):
+        code = InstallationError.exit_code
+        message = f"a package is missing or broken: {error}; `tgonnx doctor` may tell how to mend it"
+    else:
+        code, message = 1, f"internal error: {type(error).__name__}: {error} (-vv shows where)"
+    terminal.error(message, type(error).__name__, code)
+    return code
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("tgonnx"))
+        raise typer.Exit
+
+
+# --- looking ----------------------------------------------------------------------------------------
+
+
+@command
+def inspect(
+    terminal: Terminal,
+    model: ModelPath,
+    groups: Annotated[bool, typer.Option("--groups", help="List all members of all groups.")] = False,
+) -> None:
+    """Show what a model costs, what can be cut together, and what cannot be cut and why."""
+    from tgonnx import report
+    from tgonnx.cost import CostModel
+
+    coupling = _analyzed(terminal, model)
+    costs, original = CostModel(coupling), coupling.model.original
+    size = model.stat().st_size
+    everything = terminal.verbose > 0
+    terminal.result(
+        report.inspect_json(str(model), original, size, coupling, costs) if terminal.json else {},
+        report.overview(str(model), original, size, coupling, costs.cost()),
+        report.layer_table(report.layers(costs), everything),
+        report.group_table(coupling.groups, groups),
+        report.pinned_table(coupling.pinned, everything),
+    )
+
+
+@command
+def verify(
+    terminal: Terminal,
+    a: Annotated[Path, typer.Argument(metavar="A", help="The one model.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The other.", show_default=False)],
+    samples: Annotated[int, typer.Option("--samples", min=1, help="How many random inputs.")] = 2,
+    rtol: Annotated[float, typer.Option("--rtol", min=0, help="Relative difference allowed.")] = 1e-4,
+    seed: Seed = 0,
+) -> None:
+    """Compare what two models promise, and compute on random inputs. Exit code 1: they differ."""
+    from tgonnx import report
+    from tgonnx.loading import read
+    from tgonnx.verify import verify as compare
+
+    with terminal.working("comparing"):
+        check = compare(read(a), read(b), samples=samples, rtol=rtol, seed=seed)
+    terminal.result(report.check_json(check), report.check_table(check))
+    if not check.ok:
+        terminal.complain(f"{a} and {b} differ: {check.reasons[0]}")
+        raise typer.Exit(VerificationError.exit_code)
+
+
+@command
+def bench(
+    terminal: Terminal,
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="One or more .onnx files.", show_default=False)
+    ],
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of each model.")] = 50,
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, help="Samples in a run, if the model lets choose.")
+    ] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Threads; 0: all.")] = 0,
+    seed: Seed = 0,
+) -> None:
+    """Time models on random inputs, taking turns, so that noise hits all alike."""
+    from tgonnx import report
+    from tgonnx.bench import latency
+    from tgonnx.loading import read
+    from tgonnx.runtime import open_session
+    from tgonnx.verify import runnable_feeds
+
+    protos = [read(path) for path in models]
+    feeds = [runnable_feeds(proto, open_session(proto), seed=seed, batch=batch)[0] for proto in protos]
+    with terminal.working("timing"):
+        results = latency(protos, feeds, repeats, threads)
+    names = [str(path) for path in models]
+    data = [{"model": name, **vars(result)} for name, result in zip(names, results, strict=True)]
+    terminal.result({"latency_ms": data}, report.latency_table(names, results))
+
+
+@command
+def doctor(terminal: Terminal) -> None:
+    """Show versions, which onnxruntime really works, which engine training will use, and how to mend it."""
+    from tgonnx import report
+    from tgonnx.doctor import diagnose
+
+    diagnosis = diagnose()
+    terminal.result({"ok": diagnosis.ok, **vars(diagnosis)}, report.diagnosis_table(diagnosis))
+    if not diagnosis.ok:
+        terminal.complain(diagnosis.problems[0])
+        raise typer.Exit(InstallationError.exit_code)
+
+
+# --- cutting ----------------------------------------------------------------------------------------
+
+
+@command
+def mask(
+    terminal: Terminal,
+    model: ModelPath,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="MASK.json", help="Where to write the mask.")],
+    target: TargetText = "flops=0.5",
+    criterion: Annotated[
+        Literal["l2", "random"], typer.Option("--criterion", help="How units are ranked.")
+    ] = "l2",
+    round_to: RoundTo = 1,
+    min_channels: MinChannels = 1,
+    freeze: Freeze = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Choose units to cut without training, and write the choice to a file."""
+    from tgonnx.cost import CostModel, Target
+    from tgonnx.saving import check_destination
+    from tgonnx.selection import select
+
+    wanted = Target.parse(target)
+    check_destination(out, overwrite, protect=[model])
+    coupling = _prunable(terminal, model)
+    chosen = select(coupling, wanted, criterion, seed, round_to, min_channels, freeze or [])
+    chosen.save(out)
+    costs = CostModel(coupling)
+    _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
+
+
+@command
+def gate(
+    terminal: Terminal,
+    model: ModelPath,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where to write the gated model.")],
+    mask_path: Annotated[
+        Path | None,
+        typer.Option("--mask", metavar="MASK.json", help="Gates to close; without, all are open."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the model with gates in it: the same size, computing what the pruned model computes."""
+    from tgonnx.passes.insert_gates import gate as gate_model
+    from tgonnx.saving import check_destination, save
+    from tgonnx.selection import Mask
+
+    inputs = [model] + ([mask_path] if mask_path else [])
+    check_destination(out, overwrite, inputs)
+    coupling = _prunable(terminal, model)
+    chosen = Mask.load(mask_path) if mask_path else Mask.all_open(coupling)
+    save(gate_model(coupling, chosen), out, overwrite, inputs)
+    terminal.result({"out": str(out)}, f"wrote {out}")
+
+
+@command
+def apply(
+    terminal: Terminal,
+    model: ModelPath,
+    mask_path: Annotated[Path, typer.Option("--mask", metavar="MASK.json", help="What to cut.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where to write the pruned model.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Cut what a mask closes. The result is verified against the gated model before it is written."""
+    from tgonnx.cost import CostModel
+    from tgonnx.passes.remove_channels import apply as cut
+    from tgonnx.saving import check_destination, save
+    from tgonnx.selection import Mask
+
+    check_destination(out, overwrite, [model, mask_path])
+    coupling = _prunable(terminal, model)
+    chosen = Mask.load(mask_path)
+    pruned = cut(coupling, chosen)
+    _verified(terminal, coupling, chosen, pruned)
+    save(pruned, out, overwrite, [model, mask_path])
+    costs = CostModel(coupling)
+    _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
+
+
+def _analyzed(terminal: Terminal, path: Path) -> Coupling:
+    from tgonnx.coupling import analyze
+    from tgonnx.model import load
+
+    with terminal.working(f"reading {path}"):
+        return analyze(load(path))
+
+
+def _prunable(terminal: Terminal, path: Path) -> Coupling:
+    coupling = _analyzed(terminal, path)
+    if not coupling.units:
+        why = "no layer has channels that could go"
+        if coupling.pinned:
+            pin = coupling.pinned[0]
+            why = (
+                f"{pin.value}[{pin.axis}] is kept by {pin.node or 'the model'} ({pin.op_type}): {pin.reason}"
+            )
+        raise UnsupportedError(f"{path}: nothing can be pruned: {why}")
+    return coupling
+
+
+def _verified(terminal: Terminal, coupling: Coupling, chosen: Mask, pruned: onnx.ModelProto) -> None:
+    """Raise `VerificationError` unless the pruned model computes what the gated one does."""
+    from tgonnx.passes.insert_gates import gate as gate_model
+    from tgonnx.verify import verify as compare
+
+    try:
+        with terminal.working("verifying"):
+            check = compare(gate_model(coupling, chosen), pruned)
+    except ModelError as error:  # custom operators, for one
+        terminal.note(f"not verified: {error}")
+        return
+    if not check.ok:
+        raise VerificationError(f"pruned and gated model differ, nothing was written: {check.reasons[0]}")
+    terminal.note(f"verified: {check.max_rel:.1e} relative difference, {check.ran_by}", level=1)
+
+
+def _finish(terminal: Terminal, out: Path, before: Any, after: Any) -> None:
+    left = {
+        name: getattr(after, name) / max(getattr(before, name), 1) for name in ("flops", "params", "channels")
+    }
+    parts = ", ".join(f"{value:.1%} of {name}" for name, value in left.items())
+    data = {"out": str(out), "before": vars(before), "after": vars(after), "left": left}
+    terminal.result(data, f"wrote {out}: {parts} left")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

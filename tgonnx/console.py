@@ -1,0 +1,91 @@
+"""Where the command line writes: results to stdout, progress and errors to stderr."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+_PIPE_WIDTH = 120  # columns where no terminal says how many there are
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """The two streams under the options that every command has."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: int = 0
+    color: bool = True
+
+    @cached_property
+    def out(self) -> Console:
+        """For results."""
+        return self._console(stderr=False)
+
+    @cached_property
+    def err(self) -> Console:
+        """For progress."""
+        return self._console(stderr=True)
+
+    def _console(self, stderr: bool) -> Console:
+        stream = sys.stderr if stderr else sys.stdout
+        width = None if stream.isatty() else _PIPE_WIDTH
+        return Console(stderr=stderr, no_color=not self.color, width=width, highlight=False, emoji=False)
+
+    def result(self, data: dict[str, Any], *shown: RenderableType) -> None:
+        """Print a result: `data` with --json, else what is `shown`; nothing with -q and no --json."""
+        if self.json:
+            sys.stdout.write(jsonlib.dumps(_plain(data), indent=2) + "\n")
+        elif not self.quiet:
+            for number, part in enumerate(shown):
+                if number:
+                    self.out.print()
+                self.out.print(part, markup=False)
+
+    def note(self, text: str, level: int = 0) -> None:
+        """One line of progress on stderr, if `-v` was given `level` times."""
+        if not self.quiet and self.verbose >= level:
+            self.err.print(text, style="dim", markup=False, soft_wrap=True)
+
+    @contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """A spinner on stderr while something takes its time; nothing where stderr is no terminal."""
+        if self.quiet or not self.err.is_terminal:
+            yield
+        else:
+            with self.err.status(text, spinner="dots"):
+                yield
+
+    def complain(self, message: str) -> str:
+        """The one line of a failure on stderr; returns it."""
+        line = " ".join(message.split())
+        sys.stderr.write(f"error: {line}\n")
+        return line
+
+    def error(self, message: str, kind: str, code: int) -> None:
+        """A failure without a result: the line on stderr, with --json an object on stdout, too."""
+        line = self.complain(message)
+        if self.json:
+            failure = {"error": {"message": line, "kind": kind, "exit_code": code}}
+            sys.stdout.write(jsonlib.dumps(failure, indent=2) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON has: infinite and NaN become null, tuples lists, numpy numbers numbers."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
