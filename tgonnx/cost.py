@@ -80,15 +80,6 @@ class Term:
     owner: str  # the node or initializer
 
 
-def kinds_of(coupling: Coupling) -> npt.NDArray[np.int64]:
-    """The number of each unit's kind, [units]."""
-    parts, start = [np.zeros(0, np.int64)], 0
-    for group in coupling.groups:
-        parts.append(group.kinds + start)
-        start += int(group.kinds.max()) + 1
-    return np.concatenate(parts)
-
-
 class CostModel:
     """FLOPs, parameters and channels of a coupling, for any mask.
 
@@ -99,7 +90,7 @@ class CostModel:
 
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
-        self.kind_of = kinds_of(coupling)
+        self.kind_of = coupling.kind_of
         self.sizes = np.bincount(self.kind_of) if coupling.units else np.zeros(0, np.int64)
         self._rows: dict[bytes, int] = {}
         self._fixed: list[int] = []
@@ -157,10 +148,6 @@ class CostModel:
         """The cost with `counts` units kept of each kind."""
         lengths = self.fixed + self.lengths @ counts
         return float(sum(t.coefficient * np.prod(lengths[list(t.axes)], dtype=np.float64) for t in self.terms[kind]))
-
-    def empties(self, mask: npt.NDArray[np.bool_]) -> bool:
-        """Whether an axis would have no label left."""
-        return bool((self.fixed + self.lengths @ self.open_counts(mask) == 0).any())
 
     def ratio(self, mask: npt.NDArray[np.bool_], kind: Kind) -> float:
         """What is left of the original's cost."""

@@ -143,6 +143,30 @@ class Coupling:
             owner[group.units] = number
         return owner
 
+    @cached_property
+    def kind_of(self) -> npt.NDArray[np.int64]:
+        """The number of each unit's kind: units of one kind are in exactly the same axes."""
+        parts, start = [np.zeros(0, np.int64)], 0
+        for group in self.groups:
+            parts.append(group.kinds + start)
+            start += int(group.kinds.max()) + 1
+        return np.concatenate(parts)
+
+    @cached_property
+    def guards(self) -> tuple[tuple[int, ...], ...]:
+        """Sets of kinds that may not all be closed, because an axis would be left empty.
+
+        Only those that no group of a single kind ensures already.
+        """
+        whole = {int(self.kind_of[g.units[0]]) for g in self.groups if not g.kinds.any()}
+        found = set()
+        for axes in self.labelling.axes.values():
+            for labels in axes:
+                units = self.unit_of[labels]
+                if len(units) and units.min() >= 0:
+                    found.add(tuple(np.unique(self.kind_of[units]).tolist()))
+        return tuple(sorted(kinds for kinds in found if not whole & set(kinds)))
+
     def axis_units(self, axis: Axis) -> npt.NDArray[np.int64]:
         return self.unit_of[self.labelling.axes[axis.value][axis.axis]]
 

@@ -47,6 +47,9 @@ class Mask:
         for group in coupling.groups:
             if not self.open[group.units].any():
                 raise UsageError(f"the mask empties group {group.name}")
+        counts = np.bincount(coupling.kind_of[self.open], minlength=int(coupling.kind_of.max(initial=-1)) + 1)
+        if any(not counts[list(kinds)].any() for kinds in coupling.guards):
+            raise UsageError("the mask leaves an axis without channels")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON: for each group its name, size and the kept units."""
@@ -154,9 +157,7 @@ def fit(
     """
     model = CostModel(coupling)
     fewest = floors(coupling, min_channels, round_to, freeze)
-    owner = coupling.group_of
-    order = np.argsort(scores, kind="stable")
-    closable = _closable(order, owner, np.array([g.size for g in coupling.groups]), fewest, round_to)
+    closable = _closable(coupling, np.argsort(scores, kind="stable"), fewest, round_to)
     low, high = 0, len(closable)
     if model.ratio(_mask_of(coupling, closable, high), target.kind) > target.value + 1e-9:
         least = model.ratio(_mask_of(coupling, closable, high), target.kind)
@@ -173,27 +174,53 @@ def fit(
 
 
 def _closable(
-    order: npt.NDArray[np.int64],
-    owner: npt.NDArray[np.int64],
-    sizes: npt.NDArray[np.int64],
-    fewest: npt.NDArray[np.int64],
-    round_to: int,
+    coupling: Coupling, order: npt.NDArray[np.int64], fewest: npt.NDArray[np.int64], round_to: int
 ) -> list[npt.NDArray[np.int64]]:
     """Batches of units to close, in order; a group is cut in steps that leave multiples of `round_to`."""
-    waiting: list[list[int]] = [[] for _ in sizes]
-    left = sizes.copy()
+    left = np.array([g.size for g in coupling.groups], np.int64)
+    waiting: list[list[int]] = [[] for _ in left]
+    guards = _Guards(coupling)
     batches = []
     for unit in order.tolist():
-        group = owner[unit]
-        waiting[group].append(unit)
+        group = coupling.group_of[unit]
         step = left[group] % round_to or round_to
-        if left[group] - step < fewest[group]:
-            waiting[group].pop()
-        elif len(waiting[group]) == step:
+        if left[group] - step < fewest[group] or not guards.close(unit):
+            continue
+        waiting[group].append(unit)
+        if len(waiting[group]) == step:
             batches.append(np.array(waiting[group]))
             waiting[group] = []
             left[group] -= step
     return batches
+
+
+class _Guards:
+    """Keeps count of what is open in the axes that could be left empty."""
+
+    def __init__(self, coupling: Coupling) -> None:
+        self.kind_of = coupling.kind_of
+        self.open = [int(np.isin(coupling.kind_of, kinds).sum()) for kinds in coupling.guards]
+        self.of_kind: dict[int, list[int]] = {}
+        for number, kinds in enumerate(coupling.guards):
+            for kind in kinds:
+                self.of_kind.setdefault(kind, []).append(number)
+
+    def close(self, unit: int) -> bool:
+        """Count a unit as closed; False, and nothing counted, if that would empty an axis."""
+        numbers = self.of_kind.get(int(self.kind_of[unit]), [])
+        if any(self.open[n] <= 1 for n in numbers):
+            return False
+        for n in numbers:
+            self.open[n] -= 1
+        return True
+
+
+def random_mask(coupling: Coupling, keep: float, seed: int = 0) -> Mask:
+    """Keep a fraction of every group, at least one unit, drawn at random."""
+    rng = np.random.default_rng(seed)
+    fewest = np.array([max(1, int(np.ceil(g.size * keep))) for g in coupling.groups], np.int64)
+    closed = _closable(coupling, rng.permutation(coupling.units), fewest, 1)
+    return Mask.of(coupling, _mask_of(coupling, closed, len(closed)))
 
 
 def _mask_of(coupling: Coupling, batches: Sequence[npt.NDArray[np.int64]], count: int) -> Open:
