@@ -166,3 +166,20 @@ def test_a_cycle_is_named() -> None:
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         read(tmp_path / "none.onnx")
+
+
+def test_damaged_files_are_refused_or_read_but_never_crash() -> None:
+    model = mlp()
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(np.zeros((1, 1), np.float32), tensor.name))
+    good, rng, refused = model.SerializeToString(), np.random.default_rng(0), 0
+    for _ in range(500):
+        damaged = bytearray(good)
+        for position in rng.integers(0, len(good), rng.integers(1, 4)):
+            damaged[position] = rng.integers(0, 256)
+        try:
+            read(bytes(damaged))
+        except ModelError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 250

@@ -10,6 +10,7 @@ import heapq
 import math
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,6 +36,7 @@ def accept(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
     External data must have been loaded. `name` starts every message. Raises `ModelError`.
     """
+    _check_text(model, name)
     _check_header(model, name)
     _check_operators(model, name)
     _check_tensors(model, name)
@@ -49,6 +51,22 @@ def describe(error: BaseException, limit: int = 300) -> str:
 
 
 # --- header, names, order ---------------------------------------------------------------------------
+
+
+def _check_text(message: Any, name: str) -> None:
+    """Every string is text; protobuf hands over broken UTF-8 as bytes."""
+    if isinstance(message, TensorProto):  # its other fields are large
+        fields = [(TensorProto.DESCRIPTOR.fields_by_name["name"], message.name)]
+    else:
+        fields = message.ListFields()
+    for field, value in fields:
+        entries = [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
+        if field.type == field.TYPE_STRING:
+            if any(isinstance(entry, bytes) for entry in entries):
+                raise ModelError(f"{name}: a {field.name} is not valid text: {entries[0]!r:.60}")
+        elif field.type == field.TYPE_MESSAGE:
+            for entry in entries:
+                _check_text(entry, name)
 
 
 def _check_header(model: onnx.ModelProto, name: str) -> None:
