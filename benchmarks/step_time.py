@@ -1,6 +1,6 @@
 """Time of one training step of a ResNet-20 (width 16, 28 x 28 grey images) with each engine.
 
-    python benchmarks/step_time.py [--batch 128] [--threads 2] [--steps 8] [--gates]
+python benchmarks/step_time.py [--batch 128] [--threads 2] [--steps 8] [--gates]
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class ResNet:
         inputs = [info("x", 1, ["N", 1, 28, 28]), info("t", 7, ["N"])]
         graph = helper.make_graph(e.nodes, "resnet", inputs, [info(loss.name, 1, [])], self.initializers)
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid(gates.DOMAIN, 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=[gates.function("one")])
+        model = helper.make_model(
+            graph, opset_imports=opsets, ir_version=8, functions=[gates.function("one")]
+        )
         groups = [ParameterGroup(tuple(self.parameters), "sgd", "lr", weight_decay=1e-4)]
         if self.gates:
             groups.append(ParameterGroup(tuple(self.gates), "adamw", "gate_lr"))

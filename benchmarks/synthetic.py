@@ -56,7 +56,9 @@ def training_copy(selection: str, seed: int) -> StepSpec:
     return StepSpec(model, (weights, ParameterGroup(("logits",), "adamw", "gate_lr")))
 
 
-def train(selection: str, seed: int, steps: int = 1500, engine: EngineName = "auto") -> tuple[np.ndarray[Any, Any], float]:
+def train(
+    selection: str, seed: int, steps: int = 1500, engine: EngineName = "auto"
+) -> tuple[np.ndarray[Any, Any], float]:
     """Train; return the decision weight s_i of every node and the final mean squared error."""
     trainer = engines.build(training_copy(selection, seed), engine, threads=1)
     rng = np.random.default_rng(seed + 1000)
@@ -81,7 +83,9 @@ def kept(decisions: np.ndarray[Any, Any]) -> int:
 
 def main() -> None:
     """Print a table: nodes kept and error for each selection and seed."""
-    parser_ = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser_ = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser_.add_argument("--steps", type=int, default=1500)
     parser_.add_argument("--seeds", type=int, default=3)
     options = parser_.parse_args()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import onnx
+from google.protobuf.message import Message
 from onnx import ModelProto, NodeProto, helper
 
 from tgonnx.emit import Emitter, attributes_of
 from tgonnx.errors import UnsupportedError
 
+M = TypeVar("M", bound=Message)
 OLDEST = 18
 
 
-def make_differentiable(model: ModelProto, newest: int | None = None, newest_ir: int | None = None) -> ModelProto:
+def make_differentiable(
+    model: ModelProto, newest: int | None = None, newest_ir: int | None = None
+) -> ModelProto:
     """A copy at opset 18 or later (at most `newest`), with BatchNormalization statistics explicit.
 
     Raises UnsupportedError if the opset cannot be converted.
@@ -54,7 +60,9 @@ def _convert(model: ModelProto, newest: int | None) -> ModelProto:
         copy = onnx.version_converter.convert_version(copy, wanted)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
-        raise UnsupportedError(f"opset {opset} cannot be converted to {wanted} for training: {reason}") from error
+        raise UnsupportedError(
+            f"opset {opset} cannot be converted to {wanted} for training: {reason}"
+        ) from error
     known = {o.domain for o in copy.opset_import}
     copy.opset_import.extend(o for o in foreign if o.domain not in known)
     for function in functions:
@@ -68,8 +76,9 @@ def _convert(model: ModelProto, newest: int | None) -> ModelProto:
 def _explicit_statistics(node: NodeProto, index: int) -> list[NodeProto]:
     """Training-mode BatchNormalization with momentum 0, whose outputs are the batch statistics, and the averages.
 
-    onnxruntime writes outputs 1 and 2 into the buffers of inputs 3 and 4, so the node gets copies of those
-    (their values do not matter with momentum 0; Neg, because an Identity would be optimised away).
+    onnxruntime writes outputs 1 and 2 into the buffers of inputs 3 and 4, even where those are constants or have
+    other readers. So the node gets inputs of its own there: small slices of its data, whose values do not matter with
+    momentum 0, times different numbers, so that no optimiser folds or merges them.
     """
     attributes = attributes_of(node)
     if not attributes.get("training_mode", 0):
@@ -81,8 +90,9 @@ def _explicit_statistics(node: NodeProto, index: int) -> list[NodeProto]:
     kept = [a for a in node.attribute if a.name != "momentum"]
     del plain.attribute[:]
     plain.attribute.extend([*kept, helper.make_attribute("momentum", 0.0)])
+    sample = emitter.value(node.input[0]).reshape([0, 0, -1]).slice([0, 0], [1, 1], [0, 2]).reshape([-1])
     for position in (3, 4):
-        plain.input[position] = emitter.op("Neg", emitter.value(node.input[position])).name
+        plain.input[position] = (sample * float(2 * index + position)).name
     first = list(emitter.nodes)
     emitter.nodes.clear()
     for position, name in list(enumerate(node.output))[1:]:
@@ -95,7 +105,7 @@ def _explicit_statistics(node: NodeProto, index: int) -> list[NodeProto]:
     return [*first, plain, *emitter.nodes]
 
 
-def _copy(message):  # type: ignore[no-untyped-def]
+def _copy(message: M) -> M:
     copy = type(message)()
     copy.CopyFrom(message)
     return copy

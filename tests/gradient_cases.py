@@ -37,10 +37,14 @@ class Case:
     def label(self) -> str:
         """The test id."""
         shown = "-".join(f"{k}={str(v).replace(' ', '')}" for k, v in self.attributes.items())
-        return f"{self.op_type}-{shown}-{'x'.join(str(np.shape(i) if isinstance(i, np.ndarray) else i) for i in self.inputs)}{'-dyn' if self.dynamic else ''}".replace(" ", "")
+        return f"{self.op_type}-{shown}-{'x'.join(str(np.shape(i) if isinstance(i, np.ndarray) else i) for i in self.inputs)}{'-dyn' if self.dynamic else ''}".replace(
+            " ", ""
+        )
 
 
-def build(case: Case, seed: int = 0, dtype: Any = np.float32) -> tuple[ModelProto, list[str], dict[str, Array]]:
+def build(
+    case: Case, seed: int = 0, dtype: Any = np.float32
+) -> tuple[ModelProto, list[str], dict[str, Array]]:
     """The model with loss = sum over used outputs of sum(output * random), its parameters, and the feeds."""
     rng = np.random.default_rng(seed)
     elem = TensorProto.FLOAT if dtype == np.float32 else TensorProto.DOUBLE

@@ -24,8 +24,9 @@ def f32(values: Any) -> np.ndarray[Any, Any]:
 
 
 SPREAD = np.random.default_rng(5).permutation(2 * 3 * 6 * 6).reshape(2, 3, 6, 6)
-UNARY = "Sigmoid Tanh Exp Neg Abs Erf Sin Cos Tan Atan Sinh Cosh Asinh Elu Selu Celu LeakyRelu " \
-    "Relu Softplus Softsign HardSigmoid HardSwish Mish Identity".split()
+UNARY = (
+    ["Sigmoid", "Tanh", "Exp", "Neg", "Abs", "Erf", "Sin", "Cos", "Tan", "Atan", "Sinh", "Cosh", "Asinh", "Elu", "Selu", "Celu", "LeakyRelu", "Relu", "Softplus", "Softsign", "HardSigmoid", "HardSwish", "Mish", "Identity"]
+)
 ACTIVATIONS = [
     *(Case(op, [(3, 4)]) for op in UNARY),
     *(Case(op, [(3, 4)], low=0.5, high=2.0) for op in ("Log", "Sqrt", "Reciprocal")),
@@ -48,8 +49,11 @@ ACTIVATIONS = [
     Case("Clip", [(3, 4)]),
 ]
 BROADCAST = [
-    *(Case(op, [(2, 3, 4), shape], low=0.5, high=2.0) for op in ("Add", "Sub", "Mul", "Div", "Pow")
-      for shape in ((2, 3, 4), (3, 1), (1,), (), (2, 1, 4))),
+    *(
+        Case(op, [(2, 3, 4), shape], low=0.5, high=2.0)
+        for op in ("Add", "Sub", "Mul", "Div", "Pow")
+        for shape in ((2, 3, 4), (3, 1), (1,), (), (2, 1, 4))
+    ),
     *(Case(op, [(4,), (2, 1, 4)], low=0.5, high=2.0) for op in ("Add", "Sub", "Mul", "Div", "Pow")),
     *(Case(op, [(2, 3), (3,)], dynamic=True) for op in ("Add", "Mul", "Div")),
     Case("Pow", [(2, 3), f32(2.0)]),
@@ -62,11 +66,15 @@ BROADCAST = [
     Case("Dropout", [(2, 3)]),
     Case("Dropout", [(2, 3), f32(0.5), np.array(False)]),
 ]
-REDUCE = "ReduceSum ReduceMean ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum ReduceLogSumExp ReduceMax ReduceMin " \
-    "ReduceProd".split()
+REDUCE = (
+    ["ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "ReduceProd"]
+)
 REDUCTIONS = [
-    *(Case(op, [(2, 3, 4), axes], {"keepdims": keep}, low=0.5, high=2.0) for op in REDUCE
-      for axes, keep in ((ints(1), 1), (ints(-1, 0), 0), (None, 0), (None, 1))),
+    *(
+        Case(op, [(2, 3, 4), axes], {"keepdims": keep}, low=0.5, high=2.0)
+        for op in REDUCE
+        for axes, keep in ((ints(1), 1), (ints(-1, 0), 0), (None, 0), (None, 1))
+    ),
     Case("ReduceSum", [(2, 3), ints()], {"noop_with_empty_axes": 1}),
     Case("ReduceMean", [(2, 3), ints(1)], {"keepdims": 0}, dynamic=True),
     *(Case("CumSum", [(3, 4), np.array(1)], {"exclusive": e, "reverse": r}) for e in (0, 1) for r in (0, 1)),
@@ -112,13 +120,32 @@ INDEXING = [
     Case("TopK", [(3, 5), ints(2)], {"axis": -1}, outputs=2),
 ]
 LINEAR = [
-    *(Case("MatMul", [a, b]) for a, b in (((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((5, 2, 3), (5, 3, 4)),
-      ((2, 3), (5, 3, 4)), ((2, 1, 2, 3), (5, 3, 4)), ((3,), (3, 4)), ((2, 3), (3,)), ((3,), (3,)),
-      ((3,), (2, 3, 4)), ((5, 2, 3), (3,)))),
+    *(
+        Case("MatMul", [a, b])
+        for a, b in (
+            ((2, 3), (3, 4)),
+            ((5, 2, 3), (3, 4)),
+            ((5, 2, 3), (5, 3, 4)),
+            ((2, 3), (5, 3, 4)),
+            ((2, 1, 2, 3), (5, 3, 4)),
+            ((3,), (3, 4)),
+            ((2, 3), (3,)),
+            ((3,), (3,)),
+            ((3,), (2, 3, 4)),
+            ((5, 2, 3), (3,)),
+        )
+    ),
     Case("MatMul", [(5, 2, 3), (3, 4)], dynamic=True),
     Case("MatMul", [(5, 2, 3), (1, 3, 4)], dynamic=True),
-    *(Case("Gemm", [(3, 2) if ta else (2, 3), (4, 3) if tb else (3, 4), (4,)],
-           {"transA": ta, "transB": tb, "alpha": 0.5, "beta": 2.0}) for ta in (0, 1) for tb in (0, 1)),
+    *(
+        Case(
+            "Gemm",
+            [(3, 2) if ta else (2, 3), (4, 3) if tb else (3, 4), (4,)],
+            {"transA": ta, "transB": tb, "alpha": 0.5, "beta": 2.0},
+        )
+        for ta in (0, 1)
+        for tb in (0, 1)
+    ),
     Case("Gemm", [(2, 3), (3, 4)]),
     Case("Gemm", [(2, 3), (3, 4), (2, 1)]),
     Case("Einsum", [(2, 3), (3, 4)], {"equation": "ij,jk->ik"}),
@@ -139,8 +166,11 @@ CONVOLUTION = [
     Case("Conv", [(2, 3, 8, 8), (4, 3, 1, 1)], {"strides": [2, 2]}),
     Case("Conv", [(2, 3, 8, 8), (4, 3, 1, 1)]),
     Case("Conv", [(2, 3, 8, 8), (4, 3, 1, 1)], {"pads": [1, 1, 1, 1]}),
-    *(Case("Conv", [(2, 2, 7, 6), (3, 2, 3, 2)], {"auto_pad": p, "strides": [s, s]})
-      for p in ("SAME_UPPER", "SAME_LOWER", "VALID") for s in (1, 2)),
+    *(
+        Case("Conv", [(2, 2, 7, 6), (3, 2, 3, 2)], {"auto_pad": p, "strides": [s, s]})
+        for p in ("SAME_UPPER", "SAME_LOWER", "VALID")
+        for s in (1, 2)
+    ),
     Case("Conv", [(2, 3, 9), (4, 3, 3)], {"pads": [1, 1]}),
     Case("Conv", [(1, 2, 4, 4, 4), (3, 2, 2, 2, 2)]),
     Case("Conv", [(2, 3, 7, 8), (4, 3, 3, 3)], {"pads": [1, 1, 1, 1], "strides": [2, 2]}, dynamic=True),
@@ -161,7 +191,9 @@ POOLING = [
     Case("MaxPool", [(2, 3, 6, 6)], {"kernel_shape": [2, 2], "strides": [2, 2]}, dynamic=True),
     Case("AveragePool", [(2, 3, 6, 6)], {"kernel_shape": [2, 2], "strides": [2, 2]}),
     Case("AveragePool", [(2, 3, 6, 7)], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
-    Case("AveragePool", [(2, 3, 6, 6)], {"kernel_shape": [3, 3], "pads": [1, 0, 1, 1], "count_include_pad": 1}),
+    Case(
+        "AveragePool", [(2, 3, 6, 6)], {"kernel_shape": [3, 3], "pads": [1, 0, 1, 1], "count_include_pad": 1}
+    ),
     Case("AveragePool", [(2, 3, 7, 6)], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
     Case("AveragePool", [(2, 3, 6, 6)], {"kernel_shape": [2, 2], "strides": [2, 2]}, dynamic=True),
     Case("GlobalAveragePool", [(2, 3, 4, 5)]),
@@ -173,7 +205,13 @@ NORMALIZATION = [
     Case("BatchNormalization", [(4, 3, 2, 2), (3,), (3,), *MOMENTS]),
     Case("BatchNormalization", [(4, 3), (3,), (3,), *MOMENTS], {"epsilon": 1e-2}),
     Case("BatchNormalization", [(4, 3, 2, 2), (3,), (3,), *MOMENTS], {"training_mode": 1}, outputs=3),
-    Case("BatchNormalization", [(4, 3, 2, 2), (3,), (3,), *MOMENTS], {"training_mode": 1}, outputs=3, dynamic=True),
+    Case(
+        "BatchNormalization",
+        [(4, 3, 2, 2), (3,), (3,), *MOMENTS],
+        {"training_mode": 1},
+        outputs=3,
+        dynamic=True,
+    ),
     Case("LayerNormalization", [(2, 3, 4), (4,), (4,)]),
     Case("LayerNormalization", [(2, 3, 4), (3, 4)], {"axis": 1}),
     Case("RMSNormalization", [(2, 3, 4), (4,)], opset=23),
@@ -188,15 +226,28 @@ NORMALIZATION = [
 ]
 LABELS = np.array([0, 2, 1, 2])
 LOSSES = [
-    *(Case(op, [(4, 3), LABELS], {"reduction": r}) for op in ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
-      for r in ("mean", "sum", "none")),
-    *(Case(op, [(4, 3), LABELS, f32([0.5, 1.0, 2.0])], {"ignore_index": 2})
-      for op in ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")),
+    *(
+        Case(op, [(4, 3), LABELS], {"reduction": r})
+        for op in ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
+        for r in ("mean", "sum", "none")
+    ),
+    *(
+        Case(op, [(4, 3), LABELS, f32([0.5, 1.0, 2.0])], {"ignore_index": 2})
+        for op in ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
+    ),
     Case("SoftmaxCrossEntropyLoss", [(2, 3, 2), np.array([[0, 2], [1, 1]])]),
 ]
 CASES = [
-    *ACTIVATIONS, *BROADCAST, *REDUCTIONS, *SHAPING, *INDEXING, *LINEAR, *CONVOLUTION, *POOLING,
-    *NORMALIZATION, *LOSSES,
+    *ACTIVATIONS,
+    *BROADCAST,
+    *REDUCTIONS,
+    *SHAPING,
+    *INDEXING,
+    *LINEAR,
+    *CONVOLUTION,
+    *POOLING,
+    *NORMALIZATION,
+    *LOSSES,
 ]
 NOT_IN_1_19 = {"RMSNormalization"}  # no kernel
 PORTABLE_ONLY = {"MeanVarianceNormalization"}  # onnxruntime 1.19 cannot inline it inside a function

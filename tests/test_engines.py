@@ -17,7 +17,7 @@ from tgonnx.engines.blocked import block_convolutions, block_size
 from tgonnx.errors import UsageError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from step_time import ResNet  # noqa: E402
+from step_time import ResNet
 
 ENGINES = ["portable", "ort-training"] if engines.choose() == "ort-training" else ["portable"]
 Feeds = dict[str, Any]

@@ -10,7 +10,7 @@ import pytest
 from tgonnx import gates
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from synthetic import kept, train  # noqa: E402
+from synthetic import kept, train
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -21,9 +21,7 @@ from tgonnx.ops.registry import gradient
 GradientRow = Callable[[Row], Sequence[Value | None]]
 # Piecewise constant or integer valued: gradients stop here.
 STOPS = set(
-    "Shape Size ArgMax ArgMin NonZero Equal Greater Less GreaterOrEqual LessOrEqual And Or Not Xor IsNaN IsInf "
-    "Floor Ceil Round Sign OneHot ConstantOfShape Range RandomNormal RandomUniform RandomNormalLike "
-    "RandomUniformLike Bernoulli Multinomial EyeLike Constant NonMaxSuppression Hardmax BitShift Unique".split()
+    ["Shape", "Size", "ArgMax", "ArgMin", "NonZero", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Not", "Xor", "IsNaN", "IsInf", "Floor", "Ceil", "Round", "Sign", "OneHot", "ConstantOfShape", "Range", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "EyeLike", "Constant", "NonMaxSuppression", "Hardmax", "BitShift", "Unique"]
 )
 
 
@@ -46,7 +44,9 @@ def backward(model: ModelProto, loss: str, names: Iterable[str]) -> Backward:
     types = Types.of(model)
     graph = model.graph
     active = relevant(model, types, loss, names)
-    taken = {n for node in graph.node for n in (*node.input, *node.output)} | {i.name for i in graph.initializer}
+    taken = {n for node in graph.node for n in (*node.input, *node.output)} | {
+        i.name for i in graph.initializer
+    }
     emitter = Emitter("grad/", taken)
     seed = emitter.filled(emitter.ints(types.shapes.get(loss, ())), 1.0, types.elem_types.get(loss, 1))  # type: ignore[arg-type]
     arrived: dict[str, list[str]] = {loss: [seed.name]}

@@ -220,7 +220,9 @@ def _infer(model: ModelProto) -> ModelProto:
                 info.name = node.output[0]
             elif node.input[0] in stored:
                 tensor = stored[node.input[0]]
-                graph.value_info.append(helper.make_tensor_value_info(node.output[0], tensor.data_type, tensor.dims))
+                graph.value_info.append(
+                    helper.make_tensor_value_info(node.output[0], tensor.data_type, tensor.dims)
+                )
             else:
                 continue
             known[node.output[0]] = graph.value_info[-1]

@@ -153,9 +153,7 @@ def _as_function(wrapping: _Wrapping, node: NodeProto, flows: bool) -> NodeProto
     sources += [f"GO({outputs.index(body.output[j])})" for j, name in enumerate(arrives) if name]
     _register(forward.name, back.name, sources, [f"GI({k})" for k in range(len(inputs))], stops)
     names = list(node.output) + [""] * (len(body.output) - len(node.output))
-    results = [
-        n or f"{node.output[0]}/{node.name}/{j}" for j, n in enumerate(names) if body.output[j]
-    ]
+    results = [n or f"{node.output[0]}/{node.name}/{j}" for j, n in enumerate(names) if body.output[j]]
     actual = [name for name in node.input if name]
     wrapper = helper.make_node(forward.name, actual, results, name=node.name, domain=DOMAIN)
     _separate_repeated(wrapping, wrapper)

@@ -82,7 +82,9 @@ def _emit_group(
     elem_type = int(helper.np_dtype_to_tensor_dtype(flat.dtype))
     old = _state(step, f"{prefix}/parameters", flat, after)
     sizes = [array.size for array in members.values()]
-    parts = before.ops("Split", before.value(old.name, elem_type), before.ints(sizes), count=len(sizes), axis=0)
+    parts = before.ops(
+        "Split", before.value(old.name, elem_type), before.ints(sizes), count=len(sizes), axis=0
+    )
     start = 0
     for part, (name, array) in zip(parts, members.items(), strict=True):
         step.slots[name] = Slot(old.name, start, array.shape)

@@ -36,7 +36,9 @@ def session(model: ModelProto, threads: int | None = None, seed: int | None = No
 class Trainer:
     """Holds the state (parameters, moments, statistics) and advances it one step per call."""
 
-    def __init__(self, graph: StepGraph, engine: str, threads: int | None = None, seed: int | None = None) -> None:
+    def __init__(
+        self, graph: StepGraph, engine: str, threads: int | None = None, seed: int | None = None
+    ) -> None:
         self.engine = engine
         self._slots = graph.slots
         self._carried = graph.carried
@@ -52,7 +54,9 @@ class Trainer:
         missing = self._feeds - set(feeds)
         if missing:
             raise UsageError(f"the training step needs a value for input {sorted(missing)[0]!r}")
-        arrays = {name: np.ascontiguousarray(feeds[name]).reshape(np.shape(feeds[name])) for name in self._feeds}
+        arrays = {
+            name: np.ascontiguousarray(feeds[name]).reshape(np.shape(feeds[name])) for name in self._feeds
+        }
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
         names = [*self._reported, *self._carried.values()]
         results = self._session.run_with_ort_values(names, {**values, **self._state})
@@ -65,7 +69,9 @@ class Trainer:
         """Copies of the parameters and statistics by initializer name."""
         flat = {name: self._state[name].numpy() for name in {slot.state for slot in self._slots.values()}}
         return {
-            name: np.array(flat[s.state].reshape(-1)[s.start : s.start + int(np.prod(s.shape))].reshape(s.shape))
+            name: np.array(
+                flat[s.state].reshape(-1)[s.start : s.start + int(np.prod(s.shape))].reshape(s.shape)
+            )
             for name, s in self._slots.items()
         }
 

@@ -57,7 +57,10 @@ def _swish(row: Row) -> Value:
 
 
 def _selu(row: Row) -> Value:
-    alpha, gamma = float(row.attr("alpha", 1.67326319217681884765625)), float(row.attr("gamma", 1.05070102214813232))
+    alpha, gamma = (
+        float(row.attr("alpha", 1.67326319217681884765625)),
+        float(row.attr("gamma", 1.05070102214813232)),
+    )
     return _choose(row, row.x > 0.0, gamma, row.y + alpha * gamma)
 
 

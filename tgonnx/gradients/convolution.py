@@ -95,15 +95,24 @@ def conv_input_gradient(row: Row, dy: Value, g: Geometry, weight: tuple[int, ...
             pass  # depthwise: already one input channel per output channel
         else:
             w = w.reshape([g.groups, m // g.groups, c, *g.kernel])
-            w = w.transpose([0, 2, 1, *range(3, 3 + g.rank)]).reshape([g.groups * c, m // g.groups, *g.kernel])
-        options = {"pads": flipped_pads, "dilations": g.dilations, "group": g.groups, "kernel_shape": g.kernel}
+            w = w.transpose([0, 2, 1, *range(3, 3 + g.rank)]).reshape(
+                [g.groups * c, m // g.groups, *g.kernel]
+            )
+        options = {
+            "pads": flipped_pads,
+            "dilations": g.dilations,
+            "group": g.groups,
+            "kernel_shape": g.kernel,
+        }
         return row.op("Conv", dy, w, **options)
     shape = row.shape(row.x)
     space = shape[2:] if shape else ()
     options = {"strides": g.strides, "dilations": g.dilations, "group": g.groups, "kernel_shape": g.kernel}
     if space and all(isinstance(s, int) for s in space):
         extra = [
-            (int(s or 0) + g.total(i) - g.reach[i]) % g.strides[i] for i, s in enumerate(space) if isinstance(s, int)
+            (int(s or 0) + g.total(i) - g.reach[i]) % g.strides[i]
+            for i, s in enumerate(space)
+            if isinstance(s, int)
         ]
         return row.op("ConvTranspose", dy, row.input(1), pads=g.pads, output_padding=extra, **options)
     full = row.op("ConvTranspose", dy, row.input(1), output_padding=[s - 1 for s in g.strides], **options)

@@ -16,7 +16,9 @@ def gather(row: Row) -> Grads:
     shape = row.shape_of(x)
     rank = row.rank(x)
     count = row.op("Size", row.input(1)).reshape([1])
-    parts = [p for p in (_part(row, shape, 0, axis), count, _part(row, shape, axis + 1, rank)) if p is not None]
+    parts = [
+        p for p in (_part(row, shape, 0, axis), count, _part(row, shape, axis + 1, rank)) if p is not None
+    ]
     target = row.emitter.concat(parts, 0)
     index = row.input(1).reshape([-1, *[1] * (rank - 1 - axis)]).expand(target)
     zeros = row.emitter.filled(shape, 0.0, x.elem_type)

@@ -31,7 +31,11 @@ def batch_normalization(row: Row) -> Grads:
         return []
     dbias = dy.sum(axes, False)
     if not training and not row.need(1):
-        return [_affine(row, dy, scale * inverse) if row.need(0) else None, None, dbias if row.need(2) else None]
+        return [
+            _affine(row, dy, scale * inverse) if row.need(0) else None,
+            None,
+            dbias if row.need(2) else None,
+        ]
     centred = _affine(row, x, None, -mean)
     dscale = (dy * centred).sum(axes, False) * inverse
     dx = None
@@ -42,7 +46,9 @@ def batch_normalization(row: Row) -> Grads:
             static = row.static(x)
             if static is not None:
                 count = row.like(float(math.prod(static) // static[1]))
-            dx = _affine(row, dy, a, -(a * dbias / count)) - _affine(row, centred, a * inverse * dscale / count)
+            dx = _affine(row, dy, a, -(a * dbias / count)) - _affine(
+                row, centred, a * inverse * dscale / count
+            )
         else:
             dx = _affine(row, dy, a)
     return [dx, dscale, dbias]

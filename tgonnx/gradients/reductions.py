@@ -27,7 +27,7 @@ def _axes(row: Row) -> list[int] | Value | None:
 def _restore(row: Row, value: Value) -> Value:
     """A reduced value with its lost axes back, so that it broadcasts against the input."""
     axes = _axes(row)
-    if row.attr("keepdims", 1) or not isinstance(axes, Value) and not axes:
+    if row.attr("keepdims", 1) or (not isinstance(axes, Value) and not axes):
         return value  # a scalar broadcasts as it is
     if isinstance(axes, list):
         rank = row.rank(row.x)
@@ -47,7 +47,9 @@ def _scale(row: Row) -> Value:
     return row.op("Size", row.y).cast_like(row.x) / row.op("Size", row.x).cast_like(row.x)
 
 
-@gradient("ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")
+@gradient(
+    "ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"
+)
 def reduce_smooth(row: Row) -> Grads:
     """dy expanded, times the derivative of the summand."""
     x, dy, kind = row.x, _restore(row, row.dy), row.node.op_type[6:]

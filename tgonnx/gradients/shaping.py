@@ -135,7 +135,9 @@ def pad(row: Row) -> Grads:
     if mode == "constant":
         value = row.dy.sum(None, False) if row.need(2) else None
         if pads is not None:
-            dx = row.op("Pad", row.dy, row.emitter.ints([-int(p) for p in pads]), None, row.emitter.ints(axes))
+            dx = row.op(
+                "Pad", row.dy, row.emitter.ints([-int(p) for p in pads]), None, row.emitter.ints(axes)
+            )
         else:
             begin = row.input(1).slice([0], [n], [0])
             lengths = row.shape_of(x)
@@ -195,7 +197,9 @@ def depth_to_space(row: Row) -> Grads:
     c = shape[1] // (b * b)
     h = row.x.shape(2, 3)
     w = row.x.shape(3, 4)
-    parts = row.emitter.concat([row.emitter.ints([0, c]), h, row.emitter.ints([b]), w, row.emitter.ints([b])], 0)
+    parts = row.emitter.concat(
+        [row.emitter.ints([0, c]), h, row.emitter.ints([b]), w, row.emitter.ints([b])], 0
+    )
     return [row.dy.reshape(parts).transpose([0, 1, 3, 5, 2, 4]).reshape(row.shape_of(row.x))]
 
 
