@@ -131,3 +131,20 @@ def test_nothing_is_written_over(model: Path, tmp_path: Path, capsys: Capture) -
     assert "exists already" in capsys.readouterr().err
     assert model.read_bytes() == before
     assert (tmp_path / "there.onnx").read_bytes() == b"precious"
+
+
+def test_a_model_that_nothing_can_run_is_cut_and_said_to_be_unverified(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    model = mlp()
+    model.graph.node[2].output[0] = "z"
+    model.graph.node.append(onnx.helper.make_node("Magic", ["z"], ["y"], domain="my.ops"))
+    model.opset_import.append(onnx.helper.make_opsetid("my.ops", 1))
+    onnx.save(model, tmp_path / "m.onnx")
+    source, mask, out = (str(tmp_path / name) for name in ("m.onnx", "mask.json", "out.onnx"))
+    assert main(["mask", source, "-o", mask, "-q"]) == 0
+    assert main(["apply", source, "--mask", mask, "-o", out]) == 0
+    shown = capsys.readouterr()
+    assert "not verified: no runtime takes the model" in shown.err
+    assert "wrote" in shown.out
+    assert main(["verify", source, out]) == 4

@@ -172,7 +172,8 @@ def test_damaged_files_are_refused_or_read_but_never_crash() -> None:
     model = mlp()
     for tensor in model.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(np.zeros((1, 1), np.float32), tensor.name))
-    good, rng, refused = model.SerializeToString(), np.random.default_rng(0), 0
+    good, rng = model.SerializeToString(), np.random.default_rng(0)
+    messages = []
     for _ in range(500):
         damaged = bytearray(good)
         for position in rng.integers(0, len(good), rng.integers(1, 4)):
@@ -180,6 +181,6 @@ def test_damaged_files_are_refused_or_read_but_never_crash() -> None:
         try:
             read(bytes(damaged))
         except ModelError as error:
-            refused += 1
-            assert "\n" not in str(error)
-    assert refused > 250
+            messages.append(str(error))
+    assert len(messages) > 250
+    assert not any("\n" in message for message in messages)

@@ -339,7 +339,7 @@ def _verified(terminal: Terminal, coupling: Coupling, chosen: Mask, pruned: onnx
     try:
         with terminal.working("verifying"):
             check = compare(gate_model(coupling, chosen), pruned)
-    except ModelError as error:  # custom operators, for one
+    except (ModelError, UnsupportedError) as error:  # custom operators, for one
         terminal.note(f"not verified: {error}")
         return
     if not check.ok:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tgonnx.errors import InstallationError, ModelError
+from tgonnx.errors import InstallationError, ModelError, UnsupportedError
 from tgonnx.saving import save
 from tgonnx.wellformed import describe, without_initializers
 
@@ -50,7 +50,7 @@ def open_session(model: onnx.ModelProto, threads: int = 0, portable: bool = Fals
     """A CPU session with all graph optimisations; `threads` 0 leaves the number to the runtime.
 
     `portable` goes straight to the last resort, onnx's (slow) reference evaluator.
-    Raises `ModelError` if nothing can run the model.
+    Raises `UnsupportedError` if nothing can run the model.
     """
     if portable:
         return _reference(model)
@@ -65,7 +65,7 @@ def open_session(model: onnx.ModelProto, threads: int = 0, portable: bool = Fals
     try:
         return _reference(model)
     except Exception as error:
-        raise ModelError(f"no runtime takes the model: {first}; {_reason(error)}") from None
+        raise UnsupportedError(f"no runtime takes the model: {first}; {_reason(error)}") from None
 
 
 def import_onnxruntime() -> Any:

@@ -57,7 +57,8 @@ def verify(
     axes by name from `sizes`). Models with half-precision floats are held to ten epsilons of that type
     if this is more than `rtol`.
 
-    Raises `ModelError` if a model cannot run, `UsageError` for no samples.
+    Raises `UnsupportedError` if no runtime takes a model, `ModelError` if it fails on the inputs,
+    `UsageError` for no samples.
     """
     reasons = contract_differences(a, b)
     tolerance = max(rtol, _precision(a), _precision(b))
