@@ -36,7 +36,9 @@ def latency(
 ) -> list[Latency]:
     """Time the models in turns, each on its own feeds, so that all of them meet the same noise.
 
-    Stops after `repeats` rounds, or after `seconds` once there were five. Raises `UsageError`, `ModelError`, `UnsupportedError`.
+    Stops after `repeats` rounds, or after `seconds` once there were five.
+
+    Raises `UsageError` for wrong numbers, `UnsupportedError` or `ModelError` for a model that does not run.
     """
     if repeats < 1 or threads < 0:
         raise UsageError("repeats must be at least 1 and threads at least 0")
