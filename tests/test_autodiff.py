@@ -224,6 +224,17 @@ NORMALIZATION = [
     Case("LRN", [(2, 5, 2, 2)], {"size": 3, "alpha": 0.5}, runtime=True),
     Case("LRN", [(2, 5, 2, 2)], {"size": 5, "alpha": 0.5, "beta": 0.5, "bias": 2.0}, runtime=True),
 ]
+SCALES, SIZES = f32([1, 1, 2, 1.5]), ints(1, 2, 3, 7)
+RESIZING = [
+    *(
+        Case("Resize", [(1, 2, 4, 4), None, SCALES], {"mode": mode, "coordinate_transformation_mode": how}, runtime=True)
+        for mode in ("nearest", "linear", "cubic")
+        for how in ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
+    ),
+    *(Case("Resize", [(1, 2, 4, 4), None, None, SIZES], {"mode": m}, runtime=True) for m in ("nearest", "linear")),
+    Case("Resize", [(1, 2, 4, 4), None, f32([1, 1, 0.5, 0.5])], {"mode": "linear", "antialias": 1}, runtime=True),
+    Case("Resize", [(1, 2, 4, 4), None, SCALES], {"mode": "linear"}, runtime=True, dynamic=True),
+]
 LABELS = np.array([0, 2, 1, 2])
 LOSSES = [
     *(
@@ -248,6 +259,7 @@ CASES = [
     *POOLING,
     *NORMALIZATION,
     *LOSSES,
+    *RESIZING,
 ]
 NOT_IN_1_19 = {"RMSNormalization"}  # no kernel
 PORTABLE_ONLY = {"MeanVarianceNormalization"}  # onnxruntime 1.19 cannot inline it inside a function

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tgonnx.gates
+import tgonnx.gates  # noqa: F401
 from tgonnx.gradients import (  # noqa: F401
     activations,
     arithmetic,
@@ -14,5 +14,6 @@ from tgonnx.gradients import (  # noqa: F401
     pooling,
     recurrent,
     reductions,
+    resizing,
     shaping,
 )
