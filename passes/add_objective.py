@@ -1,0 +1,180 @@
+"""The objective: a task loss, and the paper's penalty (Kim et al., equation 7) on what the open gates cost.
+
+Handled:
+* `ce`: cross-entropy of labels. A Softmax at the end of the model is taken off first, as it is for `distill`;
+* `bce`: binary cross-entropy of logits; a Sigmoid at the end is taken off first;
+* `mse`, `l1`: the first output against targets;
+* `distill`: every float output against the original model's. Probabilities by Kullback-Leibler divergence, other
+  outputs by squared error over the variance that the original's output has in the batch.
+
+The penalty is mu d + strength d^2 with d = C(w)/Ctot - rho, mu and rho being inputs. The paper's form with a fixed
+lambda is mu = 0, strength = lambda, rho = the target; the host makes an augmented Lagrangian of it by changing mu and
+rho from step to step. C(w) has the terms of `CostModel`: at gates of zero and one it is what the report counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from tgonnx.cost import CostModel, Kind
+from tgonnx.data import Fit
+from tgonnx.emit import Emitter, Value
+from tgonnx.errors import UnsupportedError
+from tgonnx.passes.insert_gates import GATES
+
+ANSWER = "tgonnx.answer"  # labels int64 or targets float32, one per sample
+TEACHER = "tgonnx.teacher/"  # + output: what the original model says
+MU, RHO = "tgonnx.mu", "tgonnx.rho"  # scalars
+LOSS, TASK, COST = "tgonnx.loss", "tgonnx.task_loss", "tgonnx.cost"  # scalars; COST is a ratio
+_PASSES = ("Identity", "Cast", "Dropout")
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """`strength` multiplies the squared excess of cost, in units of the loss."""
+
+    cost: CostModel
+    kind: Kind
+    strength: float
+
+
+def add_objective(
+    model: onnx.ModelProto,
+    fit: Fit,
+    answer_shape: tuple[int, ...] | None = None,
+    outputs: Mapping[str, tuple[int, ...]] | None = None,
+    penalty: Penalty | None = None,
+) -> onnx.ModelProto:
+    """A copy whose outputs are the loss, the task's part of it and, with a penalty, the cost ratio.
+
+    `answer_shape` is the shape of a batch of labels or targets, `outputs` those of the float outputs to distill.
+    Raises UnsupportedError if there is nothing to distill.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    writer = _Writer(copy)
+    if fit.loss == "distill":
+        task = writer.distill(outputs or {})
+    else:
+        task = writer.supervised(fit, answer_shape or ())
+    del copy.graph.output[:]
+    loss = task
+    if penalty is not None:
+        ratio = writer.name(writer.cost_ratio(penalty.cost, penalty.kind), COST)
+        excess = ratio - writer.input(RHO, TensorProto.FLOAT, ())
+        loss = task + (writer.input(MU, TensorProto.FLOAT, ()) * excess + excess * excess * penalty.strength)
+    writer.finish(loss, task, penalty is not None)
+    return copy
+
+
+class _Writer:
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = model.graph
+        self.makers = {name: node for node in self.graph.node for name in node.output}
+        self.emitter = Emitter("tgonnx.objective/")
+        self.types = {v.name: v.type.tensor_type.elem_type for v in (*self.graph.output, *self.graph.input)}
+
+    def input(self, name: str, elem_type: int, shape: tuple[int, ...]) -> Value:
+        self.graph.input.append(helper.make_tensor_value_info(name, elem_type, list(shape)))
+        return self.emitter.value(name, elem_type)
+
+    def name(self, value: Value, name: str) -> Value:
+        """The same value under a fixed name."""
+        named = self.emitter.op("Identity", value)
+        self.emitter.nodes[-1].output[0] = name
+        return self.emitter.value(name, named.elem_type)
+
+    def finish(self, loss: Value, task: Value, penalised: bool) -> None:
+        self.name(loss, LOSS)
+        self.name(task, TASK)
+        self.graph.node.extend(self.emitter.nodes)
+        for name in (LOSS, TASK, *([COST] if penalised else [])):
+            self.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
+
+    def before(self, output: str, op_type: str) -> tuple[Value, int | None]:
+        """The float32 input of the `op_type` that ends the model and its axis; without one, the output itself."""
+        name = output
+        while name in self.makers and self.makers[name].op_type in _PASSES:
+            name = self.makers[name].input[0]
+        maker = self.makers.get(name)
+        found = maker is not None and maker.op_type == op_type
+        axis = None
+        if maker is not None and found:
+            name = maker.input[0]
+            axis = next((a.i for a in maker.attribute if a.name == "axis"), -1)
+        else:
+            name = output
+        return self.float32(name, self.types.get(output, TensorProto.FLOAT)), axis
+
+    def float32(self, name: str, elem_type: int) -> Value:
+        value = self.emitter.value(name, elem_type)
+        return value if elem_type == TensorProto.FLOAT else value.cast(TensorProto.FLOAT)
+
+    def supervised(self, fit: Fit, answer_shape: tuple[int, ...]) -> Value:
+        if fit.loss == "ce":
+            return self._cross_entropy(fit, answer_shape)
+        answer = self.input(ANSWER, TensorProto.FLOAT, answer_shape)
+        if fit.loss == "bce":
+            x, _ = self.before(fit.output, "Sigmoid")
+            # -(t log s(x) + (1 - t) log(1 - s(x))) = max(x, 0) - x t + log(1 + exp(-|x|))
+            soft = self.emitter.op("Log", self.emitter.op("Exp", -self.emitter.op("Abs", x)) + 1.0)
+            return (self.emitter.op("Relu", x) - x * answer + soft).mean(None, False)
+        difference = self.float32(fit.output, self.types.get(fit.output, TensorProto.FLOAT)) - answer
+        if fit.loss == "l1":
+            return self.emitter.op("Abs", difference).mean(None, False)
+        return (difference * difference).mean(None, False)
+
+    def _cross_entropy(self, fit: Fit, answer_shape: tuple[int, ...]) -> Value:
+        labels = self.input(ANSWER, TensorProto.INT64, answer_shape)
+        scores, _ = self.before(fit.output, "Softmax")
+        rank = len(answer_shape) + 1
+        if fit.class_axis not in (None, 1) and rank > 2:
+            scores = scores.transpose([0, rank - 1, *range(1, rank - 1)])
+        return self.emitter.op("SoftmaxCrossEntropyLoss", scores, labels, reduction="mean")
+
+    def distill(self, outputs: Mapping[str, tuple[int, ...]]) -> Value:
+        if not outputs:
+            raise UnsupportedError("loss distill: the model has no output of floats")
+        parts = [self._imitate(name, shape) for name, shape in outputs.items()]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+    def _imitate(self, name: str, shape: tuple[int, ...]) -> Value:
+        teacher = self.input(TEACHER + name, TensorProto.FLOAT, shape)
+        student, axis = self.before(name, "Softmax")
+        if axis is not None:
+            log_student = self.emitter.op("LogSoftmax", student, axis=axis)
+            log_teacher = self.emitter.op("Log", self.emitter.op("Max", teacher, self.emitter.scalar(1e-8)))
+            samples = float(np.prod(shape) / shape[axis])
+            return (teacher * (log_teacher - log_student)).sum(None, False) / samples
+        centred = teacher - teacher.mean(None, False)
+        difference = student - teacher
+        return (difference * difference).mean(None, False) / ((centred * centred).mean(None, False) + 1e-12)
+
+    def cost_ratio(self, cost: CostModel, kind: Kind) -> Value:
+        """C(w) / Ctot: each term is its share of the total times the kept fraction of every axis."""
+        e = self.emitter
+        full = cost.fixed + cost.lengths @ cost.sizes
+        terms = [t for t in cost.terms[kind] if all(full[a] for a in t.axes)]
+        rank = max(len(t.axes) for t in terms)
+        share = [
+            t.coefficient * np.prod(full[list(t.axes)], dtype=np.float64) / cost.totals[kind] for t in terms
+        ]
+        per_unit = cost.lengths[:, cost.kind_of] / np.maximum(full, 1)[:, None]
+        fixed = cost.fixed / np.maximum(full, 1)
+        # one axis more, of fraction 1, fills up terms of fewer axes
+        per_unit = np.vstack([per_unit, np.zeros(per_unit.shape[1])]).astype(np.float32)
+        kept = e.matmul(e.constant(per_unit), e.value(GATES).reshape([-1, 1])).reshape([-1])
+        kept = kept + e.constant(np.append(fixed, 1.0).astype(np.float32))
+        axes = np.array([[*t.axes, *[len(full)] * (rank - len(t.axes))] for t in terms], np.int64)
+        product = e.constant(np.array(share, np.float32))
+        for column in axes.T:
+            product = product * e.op("Gather", kept, e.constant(column), axis=0)
+        return product.sum(None, False)

@@ -1,0 +1,159 @@
+"""The training copy: the graph as it is trained, never the user's.
+
+Handled:
+* the opset is raised to what the gradient rows expect;
+* BatchNormalization normalises with the batch's statistics and keeps running averages (`statistics`), unless the
+  batch is too small to have any; Dropout does nothing;
+* free dimensions of the inputs are bound to the sizes of the batches;
+* a gated copy's input of gate values becomes a trainable gate on one vector of logits.
+
+What trains: weights, biases, scales and tables (`trainable`). Constants of the computation do not: bounds, exponents,
+sizes, divisors, factors of the input. A value is trained through reshapes and transposes of its initializer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from tgonnx import gates
+from tgonnx.passes.fold_shapes import remove_unused
+from tgonnx.passes.insert_gates import GATES
+from tgonnx.passes.make_differentiable import make_differentiable
+
+LOGITS = "tgonnx.gates"  # float32 [units]
+SMALLEST_BATCH = 8  # fewer samples say too little about a mean and a variance
+_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE}
+_CARRIERS = {"Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Flatten"}
+_WEIGHTS: Mapping[str, tuple[int, ...]] = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "Gemm": (0, 1, 2),
+    "MatMul": (0, 1),
+    "Einsum": (0, 1),
+    "Gather": (0,),
+    "PRelu": (1,),
+    "BatchNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "GroupNormalization": (1, 2),
+    "LayerNormalization": (1, 2),
+    "RMSNormalization": (1,),
+    "LSTM": (1, 2, 3),
+    "GRU": (1, 2, 3),
+    "RNN": (1, 2, 3),
+}
+
+
+@dataclass(frozen=True)
+class TrainingCopy:
+    """`weights` are the initializers worth training; `statistics` maps running averages to their next values."""
+
+    model: onnx.ModelProto
+    weights: tuple[str, ...]
+    statistics: Mapping[str, str]
+
+
+def prepare_training(
+    proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], gradient: gates.Shape = "one"
+) -> TrainingCopy:
+    """A training copy of a model in normal form, gated or not, for batches of the given input shapes.
+
+    Raises UnsupportedError if the opset cannot be converted.
+    """
+    weights = tuple(trainable(proto))
+    copy = make_differentiable(proto)
+    _bind(copy.graph, shapes)
+    batch = next(iter(shapes.values()))[0] if shapes else 1
+    statistics: dict[str, str] = {}
+    for index, node in enumerate(copy.graph.node):
+        if node.op_type == "Dropout":
+            _drop_nothing(node)
+        elif node.op_type == "BatchNormalization" and batch >= SMALLEST_BATCH:
+            statistics.update(_normalise_by_batch(node, index, copy.graph, statistics))
+    if any(value.name == GATES for value in copy.graph.input):
+        _open_gates(copy, gradient)
+    remove_unused(copy.graph)
+    kept = {tensor.name for tensor in copy.graph.initializer}
+    return TrainingCopy(copy, tuple(name for name in weights if name in kept), statistics)
+
+
+def trainable(proto: onnx.ModelProto) -> Iterator[str]:
+    """Float initializers of more than one element that stand where operators keep their weights."""
+    sizes = {
+        t.name: int(np.prod(t.dims, dtype=np.int64)) * (t.data_type in _FLOATS)
+        for t in proto.graph.initializer
+    }
+    source = {name: name for name in sizes}
+    learned: set[str] = set()  # values that depend on a weight already
+    seen: set[str] = set()
+    for node in proto.graph.node:
+        if node.op_type in _CARRIERS and node.input[0] in source:
+            source[node.output[0]] = source[node.input[0]]
+            continue
+        places = _WEIGHTS.get(node.op_type, ())
+        if node.op_type in ("Add", "Mul") and any(name in learned for name in node.input):
+            places = (0, 1)
+        found = [source[node.input[i]] for i in places if i < len(node.input) and node.input[i] in source]
+        for name in found:
+            if sizes[name] > 1 and name not in seen:
+                seen.add(name)
+                yield name
+        if found or any(name in learned for name in node.input):
+            learned.update(node.output)
+
+
+def _bind(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    del graph.value_info[:]
+    for value in graph.input:
+        if value.name in shapes:
+            shape = value.type.tensor_type.shape
+            del shape.dim[:]
+            shape.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=n) for n in shapes[value.name])
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
+
+
+def _drop_nothing(node: NodeProto) -> None:
+    """Dropout as it is in inference: its data input, and a mask of ones if somebody reads it."""
+    data = node.input[0]
+    if len(node.output) > 1 and node.output[1]:
+        del node.input[1:]  # without training_mode, the operator keeps everything and returns the mask
+        return
+    node.op_type = "Identity"
+    del node.attribute[:], node.input[:], node.output[1:]
+    node.input.append(data)
+
+
+def _normalise_by_batch(
+    node: NodeProto, index: int, graph: onnx.GraphProto, known: Mapping[str, str]
+) -> dict[str, str]:
+    """Statistics that are stored and used by one node only are carried on; a node with computed ones stays as it is."""
+    mean, variance = node.input[3], node.input[4]
+    stored = {tensor.name for tensor in graph.initializer}
+    if mean not in stored or variance not in stored or {mean, variance} & set(known) or mean == variance:
+        return {}
+    for attribute in node.attribute:
+        if attribute.name == "training_mode":
+            node.attribute.remove(attribute)
+            break
+    node.attribute.append(helper.make_attribute("training_mode", 1))
+    del node.output[1:]
+    node.output.extend([f"tgonnx.mean_{index}", f"tgonnx.variance_{index}"])
+    return {mean: node.output[1], variance: node.output[2]}
+
+
+def _open_gates(copy: onnx.ModelProto, gradient: gates.Shape) -> None:
+    """Replace the input of gate values by a gate on stored logits."""
+    graph = copy.graph
+    value = next(v for v in graph.input if v.name == GATES)
+    units = value.type.tensor_type.shape.dim[0].dim_value
+    graph.input.remove(value)
+    graph.initializer.append(numpy_helper.from_array(np.full(units, 0.5, np.float32), LOGITS))
+    graph.node.insert(0, gates.node(LOGITS, GATES, gradient))
+    opset = next(o.version for o in copy.opset_import if o.domain in ("", "ai.onnx"))
+    copy.functions.append(gates.function(gradient, opset))
+    copy.opset_import.append(helper.make_opsetid(gates.DOMAIN, gates.VERSION))

@@ -1,0 +1,76 @@
+"""tgonnx: structural pruning of any ONNX model with trainable gates.
+
+import tgonnx as tg
+model = tg.load("model.onnx")
+result = tg.prune(model, data="data.npz", target=tg.Target(flops=0.5))
+result.save("model.pruned.onnx")
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from tgonnx import data
+from tgonnx.cost import Cost, CostModel, Target
+from tgonnx.coupling import Coupling, analyze
+from tgonnx.errors import (
+    DataError,
+    DivergedError,
+    InstallationError,
+    ModelError,
+    TargetError,
+    TgonnxError,
+    UnsupportedError,
+    UsageError,
+    VerificationError,
+)
+from tgonnx.model import Model, Source, load
+from tgonnx.passes import insert_gates, remove_channels
+from tgonnx.prune import Figures, PruneResult, prune
+from tgonnx.selection import Mask, select
+from tgonnx.training import Progress
+from tgonnx.verify import Check, verify
+
+__all__ = [
+    "Check",
+    "Cost",
+    "CostModel",
+    "Coupling",
+    "DataError",
+    "DivergedError",
+    "Figures",
+    "InstallationError",
+    "Mask",
+    "Model",
+    "ModelError",
+    "Progress",
+    "PruneResult",
+    "Target",
+    "TargetError",
+    "TgonnxError",
+    "UnsupportedError",
+    "UsageError",
+    "VerificationError",
+    "analyze",
+    "apply",
+    "data",
+    "gate",
+    "load",
+    "prune",
+    "select",
+    "verify",
+]
+
+
+def gate(model: Model | Source, mask: Mask) -> onnx.ModelProto:
+    """The model with gates in it: of its old size, computing what the pruned model computes. Raises UsageError."""
+    return insert_gates.gate(_coupling(model), mask)
+
+
+def apply(model: Model | Source, mask: Mask) -> onnx.ModelProto:
+    """The model without the units that the mask closes. Raises UsageError, VerificationError."""
+    return remove_channels.apply(_coupling(model), mask)
+
+
+def _coupling(model: Model | Source) -> Coupling:
+    return analyze(model if isinstance(model, Model) else load(model))

@@ -1,0 +1,323 @@
+"""The whole pipeline: analyse, learn or choose, cut, train on, verify."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from tgonnx.cost import Cost, CostModel, Target
+from tgonnx.coupling import Coupling, analyze
+from tgonnx.data import Array, Data, Dataset, Fit, open_dataset, validate
+from tgonnx.engines import EngineName
+from tgonnx.errors import ModelError, TargetError, UnsupportedError, UsageError, VerificationError
+from tgonnx.gates import Shape
+from tgonnx.metric import Metric, fixed_batch
+from tgonnx.model import Model, Source, load
+from tgonnx.passes.insert_gates import insert_gates
+from tgonnx.passes.prepare_training import prepare_training
+from tgonnx.passes.remove_channels import apply, remove_channels
+from tgonnx.runtime import Feeds, open_session
+from tgonnx.saving import save
+from tgonnx.selection import Mask, fit, select
+from tgonnx.training import (
+    WATCHED,
+    Journal,
+    Listener,
+    Progress,
+    Recipe,
+    Task,
+    Teacher,
+    fine_tune,
+    refresh_statistics,
+    search,
+    with_values,
+)
+from tgonnx.verify import Check, contract_differences, verify
+
+BATCH = 64
+SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if the epochs are not given
+SEARCH_EPOCHS, TUNE_EPOCHS = 2, 4
+LR_NORMALISED, LR_PLAIN = 1e-3, 2e-4  # with and without BatchNormalization
+CHECKED_BATCHES = 2
+CLOSE = 0.99  # a target is met closely above this share of it
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One model in figures. `metric` was measured on all held-out samples; None if there are none."""
+
+    cost: Cost
+    file_bytes: int
+    metric: float | None = None
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What `prune` returns.
+
+    `achieved` is what is left of the target's kind of cost, a ratio. `target_met`: it is at most the target.
+    `notes` say what a reader of the figures should know. `history` has one record per epoch.
+    """
+
+    model: onnx.ModelProto
+    mask: Mask
+    before: Figures
+    after: Figures
+    metric_name: str | None
+    history: tuple[Progress, ...]
+    check: Check
+    target: Target
+    achieved: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def target_met(self) -> bool:
+        return self.achieved <= self.target.value + 1e-9
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the pruned model, completely or not at all. Raises UsageError."""
+        save(self.model, path, overwrite)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be cut, and within which bounds. `goal` is the target, or the least that can be reached."""
+
+    model: Model
+    coupling: Coupling
+    target: Target
+    goal: Target
+    round_to: int
+    min_channels: int
+    freeze: tuple[str, ...]
+
+    def commit(self, scores: npt.NDArray[np.floating]) -> Mask:
+        """The mask that keeps the best units and meets the goal."""
+        scores = scores.astype(np.float64)
+        return fit(self.coupling, scores, self.goal, self.round_to, self.min_channels, self.freeze)
+
+
+def prune(
+    model: Model | Source,
+    data: Data | None = None,
+    target: Target | None = None,
+    loss: str = "auto",
+    epochs: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    gate_lr: float = 0.02,
+    lambda_: float | Literal["auto"] = "auto",
+    gradient: Shape = "one",
+    round_to: int = 1,
+    min_channels: int = 1,
+    freeze: Sequence[str] = (),
+    weights: Literal["train", "frozen"] = "train",
+    seed: int = 0,
+    threads: int | None = None,
+    engine: EngineName = "auto",
+    progress: Listener | None = None,
+) -> PruneResult:
+    """Make a model cheaper by deleting channels, learning which ones; without data, by the size of their weights.
+
+    `target` defaults to half of the FLOPs. `epochs` counts all passes over the data, of which a third goes to the
+    search; without it, the number depends on the amount of data. `weights="frozen"` learns gates only and trains
+    nothing afterwards. `lambda_` "auto" adapts the weight of the cost. A run is determined by `seed`.
+
+    Raises UnsupportedError if nothing can be pruned, DataError, UsageError, ModelError, DivergedError, and
+    VerificationError if the pruned model does not compute what the gated one does.
+    """
+    if weights not in ("train", "frozen"):
+        raise UsageError(f"weights {weights!r} is not train or frozen")
+    if (epochs is not None and epochs < 1) or (batch is not None and batch < 1):
+        raise UsageError("epochs and batch must be at least 1")
+    model = model if isinstance(model, Model) else load(model)
+    coupling = analyze(model)
+    if not coupling.units:
+        why = coupling.pinned[0] if coupling.pinned else None
+        reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
+        raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
+    target = target or Target(flops=0.5)
+    bounds = (round_to, min_channels, tuple(freeze))
+    plan = _Plan(model, coupling, target, _reachable(coupling, target, *bounds), *bounds)
+    if data is None:
+        return _without_data(plan)
+    dataset = open_dataset(data, model.original)
+    fitting = validate(dataset, model.original, loss)
+    recipe = Recipe(
+        lr=_rate(model) if lr is None else lr,
+        gate_lr=gate_lr,
+        lambda_=None if lambda_ == "auto" else float(lambda_),
+        gradient=gradient,
+        batch=_batch_size(model, dataset, batch),
+        train_weights=weights == "train",
+        seed=seed,
+        threads=threads,
+        engine=engine,
+    )
+    return _with_data(plan, dataset, fitting, recipe, epochs, Journal(progress))
+
+
+def _without_data(plan: _Plan) -> PruneResult:
+    bounds = (plan.round_to, plan.min_channels, plan.freeze)
+    mask = select(plan.coupling, plan.goal, "l2", 0, *bounds)
+    pruned = apply(plan.coupling, mask)
+    gated = insert_gates(plan.model.proto, plan.coupling, mask)
+    check = _checked(plan.model, gated, pruned, None)
+    note = "no data was given: units were chosen by the size of their weights, and accuracy was not measured"
+    return _result(plan, mask, pruned, check, Journal(), None, (note,))
+
+
+def _with_data(
+    plan: _Plan, dataset: Dataset, fitting: Fit, recipe: Recipe, epochs: int | None, journal: Journal
+) -> PruneResult:
+    coupling, original = plan.coupling, plan.model.original
+    held_out = dataset.held_out
+    metric = None if held_out is None else Metric(fitting, held_out, original)
+    task = Task(dataset.train, fitting, Teacher(original, fitting, recipe.threads), metric)
+    steps = _steps(task.steps_per_epoch(recipe.batch), epochs, recipe.train_weights)
+    found = search(coupling, task, plan.goal, steps[0], recipe, journal, plan.min_channels, plan.freeze)
+    mask = plan.commit(found.logits)
+    full = with_values(plan.model.proto, found.values) if recipe.train_weights else plan.model.proto
+    feeds = list(_real_feeds(dataset, plan.model))
+    pruned = remove_channels(full, coupling, mask)
+    _checked(plan.model, insert_gates(full, coupling, mask), pruned, feeds)  # before time is spent on it
+    pruned = refresh_statistics(pruned, task, recipe)
+    left = CostModel(coupling).ratio(mask.open, plan.target.kind)
+    watched = None if metric is None else metric(pruned, WATCHED, recipe.threads or 0)
+    journal.record(Progress("commit", 1, 1, 1, 1, journal.records[-1].loss, watched, left))
+    if recipe.train_weights:
+        pruned = fine_tune(pruned, task, steps[1], recipe, journal, left)
+        pruned = refresh_statistics(pruned, task, recipe)
+    gated = insert_gates(embed(full, pruned, coupling, mask), coupling, mask)
+    check = _checked(plan.model, gated, pruned, feeds)
+    notes = () if metric is not None else ("there are no held-out samples: accuracy was not measured",)
+    return _result(plan, mask, pruned, check, journal, metric, notes)
+
+
+def embed(full: onnx.ModelProto, pruned: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:
+    """`full` with the weights of the pruned model where units are open: gated with the mask, it computes the same."""
+    kept = np.append(mask.open, True)
+    small = {tensor.name: tensor for tensor in pruned.graph.initializer}
+    values: dict[str, Array] = {}
+    for tensor in full.graph.initializer:
+        axes = coupling.labelling.axes.get(tensor.name)
+        if axes is None or tensor.name not in small or tensor.data_type not in (1, 10, 11, 16):
+            continue
+        array = np.array(numpy_helper.to_array(tensor))
+        open_indices = [np.flatnonzero(kept[coupling.unit_of[labels]]) for labels in axes]
+        array[np.ix_(*open_indices)] = numpy_helper.to_array(small[tensor.name])
+        values[tensor.name] = array
+    return with_values(full, values)
+
+
+def _reachable(
+    coupling: Coupling, target: Target, round_to: int, min_channels: int, freeze: tuple[str, ...]
+) -> Target:
+    """The target, or the least ratio above it that can be met."""
+    scores = np.zeros(coupling.units)
+
+    def possible(ratio: float) -> bool:
+        try:
+            fit(coupling, scores, Target(**{target.kind: ratio}), round_to, min_channels, freeze)
+        except TargetError:
+            return False
+        return True
+
+    if possible(target.value):
+        return target
+    low, high = target.value, 1.0
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if possible(middle) else (middle, high)
+    return Target(**{target.kind: high})
+
+
+def _rate(model: Model) -> float:
+    normalised = any(node.op_type == "BatchNormalization" for node in model.nodes)
+    return LR_NORMALISED if normalised else LR_PLAIN
+
+
+def _batch_size(model: Model, dataset: Dataset, wanted: int | None) -> int:
+    """The batch to train with: what the model insists on, if it really does."""
+    count = len(dataset.train)
+    size = min(count, wanted or min(BATCH, max(8, count // 4)))
+    insists = fixed_batch(model.original)
+    if insists is None or insists == size:
+        return size
+    feeds = dataset.train.take(np.arange(size)).feeds
+    copy = prepare_training(model.proto, {name: value.shape for name, value in feeds.items()})
+    try:
+        outputs = open_session(copy.model).run(feeds)
+    except ModelError:
+        return insists
+    return size if all(value.shape[:1] == (size,) for value in outputs.values()) else insists
+
+
+def _steps(per_epoch: int, epochs: int | None, train_weights: bool) -> tuple[int, int]:
+    """Steps of search and fine-tuning."""
+    if epochs is None:
+        (least, most), (tune_least, tune_most) = SEARCH_STEPS, TUNE_STEPS
+        tune = min(max(TUNE_EPOCHS * per_epoch, tune_least), tune_most)
+        search_steps = min(max(SEARCH_EPOCHS * per_epoch, least), most)
+        return (search_steps, tune) if train_weights else (2 * search_steps, 0)
+    total = epochs * per_epoch
+    if not train_weights:
+        return total, 0
+    return max(1, total // 3), max(1, total - total // 3)
+
+
+def _real_feeds(dataset: Dataset, model: Model) -> Iterator[Feeds]:
+    split = dataset.held_out or dataset.train
+    size = fixed_batch(model.original)
+    if size is not None and len(split) < size:
+        split = dataset.train
+    for batch in islice(split.batches(size or min(32, len(split))), CHECKED_BATCHES):
+        if size is None or all(len(value) == size for value in batch.feeds.values()):
+            yield batch.feeds
+
+
+def _checked(
+    model: Model, gated: onnx.ModelProto, pruned: onnx.ModelProto, feeds: Sequence[Feeds] | None
+) -> Check:
+    """Compare gated and pruned in numbers, original and pruned in contract. Raises VerificationError."""
+    check = verify(gated, pruned, feeds)
+    reasons = (*check.reasons, *contract_differences(model.original, pruned))
+    if reasons:
+        raise VerificationError(f"{model.source}: pruned and gated model differ: {reasons[0]}")
+    return check
+
+
+def _result(
+    plan: _Plan,
+    mask: Mask,
+    pruned: onnx.ModelProto,
+    check: Check,
+    journal: Journal,
+    metric: Metric | None,
+    notes: tuple[str, ...],
+) -> PruneResult:
+    cost = CostModel(plan.coupling)
+    achieved = cost.ratio(mask.open, plan.target.kind)
+    original = plan.model.original
+    if achieved > plan.target.value + 1e-9:
+        notes += (
+            f"target {plan.target} not met: at least {achieved:.3f} of the {plan.target.kind} must stay",
+        )
+    elif achieved < CLOSE * plan.target.value:
+        notes += (
+            f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units fits the target",
+        )
+    before = Figures(cost.cost(), original.ByteSize(), metric and metric(original))
+    after = Figures(cost.cost(mask.open), pruned.ByteSize(), metric and metric(pruned))
+    name = None if metric is None else metric.name
+    return PruneResult(
+        pruned, mask, before, after, name, tuple(journal.records), check, plan.target, achieved, notes
+    )
