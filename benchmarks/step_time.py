@@ -111,7 +111,8 @@ def main() -> None:
             times.append(1e3 * (time.perf_counter() - start))
             cpu.append(1e3 * (time.process_time() - used))
         print(
-            f"{engine:13} built in {built:.2f} s; step best {min(times):.0f} ms, median {np.median(times):.0f} ms, "
+            f"{engine:13} built in {built:.2f} s; step best {min(times):.0f} ms, "
+            f"median {np.median(times):.0f} ms, "
             f"cpu {np.median(cpu):.0f} ms; loss {loss[0]:.4f} -> {loss[-1]:.4f}"
         )
 

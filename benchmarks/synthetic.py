@@ -2,9 +2,9 @@
 
     python benchmarks/synthetic.py [--steps 1500] [--seeds 3]
 
-The network y = sum_i c_i s_i sin(w_i x) learns y = sin(x). The selection s is either 20 trainable gates, with a
-penalty on the number of open gates, or the softmax relaxation of the architecture search literature, which adds up
-many nodes instead of choosing one.
+The network y = sum_i c_i s_i sin(w_i x) learns y = sin(x). The selection s is either 20 trainable gates, with
+a penalty on the number of open gates, or the softmax relaxation of the architecture search literature, which
+adds up many nodes instead of choosing one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEPT = 0.01  # a node counts as kept if its share of the sum of |decision weight
 
 
 def training_copy(selection: str, seed: int) -> StepSpec:
-    """Mean squared error plus `penalty` times (open gates / nodes); `selection`: a gate shape, or "softmax"."""
+    """Mean squared error plus `penalty` times the share of open gates; `selection`: a gate shape, softmax."""
     rng = np.random.default_rng(seed)
     if selection == "softmax":
         choose = "s = Softmax <axis = 0> (logits)"

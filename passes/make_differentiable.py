@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TypeVar
 
 import onnx
-from google.protobuf.message import Message
-from onnx import ModelProto, NodeProto, helper
+from onnx import FunctionProto, ModelProto, NodeProto, OperatorSetIdProto, helper
 
 from tgonnx.emit import Emitter, attributes_of
 from tgonnx.errors import UnsupportedError
 
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", ModelProto, NodeProto, FunctionProto, OperatorSetIdProto)
 OLDEST = 18
 
 
@@ -74,11 +73,11 @@ def _convert(model: ModelProto, newest: int | None) -> ModelProto:
 
 
 def _explicit_statistics(node: NodeProto, index: int) -> list[NodeProto]:
-    """Training-mode BatchNormalization with momentum 0, whose outputs are the batch statistics, and the averages.
+    """Training-mode BatchNormalization with momentum 0, then the running averages as nodes of their own.
 
-    onnxruntime writes outputs 1 and 2 into the buffers of inputs 3 and 4, even where those are constants or have
-    other readers. So the node gets inputs of its own there: small slices of its data, whose values do not matter with
-    momentum 0, times different numbers, so that no optimiser folds or merges them.
+    onnxruntime writes outputs 1 and 2 into the buffers of inputs 3 and 4, even where those are constants or
+    have other readers. So the node gets inputs of its own there: small slices of its data, whose values do
+    not matter with momentum 0, times different numbers, so that no optimiser folds or merges them.
     """
     attributes = attributes_of(node)
     if not attributes.get("training_mode", 0):

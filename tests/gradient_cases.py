@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """`inputs`: a shape makes a random float parameter, an array a constant, None a missing optional input."""
+    """`inputs`: a shape makes a random parameter, an array a constant, None leaves an optional input out."""
 
     op_type: str
     inputs: list[tuple[int, ...] | Array | None]
@@ -36,10 +36,9 @@ class Case:
     @property
     def label(self) -> str:
         """The test id."""
-        shown = "-".join(f"{k}={str(v).replace(' ', '')}" for k, v in self.attributes.items())
-        return f"{self.op_type}-{shown}-{'x'.join(str(np.shape(i) if isinstance(i, np.ndarray) else i) for i in self.inputs)}{'-dyn' if self.dynamic else ''}".replace(
-            " ", ""
-        )
+        shown = "-".join(f"{k}={v}" for k, v in self.attributes.items())
+        shapes = "x".join(str(np.shape(i) if isinstance(i, np.ndarray) else i) for i in self.inputs)
+        return f"{self.op_type}-{shown}-{shapes}{'-dyn' if self.dynamic else ''}".replace(" ", "")
 
 
 def build(

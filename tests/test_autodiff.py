@@ -24,9 +24,32 @@ def f32(values: Any) -> np.ndarray[Any, Any]:
 
 
 SPREAD = np.random.default_rng(5).permutation(2 * 3 * 6 * 6).reshape(2, 3, 6, 6)
-UNARY = (
-    ["Sigmoid", "Tanh", "Exp", "Neg", "Abs", "Erf", "Sin", "Cos", "Tan", "Atan", "Sinh", "Cosh", "Asinh", "Elu", "Selu", "Celu", "LeakyRelu", "Relu", "Softplus", "Softsign", "HardSigmoid", "HardSwish", "Mish", "Identity"]
-)
+UNARY = [
+    "Sigmoid",
+    "Tanh",
+    "Exp",
+    "Neg",
+    "Abs",
+    "Erf",
+    "Sin",
+    "Cos",
+    "Tan",
+    "Atan",
+    "Sinh",
+    "Cosh",
+    "Asinh",
+    "Elu",
+    "Selu",
+    "Celu",
+    "LeakyRelu",
+    "Relu",
+    "Softplus",
+    "Softsign",
+    "HardSigmoid",
+    "HardSwish",
+    "Mish",
+    "Identity",
+]
 ACTIVATIONS = [
     *(Case(op, [(3, 4)]) for op in UNARY),
     *(Case(op, [(3, 4)], low=0.5, high=2.0) for op in ("Log", "Sqrt", "Reciprocal")),
@@ -66,9 +89,18 @@ BROADCAST = [
     Case("Dropout", [(2, 3)]),
     Case("Dropout", [(2, 3), f32(0.5), np.array(False)]),
 ]
-REDUCE = (
-    ["ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "ReduceProd"]
-)
+REDUCE = [
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+]
 REDUCTIONS = [
     *(
         Case(op, [(2, 3, 4), axes], {"keepdims": keep}, low=0.5, high=2.0)
@@ -227,13 +259,53 @@ NORMALIZATION = [
 SCALES, SIZES = f32([1, 1, 2, 1.5]), ints(1, 2, 3, 7)
 RESIZING = [
     *(
-        Case("Resize", [(1, 2, 4, 4), None, SCALES], {"mode": mode, "coordinate_transformation_mode": how}, runtime=True)
+        Case(
+            "Resize",
+            [(1, 2, 4, 4), None, SCALES],
+            {"mode": mode, "coordinate_transformation_mode": how},
+            runtime=True,
+        )
         for mode in ("nearest", "linear", "cubic")
         for how in ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
     ),
-    *(Case("Resize", [(1, 2, 4, 4), None, None, SIZES], {"mode": m}, runtime=True) for m in ("nearest", "linear")),
-    Case("Resize", [(1, 2, 4, 4), None, f32([1, 1, 0.5, 0.5])], {"mode": "linear", "antialias": 1}, runtime=True),
+    *(
+        Case("Resize", [(1, 2, 4, 4), None, None, SIZES], {"mode": m}, runtime=True)
+        for m in ("nearest", "linear")
+    ),
+    Case(
+        "Resize",
+        [(1, 2, 4, 4), None, f32([1, 1, 0.5, 0.5])],
+        {"mode": "linear", "antialias": 1},
+        runtime=True,
+    ),
     Case("Resize", [(1, 2, 4, 4), None, SCALES], {"mode": "linear"}, runtime=True, dynamic=True),
+]
+RECURRENT = [
+    Case(
+        "LSTM",
+        [(4, 2, 3), (1, 20, 3), (1, 20, 5)],
+        {"hidden_size": 5},
+        outputs=3,
+        used=(0, 1, 2),
+        runtime=True,
+    ),
+    Case(
+        "LSTM",
+        [(4, 2, 3), (1, 20, 3), (1, 20, 5), (1, 40), None, (1, 2, 5), (1, 2, 5)],
+        {"hidden_size": 5, "direction": "reverse"},
+        outputs=3,
+        used=(0, 2),
+        runtime=True,
+    ),
+    Case(
+        "LSTM",
+        [(3, 2, 3), (2, 20, 3), (2, 20, 5), (2, 40)],
+        {"hidden_size": 5, "direction": "bidirectional"},
+        outputs=3,
+        used=(1,),
+        runtime=True,
+    ),
+    Case("LSTM", [(1, 2, 3), (1, 8, 3), (1, 8, 2), (1, 16)], {"hidden_size": 2}, runtime=True),
 ]
 LABELS = np.array([0, 2, 1, 2])
 LOSSES = [
@@ -260,6 +332,7 @@ CASES = [
     *NORMALIZATION,
     *LOSSES,
     *RESIZING,
+    *RECURRENT,
 ]
 NOT_IN_1_19 = {"RMSNormalization"}  # no kernel
 PORTABLE_ONLY = {"MeanVarianceNormalization"}  # onnxruntime 1.19 cannot inline it inside a function
@@ -298,7 +371,8 @@ def test_unknown_operator_is_named() -> None:
 
 def test_unused_parameter_has_zero_gradient() -> None:
     model = parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 18]> g () => (float loss) <float[2] w = {1, 2}, float[2] u = {1, 2}>'
+        '<ir_version: 8, opset_import: ["" : 18]> g () => (float loss)'
+        "<float[2] w = {1, 2}, float[2] u = {1, 2}>"
         "{ loss = ReduceSum <keepdims = 0> (w) }"
     )
     for engine in ENGINES:

@@ -36,9 +36,11 @@ def batch(size: int = 6) -> Feeds:
 
 def regression() -> onnx.ModelProto:
     return parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 18]> g (float[N, 2] x, float[N, 1] t) => (float loss, float[N, 1] y)'
+        '<ir_version: 8, opset_import: ["" : 18]>'
+        "g (float[N, 2] x, float[N, 1] t) => (float loss, float[N, 1] y)"
         "<float[2, 1] w = {0.5, -0.25}, float[1] b = {0.125}>"
-        "{ h = MatMul (x, w)  y = Add (h, b)  d = Sub (y, t)  q = Mul (d, d)  loss = ReduceMean <keepdims = 0> (q) }"
+        "{ h = MatMul (x, w)  y = Add (h, b)  d = Sub (y, t)  q = Mul (d, d)"
+        "  loss = ReduceMean <keepdims = 0> (q) }"
     )
 
 
@@ -144,3 +146,25 @@ def test_old_opset_is_converted() -> None:
         np.testing.assert_allclose(found["b"], [2 * 0.375], rtol=1e-6)
     assert numpy_helper.to_array(model.graph.initializer[0]).size  # the caller's model is untouched
     assert model.opset_import[0].version == 13
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_normalisations_of_one_value_with_equal_constant_statistics(engine: Any) -> None:
+    """onnxruntime overwrites the statistics inputs, and would share the constants of both nodes."""
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[N, 2, 3] x) => (float loss)'
+        "<float[2] s = {1, 2}, float[2] u = {3, 4}, float[2] b = {0, 0},"
+        "float[2] m = {0, 0}, float[2] v = {1, 1}>"
+        "{ h = Mul (x, x)  p, pm, pv = BatchNormalization <training_mode = 1> (x, s, b, m, v)"
+        "  q, qm, qv = BatchNormalization <training_mode = 1> (h, u, b, m, v)"
+        "  r = Mul (p, q)  w = Mul (r, x)  loss = ReduceSum <keepdims = 0> (w) }"
+    )
+    x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+
+    def normal(a: Any) -> Any:
+        return (a - a.mean((0, 2), keepdims=True)) / np.sqrt(a.var((0, 2), keepdims=True) + 1e-5)
+
+    product = (normal(x) * normal(x * x) * x).sum((0, 2))
+    found = engines.gradients(model, ["s", "u"], {"x": x}, engine)
+    np.testing.assert_allclose(found["s"], product * [3, 4], rtol=1e-4)
+    np.testing.assert_allclose(found["u"], product * [1, 2], rtol=1e-4)

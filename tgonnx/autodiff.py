@@ -21,7 +21,43 @@ from tgonnx.ops.registry import gradient
 GradientRow = Callable[[Row], Sequence[Value | None]]
 # Piecewise constant or integer valued: gradients stop here.
 STOPS = set(
-    ["Shape", "Size", "ArgMax", "ArgMin", "NonZero", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Not", "Xor", "IsNaN", "IsInf", "Floor", "Ceil", "Round", "Sign", "OneHot", "ConstantOfShape", "Range", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "EyeLike", "Constant", "NonMaxSuppression", "Hardmax", "BitShift", "Unique"]
+    [
+        "Shape",
+        "Size",
+        "ArgMax",
+        "ArgMin",
+        "NonZero",
+        "Equal",
+        "Greater",
+        "Less",
+        "GreaterOrEqual",
+        "LessOrEqual",
+        "And",
+        "Or",
+        "Not",
+        "Xor",
+        "IsNaN",
+        "IsInf",
+        "Floor",
+        "Ceil",
+        "Round",
+        "Sign",
+        "OneHot",
+        "ConstantOfShape",
+        "Range",
+        "RandomNormal",
+        "RandomUniform",
+        "RandomNormalLike",
+        "RandomUniformLike",
+        "Bernoulli",
+        "Multinomial",
+        "EyeLike",
+        "Constant",
+        "NonMaxSuppression",
+        "Hardmax",
+        "BitShift",
+        "Unique",
+    ]
 )
 
 
@@ -48,7 +84,7 @@ def backward(model: ModelProto, loss: str, names: Iterable[str]) -> Backward:
         i.name for i in graph.initializer
     }
     emitter = Emitter("grad/", taken)
-    seed = emitter.filled(emitter.ints(types.shapes.get(loss, ())), 1.0, types.elem_types.get(loss, 1))  # type: ignore[arg-type]
+    seed = emitter.op("Identity", emitter.scalar(1.0, types.elem_types.get(loss) or TensorProto.FLOAT))
     arrived: dict[str, list[str]] = {loss: [seed.name]}
     wanted = set(names)
 
@@ -90,7 +126,8 @@ def differentiate_row(row: GradientRow | None, context: Row) -> list[Value | Non
     if row is None:
         label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         raise context.unsupported(
-            f"no gradient is known for {label}; freeze what comes before it, or add a row @gradient({label!r})"
+            f"no gradient is known for {label}; freeze what comes before it, "
+            f"or add a row @gradient({label!r})"
         )
     found: list[Value | None] = list(row(context))
     found += [None] * (len(node.input) - len(found))

@@ -134,12 +134,12 @@ class Value:
 
     def shape(self, start: int | None = None, end: int | None = None) -> Value:
         """The run-time shape, int64."""
-        limits = {name: v for name, v in (("start", start), ("end", end)) if v is not None}
+        limits: dict[str, Any] = {name: v for name, v in (("start", start), ("end", end)) if v is not None}
         return self.emitter.op("Shape", self, **limits)
 
 
 class Emitter:
-    """Collects nodes with fresh names. Constants are `Constant` nodes, so the result fits graphs and functions."""
+    """Collects nodes with fresh names. Constants are nodes too, so the result fits graphs and functions."""
 
     def __init__(self, prefix: str, taken: Iterable[str] = ()) -> None:
         self.nodes: list[NodeProto] = []
@@ -167,7 +167,7 @@ class Emitter:
     def ops(
         self, op_type: str, *inputs: Value | None, count: int, domain: str = "", **attributes: Any
     ) -> list[Value]:
-        """Emit a node with `count` outputs; the element types are those of the operand that carries the data."""
+        """Emit a node with `count` outputs; the operand that carries the data gives the element type."""
         data = next(v for v in inputs[op_type == "Where" :] if v is not None)
         elem_type = data.elem_type
         if op_type in _BOOLEAN:

@@ -24,7 +24,8 @@ SHAPES: tuple[Shape, ...] = get_args(Shape)
 _DERIVATIVES = {
     "one": "s = Sub(w, w)  one = Constant<value = float {1.0}>()  o = CastLike(one, w)  g = Add(s, o)",
     "sigmoid": "s = Sigmoid(w)  p = Mul(s, s)  g = Sub(s, p)",
-    "tanh": "t = Tanh(w)  p = Mul(t, t)  one = Constant<value = float {1.0}>()  o = CastLike(one, w)  g = Sub(o, p)",
+    "tanh": "t = Tanh(w)  p = Mul(t, t)  one = Constant<value = float {1.0}>()  o = CastLike(one, w)  "
+    "g = Sub(o, p)",
 }
 
 

@@ -122,7 +122,7 @@ class Row:
         return self.emitter.value(name, self.value(self.node.output[index]).elem_type)
 
     def shape(self, value: Value) -> tuple[Dim, ...] | None:
-        """Dimensions of a forward value: int when known, str when symbolic, else None; None without a rank."""
+        """Dimensions of a forward value: int if known, str if symbolic, else None; None without a rank."""
         return self.types.shapes.get(value.name)
 
     def static(self, value: Value) -> tuple[int, ...] | None:

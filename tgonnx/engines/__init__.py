@@ -26,7 +26,7 @@ __all__ = ["EngineName", "ParameterGroup", "StepSpec", "Trainer", "build", "choo
 
 
 def choose(engine: EngineName = "auto") -> Engine:
-    """Resolve `auto`. Raises InstallationError if `ort-training` is asked for and onnxruntime-training is not usable."""
+    """Resolve `auto`. Raises InstallationError if `ort-training` is asked for but cannot be used here."""
     if engine == "portable":
         return "portable"
     state = import_module("onnxruntime.capi._pybind_state")
@@ -77,7 +77,7 @@ def build(
 def gradients(
     model: ModelProto, names: Iterable[str], feeds: Mapping[str, Array], engine: EngineName = "auto"
 ) -> dict[str, Array]:
-    """The gradients of the model's first output (a scalar) with respect to initializers `names`, for tests."""
+    """The gradients of the model's first output, a scalar, with respect to initializers; for tests."""
     names = list(names)
     found, _ = differentiate(model, names, engine)
     graph = found.model.graph

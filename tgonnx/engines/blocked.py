@@ -1,9 +1,9 @@
 """Convolutions in onnxruntime's blocked layout.
 
-onnxruntime picks its fast blocked kernels only for constant weights; in training weights are values, so the plain
-kernels would run. This pass asks for the blocked ones by name (domain com.microsoft.nchwc), reordering the weight
-in the graph and the activations around it. Measured on a ResNet-20 step (width 16, 28 x 28, batch 128, two cores):
-ort-training 591 -> 385 ms, portable on onnxruntime 1.31 485 -> 347 ms.
+onnxruntime picks its fast blocked kernels only for constant weights; in training weights are values, so the
+plain kernels would run. This pass asks for the blocked ones by name (domain com.microsoft.nchwc), reordering
+the weight in the graph and the activations around it. Measured on a ResNet-20 step (width 16, 28 x 28, batch
+128, two cores): ort-training 591 -> 385 ms, portable on onnxruntime 1.31 485 -> 347 ms.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """onnxruntime-training's GradientGraphBuilder, with our gradient rows registered as custom gradients.
 
 A custom gradient definition cannot read attributes, so both sides become model-local functions ("function to
-function"): the forward node is wrapped in a function of its own, whose registered gradient is one node, again a
-function, with the body that the gradient row emits. Only operators whose built-in gradient was found right and
-fast stay as they are (`_NATIVE`); for the rest the built-in one is missing, slow, or silently wrong.
+function"): the forward node is wrapped in a function of its own, whose registered gradient is one node, again
+a function, with the body that the gradient row emits. Only operators whose built-in gradient was found right
+and fast stay as they are (`_NATIVE`); for the rest the built-in one is missing, slow, or silently wrong.
 onnxruntime-training is used through its C module: its Python package would need torch.
 """
 
@@ -38,7 +38,11 @@ def conv_gradient(row: Row) -> list[Value | None]:
     if row.need(0):
         grads[0] = conv_input_gradient(row, row.dy, geometry, weight)
     if row.need(1):
-        options = {"strides": geometry.strides, "dilations": geometry.dilations, "pads": geometry.pads}
+        options: dict[str, Any] = {
+            "strides": geometry.strides,
+            "dilations": geometry.dilations,
+            "pads": geometry.pads,
+        }
         options |= {"group": geometry.groups, "kernel_shape": geometry.kernel}
         operands = (row.dy, row.x, row.input(1))
         unused, grads[1] = row.emitter.ops("ConvGrad", *operands, count=2, domain="com.microsoft", **options)
@@ -124,7 +128,7 @@ def _separate_repeated(wrapping: _Wrapping, node: NodeProto) -> None:
 
 
 def _as_function(wrapping: _Wrapping, node: NodeProto, flows: bool) -> NodeProto:
-    """Wrap a node in a function with a registered gradient (or, if none flows, with all its inputs stopped)."""
+    """Wrap a node in a function with a registered gradient (if none flows, with all its inputs stopped)."""
     body, types = _normalised(node, wrapping.types)
     needs = [flows and i in wrapping.active for i in node.input]
     arrives = [f"g{j}" if o in wrapping.active else None for j, o in enumerate(node.output)]

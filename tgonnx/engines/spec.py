@@ -33,8 +33,8 @@ class ParameterGroup:
 class StepSpec:
     """A training copy and what to update in it.
 
-    `model`: inputs are features, targets and schedule scalars; the first output is the scalar loss, the others
-    are metrics. `statistics` maps an initializer to the value that holds its new value after the step.
+    `model`: inputs are features, targets and schedule scalars; the first output is the scalar loss, the
+    others are metrics. `statistics` maps an initializer to the value that holds its new value after the step.
     """
 
     model: onnx.ModelProto

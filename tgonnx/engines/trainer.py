@@ -15,7 +15,7 @@ from tgonnx.errors import UsageError
 
 
 def session(model: ModelProto, threads: int | None = None, seed: int | None = None) -> Any:
-    """An inference session on the CPU. Waiting threads sleep, so that two busy processes do not slow each other down."""
+    """An inference session on the CPU whose waiting threads sleep instead of spinning."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -50,7 +50,7 @@ class Trainer:
         self._state = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._kept.items()}
 
     def step(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """One update. `feeds` has every input of the training copy and the learning rates; returns loss and metrics."""
+        """One update; returns loss and metrics. `feeds`: all inputs and learning rates."""
         missing = self._feeds - set(feeds)
         if missing:
             raise UsageError(f"the training step needs a value for input {sorted(missing)[0]!r}")
@@ -76,7 +76,7 @@ class Trainer:
         }
 
     def load(self, values: Mapping[str, Array]) -> None:
-        """Replace parameters and statistics (moments stay). Raises UsageError for an unknown name or wrong shape."""
+        """Replace parameters and statistics (moments stay). Raises UsageError for a wrong name or shape."""
         changed = {}
         for name, value in values.items():
             slot = self._slots.get(name)

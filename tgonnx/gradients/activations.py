@@ -134,7 +134,8 @@ def prelu(row: Row) -> list[Value | None]:
 def clip(row: Row) -> list[Value | None]:
     """Bounds are inputs since opset 11; they receive the gradient of what they cut off."""
     zero, x, dy = row.like(0.0), row.x, row.dy
-    inside, grads = None, []
+    inside: Value | None = None
+    grads: list[Value | None] = []
     for index, cuts in ((1, "Less"), (2, "Greater")):
         if not row.has(index):
             grads.append(None)

@@ -39,7 +39,7 @@ class Geometry:
 
 
 def window(row: Row, kernel: tuple[int, ...], transposed: bool = False) -> Geometry:
-    """Read the window attributes of a convolution or pool. Raises UnsupportedError if they depend on a dynamic size."""
+    """The window of a convolution or pool. Raises UnsupportedError if it depends on a dynamic size."""
     n = len(kernel)
     strides = tuple(row.attr("strides", [1] * n))
     dilations = tuple(row.attr("dilations", [1] * n))
@@ -169,7 +169,7 @@ def conv_weight_gradient(row: Row, x: Value, dy: Value, g: Geometry, weight: tup
 
 @gradient("ConvTranspose")
 def conv_transpose(row: Row) -> Grads:
-    """X (N, C, space), W (C, M / groups, kernel): dX is a convolution, dW that of the convolution with x and dy swapped."""
+    """X (N, C, space), W (C, M / groups, kernel): dX is a convolution, dW its weight gradient for x as dy."""
     weight = row.static(row.input(1))
     if weight is None:
         raise row.unsupported("the shape of its weight is unknown")

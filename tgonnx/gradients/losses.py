@@ -13,7 +13,7 @@ Grads = list[Value | None]
 
 @gradient("SoftmaxCrossEntropyLoss")
 def softmax_cross_entropy(row: Row) -> Grads:
-    """Scores (N, C, space), labels (N, space), optional class weights (C); `mean` divides by the summed weights."""
+    """Scores (N, C, space), labels (N, space), class weights (C); `mean` divides by the summed weights."""
     scores = row.x
     factor = _factor(row)
     probability = row.op("Softmax", scores, axis=1)

@@ -127,7 +127,7 @@ def instance_normalization(row: Row) -> Grads:
 @gradient("GroupNormalization")
 def group_normalization(row: Row) -> Grads:
     """Statistics over the channels of a group and space; scale and bias (C), before opset 21 (groups)."""
-    x, dy, rank, groups = row.x, row.dy, row.rank(row.x), int(row.attr("num_groups"))
+    x, dy, groups = row.x, row.dy, int(row.attr("num_groups"))
     shape, scale_shape = row.shape(x), row.static(row.input(1))
     if shape is None or not isinstance(shape[1], int) or scale_shape is None:
         raise row.unsupported("the number of channels is unknown")

@@ -8,17 +8,25 @@ from tgonnx.emit import Value
 from tgonnx.gradient_row import Row
 from tgonnx.ops.registry import gradient
 
-_SHARED = ("mode", "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside", "nearest_mode", "antialias")
+_SHARED = (
+    "mode",
+    "coordinate_transformation_mode",
+    "cubic_coeff_a",
+    "exclude_outside",
+    "nearest_mode",
+    "antialias",
+)
 
 
 @gradient("Resize")
 def resize(row: Row) -> list[Value | None]:
-    """dX = dY times the transposed resizing matrix of every resized axis. All modes but tf_crop_and_resize."""
+    """dX = dY times the resizing matrix of every resized axis. All modes but tf_crop_and_resize."""
     if row.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
         raise row.unsupported("coordinate_transformation_mode is tf_crop_and_resize")
     if row.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise row.unsupported("keep_aspect_ratio_policy is not stretch")
-    rank, by_scale = row.rank(row.x), row.has(2) and row.constant(2) is not None and row.constant(2).size > 0  # type: ignore[union-attr]
+    rank, scales = row.rank(row.x), row.constant(2)
+    by_scale = scales is not None and scales.size > 0
     axes = [a % rank for a in row.attr("axes", range(rank))]
     given, result = row.shape(row.x), row.shape(row.y)
     grad = row.dy
