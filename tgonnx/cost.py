@@ -101,7 +101,7 @@ class CostModel:
             "channels": tuple(self._channels()),
         }
         self.fixed = np.array(self._fixed, np.int64)
-        self.lengths = np.array(self._lengths, np.int64).reshape(-1, len(self.sizes))
+        self.lengths = np.array(self._lengths, np.int64).reshape(len(self.fixed), len(self.sizes))
         self.totals = {kind: self.count(kind, self.sizes) for kind in KINDS}
 
     def _axis(self, labels: Labels) -> int:

@@ -1,0 +1,66 @@
+"""The one oracle: for a mask, the gated model computes what the pruned model computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from tgonnx.cost import FLOAT_TYPES, CostModel
+from tgonnx.coupling import Coupling, analyze
+from tgonnx.model import Model, load
+from tgonnx.passes.insert_gates import gate
+from tgonnx.passes.remove_channels import apply
+from tgonnx.runtime import open_session
+from tgonnx.selection import Mask, random_mask
+
+
+def feeds_of(model: Model, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for name, value in model.inputs.items():
+        kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        shape = model.shapes[name]
+        feeds[name] = rng.standard_normal(shape) if kind.kind == "f" else rng.integers(0, 2, shape)
+        feeds[name] = feeds[name].astype(kind)
+    return feeds
+
+
+def run(proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return list(open_session(proto, threads=1).run(feeds).values())
+
+
+def difference(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+    """The largest absolute difference over the largest magnitude, of the worst output."""
+    worst = 0.0
+    for x, y in zip(a, b, strict=True):
+        assert x.shape == y.shape
+        scale = max(float(np.abs(x.astype(np.float64)).max(initial=0)), 1e-6)
+        worst = max(worst, float(np.abs(x.astype(np.float64) - y.astype(np.float64)).max(initial=0)) / scale)
+    return worst
+
+
+def float_parameters(proto: onnx.ModelProto) -> int:
+    return sum(int(np.prod(t.dims)) for t in proto.graph.initializer if t.data_type in FLOAT_TYPES)
+
+
+def check_exact(source: onnx.ModelProto, seed: int = 0, keep: float = 0.5, tolerance: float = 1e-4) -> Coupling:
+    """Assert the invariants of a model for one random mask."""
+    model = load(source)
+    coupling = analyze(model)
+    mask, cost = random_mask(coupling, keep, seed), CostModel(coupling)
+    feeds = feeds_of(model, seed)
+    pruned = apply(coupling, mask)
+    onnx.checker.check_model(pruned)
+    onnx.shape_inference.infer_shapes(pruned, strict_mode=True)
+    original = run(model.original, feeds)
+    assert difference(original, run(gate(coupling, Mask.all_open(coupling)), feeds)) < max(tolerance / 10, 1e-5)
+    assert difference(run(gate(coupling, mask), feeds), run(pruned, feeds)) < tolerance
+    if not mask.open.all():
+        assert cost.cost(mask.open).params == float_parameters(pruned)
+        again = analyze(load(pruned))
+        recounted, predicted = CostModel(again).cost().flops, cost.cost(mask.open).flops
+        assert abs(recounted - predicted) <= 1e-6 * predicted
+    assert [(v.name, v.type) for v in pruned.graph.output] == [(v.name, v.type) for v in source.graph.output]
+    assert pruned.opset_import == source.opset_import
+    assert pruned.ir_version == source.ir_version
+    return coupling
