@@ -4,12 +4,13 @@ Handled:
 * `ce`: cross-entropy of labels. A Softmax at the end of the model is taken off first, as it is for `distill`;
 * `bce`: binary cross-entropy of logits; a Sigmoid at the end is taken off first;
 * `mse`, `l1`: the first output against targets;
-* `distill`: every float output against the original model's. Probabilities by Kullback-Leibler divergence, other
-  outputs by squared error over the variance that the original's output has in the batch.
+* `distill`: every float output against the original model's. Probabilities by Kullback-Leibler divergence,
+  other outputs by squared error over the variance that the original's output has in the batch.
 
-The penalty is mu d + strength d^2 with d = C(w)/Ctot - rho, mu and rho being inputs. The paper's form with a fixed
-lambda is mu = 0, strength = lambda, rho = the target; the host makes an augmented Lagrangian of it by changing mu and
-rho from step to step. C(w) has the terms of `CostModel`: at gates of zero and one it is what the report counts.
+The penalty is mu d + strength d^2 with d = C(w)/Ctot - rho, mu and rho being inputs. The paper's form with a
+fixed lambda is mu = 0, strength = lambda, rho = the target; the host makes an augmented Lagrangian of it by
+changing mu and rho from step to step. C(w) has the terms of `CostModel`: at gates of zero and one it is what the
+report counts.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ def add_objective(
 ) -> onnx.ModelProto:
     """A copy whose outputs are the loss, the task's part of it and, with a penalty, the cost ratio.
 
-    `answer_shape` is the shape of a batch of labels or targets, `outputs` those of the float outputs to distill.
-    Raises UnsupportedError if there is nothing to distill.
+    `answer_shape` is the shape of a batch of labels or targets, `outputs` those of the float outputs to
+    distill. Raises UnsupportedError if there is nothing to distill.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -97,7 +98,7 @@ class _Writer:
             self.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
 
     def before(self, output: str, op_type: str) -> tuple[Value, int | None]:
-        """The float32 input of the `op_type` that ends the model and its axis; without one, the output itself."""
+        """The float32 input and axis of the `op_type` that ends the model; without one, the output itself."""
         name = output
         while name in self.makers and self.makers[name].op_type in _PASSES:
             name = self.makers[name].input[0]

@@ -104,7 +104,11 @@ def _fold(graph: onnx.GraphProto, static: dict[str, np.ndarray]) -> bool:
     for node in graph.node:
         outputs = [name for name in node.output if name]
         values = [static[name] for name in outputs if name in static]
-        if len(values) == len(outputs) and not fixed & set(outputs) and all(v.size <= MAX_FOLDED for v in values):
+        if (
+            len(values) == len(outputs)
+            and not fixed & set(outputs)
+            and all(v.size <= MAX_FOLDED for v in values)
+        ):
             folded += [numpy_helper.from_array(v, n) for v, n in zip(values, outputs, strict=True)]
         else:
             kept.append(node)

@@ -60,7 +60,10 @@ def insert_gates(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) 
     result = onnx.ModelProto()
     result.CopyFrom(copy)
     inputs = [value for value in gated.graph.input if value.name == GATES]
-    for part, new in ((result.graph.node, gated.graph.node), (result.graph.initializer, gated.graph.initializer)):
+    for part, new in (
+        (result.graph.node, gated.graph.node),
+        (result.graph.initializer, gated.graph.initializer),
+    ):
         del part[:]
         part.extend(new)
     result.graph.input.extend(inputs)
@@ -97,7 +100,9 @@ class _Inserter:
         self.graph.nodes.clear()
         self.graph.nodes.extend(self.nodes)
 
-    def emit(self, op_type: str, *inputs: gs.Tensor, into: gs.Variable | None = None, **attributes: Any) -> gs.Variable:
+    def emit(
+        self, op_type: str, *inputs: gs.Tensor, into: gs.Variable | None = None, **attributes: Any
+    ) -> gs.Variable:
         """Append a node and return its output."""
         self.count += 1
         out = gs.Variable(f"tgonnx.gate_{self.count}") if into is None else into
@@ -151,4 +156,3 @@ class _Inserter:
         entry = ops.gated.get(node.op, node.domain)
         assert entry is not None  # the solver pins what has no gated form
         entry(gating)
-

@@ -61,7 +61,9 @@ def captured_names(graph: onnx.GraphProto) -> set[str]:
     names: set[str] = set()
     for node in graph.node:
         for attribute in node.attribute:
-            for sub in [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []:
+            for sub in (
+                [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []
+            ):
                 names |= {name for inner in sub.node for name in inner.input}
                 names |= {output.name for output in sub.output}
                 names |= captured_names(sub)
@@ -91,7 +93,12 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
         tensor.CopyFrom(value)
         tensor.name = node.output[0]
         return tensor
-    kinds = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+    kinds = {
+        "value_int": np.int64,
+        "value_ints": np.int64,
+        "value_float": np.float32,
+        "value_floats": np.float32,
+    }
     kind = kinds.get(attribute.name)
     return None if kind is None else numpy_helper.from_array(np.array(value, kind), node.output[0])
 
@@ -126,7 +133,9 @@ def _unshare(graph: onnx.GraphProto) -> bool:
     if not shared:
         return False
     own_weights = {
-        name for name, tensor in by_name.items() if name not in shared and len(tensor.dims) > 1 and uses[name] > 1
+        name
+        for name, tensor in by_name.items()
+        if name not in shared and len(tensor.dims) > 1 and uses[name] > 1
     }
     copies: dict[str, dict[object, str]] = defaultdict(dict)
     for index, node in enumerate(graph.node):

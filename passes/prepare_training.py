@@ -2,13 +2,14 @@
 
 Handled:
 * the opset is raised to what the gradient rows expect;
-* BatchNormalization normalises with the batch's statistics and keeps running averages (`statistics`), unless the
-  batch is too small to have any; Dropout does nothing;
+* BatchNormalization normalises with the batch's statistics and keeps running averages (`statistics`), unless
+  the batch is too small to have any; Dropout does nothing;
 * free dimensions of the inputs are bound to the sizes of the batches;
 * a gated copy's input of gate values becomes a trainable gate on one vector of logits.
 
-What trains: weights, biases, scales and tables (`trainable`). Constants of the computation do not: bounds, exponents,
-sizes, divisors, factors of the input. A value is trained through reshapes and transposes of its initializer.
+What trains: weights, biases, scales and tables (`trainable`). Constants of the computation do not: bounds,
+exponents, sizes, divisors, factors of the input. A value is trained through reshapes and transposes of its
+initializer.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _WEIGHTS: Mapping[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class TrainingCopy:
-    """`weights` are the initializers worth training; `statistics` maps running averages to their next values."""
+    """`weights` are the initializers to train; `statistics` maps running averages to their next values."""
 
     model: onnx.ModelProto
     weights: tuple[str, ...]
@@ -131,7 +132,7 @@ def _drop_nothing(node: NodeProto) -> None:
 def _normalise_by_batch(
     node: NodeProto, index: int, graph: onnx.GraphProto, known: Mapping[str, str]
 ) -> dict[str, str]:
-    """Statistics that are stored and used by one node only are carried on; a node with computed ones stays as it is."""
+    """Stored statistics of one node alone are carried on; a node with others stays as it is."""
     mean, variance = node.input[3], node.input[4]
     stored = {tensor.name for tensor in graph.initializer}
     if mean not in stored or variance not in stored or {mean, variance} & set(known) or mean == variance:

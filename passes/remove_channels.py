@@ -146,7 +146,9 @@ class _Surgeon:
         now = self.sweep.known[old]
         common = np.gcd(value, now)
         for op_type, factor in (("Mul", value // common), ("Div", now // common)):
-            name = fresh_name(f"{node.output[0]}_{op_type.lower()}", {**self.initializers, **self.sweep.types})
+            name = fresh_name(
+                f"{node.output[0]}_{op_type.lower()}", {**self.initializers, **self.sweep.types}
+            )
             self.initializers[name] = self.graph.initializer.add()
             self.initializers[name].CopyFrom(numpy_helper.from_array(factor.astype(now.dtype), name))
             self.sweep.declare_initializer(self.initializers[name])
@@ -201,4 +203,6 @@ def _list_initializers_as_inputs(graph: onnx.GraphProto) -> None:
     listed = {value.name for value in graph.input}
     for tensor in graph.initializer:
         if tensor.name not in listed:
-            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+            graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )

@@ -43,7 +43,9 @@ def float_parameters(proto: onnx.ModelProto) -> int:
     return sum(int(np.prod(t.dims)) for t in proto.graph.initializer if t.data_type in FLOAT_TYPES)
 
 
-def check_exact(source: onnx.ModelProto, seed: int = 0, keep: float = 0.5, tolerance: float = 1e-4) -> Coupling:
+def check_exact(
+    source: onnx.ModelProto, seed: int = 0, keep: float = 0.5, tolerance: float = 1e-4
+) -> Coupling:
     """Assert the invariants of a model for one random mask."""
     model = load(source)
     coupling = analyze(model)
@@ -53,7 +55,9 @@ def check_exact(source: onnx.ModelProto, seed: int = 0, keep: float = 0.5, toler
     onnx.checker.check_model(pruned)
     onnx.shape_inference.infer_shapes(pruned, strict_mode=True)
     original = run(model.original, feeds)
-    assert difference(original, run(gate(coupling, Mask.all_open(coupling)), feeds)) < max(tolerance / 10, 1e-5)
+    assert difference(original, run(gate(coupling, Mask.all_open(coupling)), feeds)) < max(
+        tolerance / 10, 1e-5
+    )
     assert difference(run(gate(coupling, mask), feeds), run(pruned, feeds)) < tolerance
     if not mask.open.all():
         assert cost.cost(mask.open).params == float_parameters(pruned)

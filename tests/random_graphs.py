@@ -15,8 +15,15 @@ REDUCE_WITH_INPUT = {"ReduceSum": 13, "ReduceMean": 18, "ReduceMax": 18, "Reduce
 class Builder:
     """A graph under construction; every `op` appends a node and returns the name of its first output."""
 
-    def __init__(self, rng: np.random.Generator, opset: int, constant_nodes: bool, dynamic_batch: bool) -> None:
-        self.rng, self.opset, self.constant_nodes, self.dynamic_batch = rng, opset, constant_nodes, dynamic_batch
+    def __init__(
+        self, rng: np.random.Generator, opset: int, constant_nodes: bool, dynamic_batch: bool
+    ) -> None:
+        self.rng, self.opset, self.constant_nodes, self.dynamic_batch = (
+            rng,
+            opset,
+            constant_nodes,
+            dynamic_batch,
+        )
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
@@ -44,7 +51,9 @@ class Builder:
 
     def op(self, op_type: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
         names = [self.name(op_type.lower()) for _ in range(outputs)]
-        self.nodes.append(helper.make_node(op_type, list(inputs), names, name=self.name(op_type), **attributes))
+        self.nodes.append(
+            helper.make_node(op_type, list(inputs), names, name=self.name(op_type), **attributes)
+        )
         return names[0] if outputs == 1 else names
 
     def reduce(self, op_type: str, x: str, axes: Sequence[int], keepdims: int = 1) -> str:
@@ -291,7 +300,14 @@ def recurrent(b: Builder, x: str, c: int) -> tuple[str, int]:
     return b.op("Reshape", y, b.ints(0, 6, ways * hidden)), ways * hidden
 
 
-SEQUENCE_BLOCKS: tuple[Block, ...] = (attention, feed_forward, token_mixing, recurrent, attention, feed_forward)
+SEQUENCE_BLOCKS: tuple[Block, ...] = (
+    attention,
+    feed_forward,
+    token_mixing,
+    recurrent,
+    attention,
+    feed_forward,
+)
 
 
 def image_model(b: Builder, length: int) -> str:

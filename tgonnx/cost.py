@@ -147,7 +147,9 @@ class CostModel:
     def count(self, kind: Kind, counts: npt.NDArray[np.int64]) -> float:
         """The cost with `counts` units kept of each kind."""
         lengths = self.fixed + self.lengths @ counts
-        return float(sum(t.coefficient * np.prod(lengths[list(t.axes)], dtype=np.float64) for t in self.terms[kind]))
+        return float(
+            sum(t.coefficient * np.prod(lengths[list(t.axes)], dtype=np.float64) for t in self.terms[kind])
+        )
 
     def ratio(self, mask: npt.NDArray[np.bool_], kind: Kind) -> float:
         """What is left of the original's cost."""

@@ -239,10 +239,12 @@ def _shape_only(model: Model) -> set[str]:
                 passes_on = all(o in integers and safe[o] for o in user.outputs if o) and i >= 0
                 safe[output] = safe[output] and (is_size or passes_on)
     return {
+        node.inputs[0] for node in model.nodes if node.op_type in ("Shape", "Size") and safe[node.outputs[0]]
+    } - {
         node.inputs[0]
         for node in model.nodes
-        if node.op_type in ("Shape", "Size") and safe[node.outputs[0]]
-    } - {node.inputs[0] for node in model.nodes if node.op_type in ("Shape", "Size") and not safe[node.outputs[0]]}
+        if node.op_type in ("Shape", "Size") and not safe[node.outputs[0]]
+    }
 
 
 class _Solver:
@@ -260,7 +262,10 @@ class _Solver:
         ties: list[Tie] = []
         pins: list[tuple[Labels, int]] = [
             (self.labelling.all_of(self.model.inputs), self._reason("", "input", "an axis of a model input")),
-            (self.labelling.all_of(self.model.outputs), self._reason("", "output", "an axis of a model output")),
+            (
+                self.labelling.all_of(self.model.outputs),
+                self._reason("", "output", "an axis of a model output"),
+            ),
         ]
         for node, view in zip(self.model.nodes, self.views, strict=True):
             relations, why = self._relations(node, view)
@@ -270,8 +275,12 @@ class _Solver:
                 elif isinstance(relation, Site):
                     self.sites.append((node.index, relation))
                 elif isinstance(relation, Choice):
-                    reason = self._reason(node.label, node.op_type, "a product of axes that is cut along another factor")
-                    self.choices.append(OpenChoice(node.index, relation.alternatives, mentioned([relation]), reason))
+                    reason = self._reason(
+                        node.label, node.op_type, "a product of axes that is cut along another factor"
+                    )
+                    self.choices.append(
+                        OpenChoice(node.index, relation.alternatives, mentioned([relation]), reason)
+                    )
             unsaid = self._unsaid(node, relations)
             if unsaid.size:
                 pins.append((unsaid, self._reason(node.label, node.op_type, why)))
@@ -325,7 +334,9 @@ class _Solver:
             tuple(self._pinned(roots, unit_of)),
         )
 
-    def _groups(self, roots: Labels, free: npt.NDArray[np.bool_]) -> tuple[tuple[Group, ...], npt.NDArray[np.int64]]:
+    def _groups(
+        self, roots: Labels, free: npt.NDArray[np.bool_]
+    ) -> tuple[tuple[Group, ...], npt.NDArray[np.int64]]:
         """Units and groups.
 
         Classes with the same number of labels in the same axes are of one kind. Kinds of one unit each (a channel
@@ -398,7 +409,9 @@ class _Preference:
 
     def __call__(self, choice: OpenChoice, alternative: Alternative) -> tuple[int, ...]:
         paired = self.classes.find(self.paired)
-        summed = {a.name: bool(np.isin(self.classes.find(a.factor), paired).any()) for a in choice.alternatives}
+        summed = {
+            a.name: bool(np.isin(self.classes.find(a.factor), paired).any()) for a in choice.alternatives
+        }
         wanted = summed[alternative.name] == (self.attention == "head-dim")
         contrast = len(set(summed.values())) > 1
         return (int(contrast and wanted), int(wanted), len(alternative.factor))

@@ -43,7 +43,9 @@ class Mask:
     def check(self, coupling: Coupling) -> None:
         """Raise UsageError unless the mask belongs to this model and leaves every group something."""
         if len(self.open) != coupling.units or self.groups != _outline(coupling):
-            raise UsageError(f"the mask has {len(self.open)} units in other groups than the model's {coupling.units}")
+            raise UsageError(
+                f"the mask has {len(self.open)} units in other groups than the model's {coupling.units}"
+            )
         for group in coupling.groups:
             if not self.open[group.units].any():
                 raise UsageError(f"the mask empties group {group.name}")

@@ -33,7 +33,9 @@ class Sweep:
     types: dict[str, int] = field(default_factory=dict)
     known: dict[str, np.ndarray] = field(default_factory=dict)
     hints: dict[str, Shape] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)  # first output of a node -> why its shapes are unknown
+    problems: dict[str, str] = field(
+        default_factory=dict
+    )  # first output of a node -> why its shapes are unknown
 
     def declare(self, name: str, elem_type: int, shape: Shape) -> None:
         """Set a graph input or initializer."""
@@ -103,7 +105,10 @@ class Sweep:
                 graph = helper.make_graph(
                     [node],
                     "one",
-                    [helper.make_value_info(n, helper.make_tensor_type_proto(self.types[n], None)) for n in feeds],
+                    [
+                        helper.make_value_info(n, helper.make_tensor_type_proto(self.types[n], None))
+                        for n in feeds
+                    ],
                     [helper.make_value_info(n, onnx.TypeProto()) for n in node.output if n],
                 )
                 imports = [helper.make_opsetid("", self.opsets.get("", 1))]
@@ -119,7 +124,9 @@ class Sweep:
         domain = "" if node.domain == "ai.onnx" else node.domain
         version = self.opsets.get(domain)
         if version is None or not defs.has(node.op_type, max_inclusive_version=version, domain=domain):
-            self.problems[node.output[0]] = f"operator {node.domain or 'ai.onnx'}::{node.op_type} is not known"
+            self.problems[node.output[0]] = (
+                f"operator {node.domain or 'ai.onnx'}::{node.op_type} is not known"
+            )
             return {}
         schema = defs.get_schema(node.op_type, version, domain)
         types = {
@@ -137,7 +144,11 @@ class Sweep:
         }
         imports = [helper.make_opsetid(d, v) for d, v in self.opsets.items()]
         try:
-            return dict(infer_node_outputs(schema, node, types, data, opset_imports=imports, ir_version=self.ir_version))
+            return dict(
+                infer_node_outputs(
+                    schema, node, types, data, opset_imports=imports, ir_version=self.ir_version
+                )
+            )
         except (InferenceError, RuntimeError, ValueError, KeyError) as error:
             self.problems[node.output[0]] = str(error).strip().splitlines()[0]
             return {}

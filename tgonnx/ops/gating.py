@@ -46,9 +46,13 @@ class Gating:
 
     def mean(self, x: gs.Tensor, axes: Sequence[int], keepdims: int = 1) -> gs.Variable:
         """The mean of `x` over `axes`, open labels only."""
-        return self.emit("Mul", self.reduce("ReduceMean", self.emit("Mul", x, self.mask), axes, keepdims), self.ratio)
+        return self.emit(
+            "Mul", self.reduce("ReduceMean", self.emit("Mul", x, self.mask), axes, keepdims), self.ratio
+        )
 
-    def standardize(self, x: gs.Tensor, axes: Sequence[int], epsilon: float, center: bool = True) -> gs.Variable:
+    def standardize(
+        self, x: gs.Tensor, axes: Sequence[int], epsilon: float, center: bool = True
+    ) -> gs.Variable:
         """(x - mean) / sqrt(variance + epsilon) over the open labels; without `center`, x / sqrt(mean square + epsilon)."""
         if center:
             x = self.emit("Sub", x, self.mean(x, axes))

@@ -69,7 +69,9 @@ def slices(view: View) -> dict[int, slice] | None:
 @rule("Slice")
 def slice_rule(view: View) -> Iterator[Relation]:
     x, y, found = view.input(0), view.output(), slices(view)
-    if found is None:  # axes that keep their size may still have been cut and shifted: only named axes are sure
+    if (
+        found is None
+    ):  # axes that keep their size may still have been cut and shifted: only named axes are sure
         axes = view.constant(3, "axes")
         if axes is not None:
             yield from same(x, y, skip=[axis % x.rank for axis in axes])

@@ -59,7 +59,10 @@ def _channels(x: Labels, y: Labels, w: Operand, groups: int, summed: int) -> Ite
 
 def _whole_groups(inside: Labels, outside: Labels) -> Alternative:
     first = inside[:, :1]
-    both = (Tie(np.broadcast_to(first, inside.shape), inside), Tie(np.broadcast_to(first, outside.shape), outside))
+    both = (
+        Tie(np.broadcast_to(first, inside.shape), inside),
+        Tie(np.broadcast_to(first, outside.shape), outside),
+    )
     return Alternative("whole groups", np.concatenate([first[:, 0], outside[:, 0]]), both)
 
 

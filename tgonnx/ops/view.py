@@ -118,13 +118,17 @@ def product(inputs: Sequence[Labels], outputs: Sequence[Labels]) -> Relation | N
     for number, size in enumerate(factors):
         if size == 1:
             continue
-        holders = [h for h in (_holder(inputs, factors, number), _holder(outputs, factors, number)) if h is not None]
+        holders = [
+            h for h in (_holder(inputs, factors, number), _holder(outputs, factors, number)) if h is not None
+        ]
         patterns = [labels.reshape(before, size, after) for labels, before, after in holders]
         ties: list[Tie | Free | Site] = []
         first = patterns[0][0, :, 0]
         for pattern in patterns:
             ties.append(Tie(np.broadcast_to(first[None, :, None], pattern.shape), pattern))
-        alternatives.append(Alternative(f"factor {number} of {'x'.join(map(str, factors))}", first, tuple(ties)))
+        alternatives.append(
+            Alternative(f"factor {number} of {'x'.join(map(str, factors))}", first, tuple(ties))
+        )
     if not alternatives:
         return Free(np.zeros(0, np.int64))
     return Choice(tuple(alternatives))
@@ -175,8 +179,10 @@ def regroup(inputs: Sequence[Labels], outputs: Sequence[Labels]) -> Iterator[Rel
             else:
                 block_out.append(j)
                 size_out, j = size_out * len(outputs[j]), j + 1
-        yield from _block([inputs[k] for k in block_in if k < len(inputs)],
-                          [outputs[k] for k in block_out if k < len(outputs)])
+        yield from _block(
+            [inputs[k] for k in block_in if k < len(inputs)],
+            [outputs[k] for k in block_out if k < len(outputs)],
+        )
 
 
 def _block(inputs: list[Labels], outputs: list[Labels]) -> Iterator[Relation]:
