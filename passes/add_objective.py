@@ -9,8 +9,8 @@ Handled:
 
 The penalty is mu d + strength d^2 with d = C(w)/Ctot - rho, mu and rho being inputs. The paper's form with a
 fixed lambda is mu = 0, strength = lambda, rho = the target; the host makes an augmented Lagrangian of it by
-changing mu and rho from step to step. C(w) has the terms of `CostModel`: at gates of zero and one it is what the
-report counts.
+changing mu and rho from step to step. C(w) has the terms of `CostModel`: at gates of zero and one it is what
+the report counts.
 """
 
 from __future__ import annotations
@@ -59,10 +59,8 @@ def add_objective(
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     writer = _Writer(copy)
-    if fit.loss == "distill":
-        task = writer.distill(outputs or {})
-    else:
-        task = writer.supervised(fit, answer_shape or ())
+    distilled = fit.loss == "distill"
+    task = writer.distill(outputs or {}) if distilled else writer.supervised(fit, answer_shape or ())
     del copy.graph.output[:]
     loss = task
     if penalty is not None:

@@ -90,10 +90,18 @@ def trainable(proto: onnx.ModelProto) -> Iterator[str]:
     }
     source = {name: name for name in sizes}
     learned: set[str] = set()  # values that depend on a weight already
+    gated = {GATES}  # values made of gates and constants
     seen: set[str] = set()
     for node in proto.graph.node:
         if node.op_type in _CARRIERS and node.input[0] in source:
             source[node.output[0]] = source[node.input[0]]
+            continue
+        if any(name in gated for name in node.input) and all(n in gated or n in source for n in node.input):
+            held = [name for name in node.input if name in source] if node.op_type == "Mul" else []
+            if held:
+                source[node.output[0]] = source[held[0]]
+            else:
+                gated.update(node.output)
             continue
         places = _WEIGHTS.get(node.op_type, ())
         if node.op_type in ("Add", "Mul") and any(name in learned for name in node.input):

@@ -63,7 +63,7 @@ __all__ = [
 
 
 def gate(model: Model | Source, mask: Mask) -> onnx.ModelProto:
-    """The model with gates in it: of its old size, computing what the pruned model computes. Raises UsageError."""
+    """The gated model: of the same size, computing what the pruned one does. Raises UsageError."""
     return insert_gates.gate(_coupling(model), mask)
 
 

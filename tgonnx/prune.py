@@ -101,8 +101,8 @@ class _Plan:
 
     def commit(self, scores: npt.NDArray[np.floating]) -> Mask:
         """The mask that keeps the best units and meets the goal."""
-        scores = scores.astype(np.float64)
-        return fit(self.coupling, scores, self.goal, self.round_to, self.min_channels, self.freeze)
+        precise: npt.NDArray[np.float64] = scores.astype(np.float64)
+        return fit(self.coupling, precise, self.goal, self.round_to, self.min_channels, self.freeze)
 
 
 def prune(
@@ -125,11 +125,12 @@ def prune(
     engine: EngineName = "auto",
     progress: Listener | None = None,
 ) -> PruneResult:
-    """Make a model cheaper by deleting channels, learning which ones; without data, by the size of their weights.
+    """Make a model cheaper by deleting channels, learning which ones; without data, by the size of their
+    weights.
 
-    `target` defaults to half of the FLOPs. `epochs` counts all passes over the data, of which a third goes to the
-    search; without it, the number depends on the amount of data. `weights="frozen"` learns gates only and trains
-    nothing afterwards. `lambda_` "auto" adapts the weight of the cost. A run is determined by `seed`.
+    `target` defaults to half of the FLOPs. `epochs` counts all passes over the data, of which a third goes to
+    the search; without it, the number depends on the amount of data. `weights="frozen"` learns gates only and
+    trains nothing afterwards. `lambda_` "auto" adapts the weight of the cost. `seed` determines a run.
 
     Raises UnsupportedError if nothing can be pruned, DataError, UsageError, ModelError, DivergedError, and
     VerificationError if the pruned model does not compute what the gated one does.
@@ -203,7 +204,7 @@ def _with_data(
 
 
 def embed(full: onnx.ModelProto, pruned: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:
-    """`full` with the weights of the pruned model where units are open: gated with the mask, it computes the same."""
+    """`full` with the pruned model's weights where units are open: gated, it computes the same."""
     kept = np.append(mask.open, True)
     small = {tensor.name: tensor for tensor in pruned.graph.initializer}
     values: dict[str, Array] = {}
@@ -313,10 +314,10 @@ def _result(
         )
     elif achieved < CLOSE * plan.target.value:
         notes += (
-            f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units fits the target",
+            f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found",
         )
-    before = Figures(cost.cost(), original.ByteSize(), metric and metric(original))
-    after = Figures(cost.cost(mask.open), pruned.ByteSize(), metric and metric(pruned))
+    before = Figures(cost.cost(), original.ByteSize(), None if metric is None else metric(original))
+    after = Figures(cost.cost(mask.open), pruned.ByteSize(), None if metric is None else metric(pruned))
     name = None if metric is None else metric.name
     return PruneResult(
         pruned, mask, before, after, name, tuple(journal.records), check, plan.target, achieved, notes

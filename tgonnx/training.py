@@ -1,12 +1,13 @@
 """Training in three phases.
 
-search: gates and weights learn together; the cost that is asked for sinks from all to the target, so that the gates
-decide while the network can still adapt, and the learning rate of the gates sinks to zero, so that they come to rest.
-commit: the gates are made a mask that meets the target, and the model is cut.
-fine-tune: the small model trains on.
+* search: gates and weights learn together. The cost that is asked for sinks from all to the target, so that the
+  network adapts on the way, and the learning rate of the gates sinks to zero, so that they come to rest;
+* commit: the gates are made a mask that meets the target, and the model is cut;
+* fine-tune: the small model trains on.
 
-The penalty is the paper's (Kim et al., equation 7) with a fixed lambda, or an augmented Lagrangian whose multiplier
-grows while the cost is too high: penalty = mu d + s d^2, d = C(w)/Ctot - rho_t, mu <- max(0, mu + gain d).
+The penalty is the paper's (Kim et al., equation 7) with a fixed lambda, or an augmented Lagrangian whose
+multiplier grows while the cost is too high: penalty = mu d + s d^2, d = C(w)/Ctot - rho_t and
+mu <- max(0, mu + gain d) after each step.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is. `loss` is the task's, averaged over recent steps; `cost` is what is left now, a ratio."""
+    """Where a run is. `loss` is the task's, over recent steps; `cost` is what is left now, a ratio."""
 
     phase: Phase
     epoch: int
@@ -180,6 +181,14 @@ def _weight_groups(model: onnx.ModelProto, names: tuple[str, ...], recipe: Recip
     ]
 
 
+class Diverged(DivergedError):
+    """The loss is not finite; `values` are the last good initializers, by name, at most 50 steps old."""
+
+    def __init__(self, message: str, values: Mapping[str, Array]) -> None:
+        super().__init__(message)
+        self.values = values
+
+
 class _Loop:
     """Runs steps, watches the loss, keeps the last good state and says how long it will take."""
 
@@ -196,16 +205,15 @@ class _Loop:
         self.good = trainer.parameters()
 
     def step(self, index: int, batch: Batch, scalars: Mapping[str, float]) -> dict[str, float]:
-        """One step. Raises DivergedError, its `values` being the last good parameters, if the loss is not finite."""
-        feeds = self.task.teacher.feeds(batch) | {k: np.float32(v) for k, v in scalars.items()}
+        """One step. Raises Diverged if the loss is not finite."""
+        feeds = self.task.teacher.feeds(batch) | {k: np.array(v, np.float32) for k, v in scalars.items()}
         found = {name: float(value) for name, value in self.trainer.step(feeds).items()}
         if not all(math.isfinite(value) for value in found.values()):
-            error = DivergedError(
+            raise Diverged(
                 f"{self.phase}: the loss is {found[LOSS]} at step {index + 1} of {self.steps} "
-                f"(before it: {self.loss:.4g}); try a smaller --lr"
+                f"(before it: {self.loss:.4g}); try a smaller --lr",
+                self.good,
             )
-            error.values = self.good  # type: ignore[attr-defined]
-            raise error
         self.loss = found[TASK] if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * found[TASK]
         if (index + 1) % 50 == 0:
             self.good = self.trainer.parameters()
@@ -285,11 +293,12 @@ def search_floors(
     even = target.value if target.kind == "channels" else math.sqrt(target.value)
     share = min(FLOOR, 0.67 * even)
     sizes = np.array([group.size for group in coupling.groups], np.int64)
-    return np.maximum(floors(coupling, min_channels, 1, freeze), np.ceil(share * sizes).astype(np.int64))
+    fewest = floors(coupling, min_channels, 1, freeze)
+    return np.asarray(np.maximum(fewest, np.ceil(share * sizes)), np.int64)
 
 
 def lift(logits: Logits, coupling: Coupling, fewest: npt.NDArray[np.int64], to: float = 1e-3) -> bool:
-    """Open the best units, in place, of every group that has fewer open ones than `fewest`. Says if it did."""
+    """Open the best units of every group with fewer open ones than `fewest`, in place. Says if it did."""
     lifted = False
     for group, least in zip(coupling.groups, fewest.tolist(), strict=True):
         values = logits[group.units]

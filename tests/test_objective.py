@@ -1,0 +1,208 @@
+"""The objective's nodes against the formulas: cost, penalty, losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, parser
+
+from tgonnx import gates
+from tgonnx.cost import KINDS, CostModel, Kind
+from tgonnx.coupling import Coupling, analyze
+from tgonnx.data import Fit
+from tgonnx.engines import gradients
+from tgonnx.engines.trainer import session
+from tgonnx.errors import UnsupportedError
+from tgonnx.model import load
+from tgonnx.passes.add_objective import ANSWER, COST, LOSS, MU, RHO, TASK, TEACHER, Penalty, add_objective
+from tgonnx.passes.insert_gates import GATES, insert_gates
+from tgonnx.passes.prepare_training import LOGITS, prepare_training
+
+Array = np.ndarray[Any, Any]
+LABELS = np.array([1, 0, 2, 1])
+
+
+def network(ending: str = "y = Identity(s)", seed: int = 0) -> onnx.ModelProto:
+    """A residual block with BatchNormalization and a classifier of three classes."""
+    body = f"""<ir_version: 8, opset_import: ["" : 17]>
+    net (float[N, 2, 6, 6] x) => (float[N, 3] y) {{
+        a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1)
+        b = BatchNormalization (a, scale, bias, mean, var)
+        c = Relu(b)
+        d = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (c, w2)
+        e = Add(c, d)
+        f = Conv <kernel_shape = [1, 1]> (e, w3)
+        g = GlobalAveragePool(f)
+        h = Flatten(g)
+        s = Gemm <transB = 1> (h, w4, b4)
+        {ending}
+    }}"""
+    model = parser.parse_model(body)
+    rng = np.random.default_rng(seed)
+    shapes = {"w1": (5, 2, 3, 3), "w2": (5, 5, 3, 3), "w3": (4, 5, 1, 1), "w4": (3, 4), "b4": (3,)}
+    values = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    values |= {"scale": np.ones(5), "bias": np.full(5, 0.1), "mean": np.zeros(5), "var": np.ones(5)}
+    tensors = [onnx.numpy_helper.from_array(v.astype(np.float32), n) for n, v in values.items()]
+    model.graph.initializer.extend(tensors)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def coupling() -> Coupling:
+    return analyze(load(network()))
+
+
+def penalised(coupling: Coupling, kind: Kind, strength: float = 3.0) -> onnx.ModelProto:
+    gated = insert_gates(coupling.model.proto, coupling, None)
+    penalty = Penalty(CostModel(coupling), kind, strength)
+    return add_objective(gated, Fit("ce", "y", 1), (4,), None, penalty)
+
+
+def run(model: onnx.ModelProto, feeds: dict[str, Array], output: str) -> float:
+    return float(session(model).run([output], feeds)[0])
+
+
+def feeds_for(coupling: Coupling, values: Array, mu: float, rho: float) -> dict[str, Array]:
+    x = np.random.default_rng(1).normal(size=(4, 2, 6, 6)).astype(np.float32)
+    scalars = {MU: np.array(mu, np.float32), RHO: np.array(rho, np.float32)}
+    return {"x": x, ANSWER: LABELS, GATES: values.astype(np.float32), **scalars}
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from(KINDS))
+def test_the_nodes_count_what_the_report_counts(seed: int, kind: Kind) -> None:
+    coupling = analyze(load(network()))
+    mask = np.random.default_rng(seed).random(coupling.units) < 0.6
+    found = run(penalised(coupling, kind), feeds_for(coupling, mask, 0.0, 0.0), COST)
+    assert found == pytest.approx(CostModel(coupling).ratio(mask, kind), rel=1e-5, abs=1e-7)
+
+
+def test_the_penalty_is_equation_7_and_its_lagrangian(coupling: Coupling) -> None:
+    model = penalised(coupling, "flops", strength=3.0)
+    feeds = feeds_for(coupling, np.ones(coupling.units), 0.7, 0.4)
+    loss, task, cost = session(model).run([LOSS, TASK, COST], feeds)
+    assert cost == pytest.approx(1.0, rel=1e-6)
+    assert loss - task == pytest.approx(0.7 * 0.6 + 3.0 * 0.6**2, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_of_the_penalty_by_finite_differences(coupling: Coupling, kind: Kind) -> None:
+    rng = np.random.default_rng(3)
+    values = rng.uniform(0.2, 1.0, coupling.units).astype(np.float32)
+    model = penalised(coupling, kind)
+    penalty = onnx.ModelProto()
+    penalty.CopyFrom(model)
+    # what is left after the task: the first output is what is differentiated
+    penalty.graph.node.append(helper.make_node("Sub", [LOSS, TASK], ["penalty"]))
+    penalty.graph.output.insert(0, helper.make_tensor_value_info("penalty", TensorProto.FLOAT, []))
+    relaxed = next(v for v in penalty.graph.input if v.name == GATES)
+    penalty.graph.input.remove(relaxed)
+    penalty.graph.initializer.append(onnx.numpy_helper.from_array(values, GATES))
+    feeds = feeds_for(coupling, values, 0.5, 0.3)
+    del feeds[GATES]
+    found = gradients(penalty, [GATES], feeds)[GATES]
+    for unit in range(coupling.units):
+        ends = []
+        for sign in (1, -1):
+            moved = values.astype(np.float64)
+            moved[unit] += sign * 1e-4
+            ratio = relaxed_ratio(CostModel(coupling), kind, moved)
+            ends.append(0.5 * (ratio - 0.3) + 3.0 * (ratio - 0.3) ** 2)
+        assert found[unit] == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-3, abs=1e-6)
+
+
+def relaxed_ratio(cost: CostModel, kind: Kind, values: Array) -> float:
+    counts = np.bincount(cost.kind_of, weights=values, minlength=len(cost.sizes))
+    return cost.count(kind, counts) / cost.totals[kind]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ending", ["y = Identity(s)", "y = Softmax <axis = 1> (s)"])
+def test_cross_entropy_takes_a_softmax_off(ending: str) -> None:
+    model = network(ending)
+    x = np.random.default_rng(1).normal(size=(4, 2, 6, 6)).astype(np.float32)
+    scores = session(network()).run(["y"], {"x": x})[0].astype(np.float64)
+    wanted = -np.log(np.exp(scores) / np.exp(scores).sum(1, keepdims=True))[np.arange(4), LABELS].mean()
+    loss = run(add_objective(model, Fit("ce", "y", 1), (4,)), {"x": x, ANSWER: LABELS}, LOSS)
+    assert loss == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1", "bce"])
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_losses_on_targets(loss: str, sigmoid: bool) -> None:
+    model = network("y = Sigmoid(s)" if sigmoid else "y = Identity(s)")
+    rng = np.random.default_rng(1)
+    x, target = rng.normal(size=(4, 2, 6, 6)).astype(np.float32), rng.random((4, 3)).astype(np.float32)
+    output = session(model).run(["y"], {"x": x})[0].astype(np.float64)
+    p = 1 / (1 + np.exp(-session(network()).run(["y"], {"x": x})[0].astype(np.float64)))
+    wanted = {
+        "mse": np.square(output - target),
+        "l1": np.abs(output - target),
+        "bce": -(target * np.log(p) + (1 - target) * np.log(1 - p)),
+    }[loss].mean()
+    found = run(add_objective(model, Fit(loss, "y"), (4, 3)), {"x": x, ANSWER: target}, LOSS)
+    assert found == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("ending", ["y = Identity(s)", "y = Softmax <axis = 1> (s)"])
+def test_the_teacher_has_nothing_to_learn_from_itself(ending: str) -> None:
+    model = network(ending)
+    x = np.random.default_rng(1).normal(size=(4, 2, 6, 6)).astype(np.float32)
+    says = session(model).run(["y"], {"x": x})[0]
+    objective = add_objective(model, Fit("distill", "y"), None, {"y": (4, 3)})
+    assert run(objective, {"x": x, TEACHER + "y": says}, LOSS) == pytest.approx(0.0, abs=1e-5)
+    other = np.roll(says, 1, axis=1)
+    assert run(objective, {"x": x, TEACHER + "y": other}, LOSS) > 0.01
+
+
+def test_nothing_to_distill_is_said() -> None:
+    with pytest.raises(UnsupportedError, match="no output of floats"):
+        add_objective(network(), Fit("distill", "y"))
+
+
+def test_the_training_copy_has_gates_statistics_and_weights(coupling: Coupling) -> None:
+    copy = prepare_training(insert_gates(coupling.model.proto, coupling, None), {"x": (8, 2, 6, 6)})
+    assert set(copy.weights) == {"w1", "w2", "w3", "w4", "b4", "scale", "bias"}
+    assert set(copy.statistics) == {"mean", "var"}
+    assert [n.op_type for n in copy.model.graph.node if n.domain == gates.DOMAIN] == [gates.op_type("one")]
+    stored = {t.name: t for t in copy.model.graph.initializer}
+    assert tuple(stored[LOGITS].dims) == (coupling.units,)
+
+
+def test_a_tiny_batch_keeps_the_stored_statistics(coupling: Coupling) -> None:
+    assert not prepare_training(coupling.model.proto, {"x": (2, 2, 6, 6)}).statistics
+
+
+def test_constants_of_the_computation_are_not_trained() -> None:
+    body = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[N, 4] x) => (float[N, 2] y)
+    <float[1, 4] mean = {1, 2, 3, 4}, float[1, 4] std = {1, 2, 3, 4}, float[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8},
+     float[2] b = {1, 2}, float low = {0}, float[1, 2] power = {2, 2}> {
+        c = Sub(x, mean)
+        n = Mul(c, std)
+        m = MatMul(n, w)
+        a = Add(m, b)
+        r = Clip(a, low)
+        y = Pow(r, power)
+    }"""
+    assert list(prepare_training(parser.parse_model(body), {"x": (8, 4)}).weights) == ["w", "b"]
+
+
+def test_scales_behind_gated_layers_are_trained() -> None:
+    body = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[N, 4] x) => (float[N, 2] y)
+    <float[4, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, float[3] s = {1, 2, 3}, float[3, 2] v = {1, 2, 3, 4, 5, 6}> {
+        a = MatMul(x, w)
+        b = Mul(a, s)
+        c = Relu(b)
+        y = MatMul(c, v)
+    }"""
+    coupling = analyze(load(parser.parse_model(body)))
+    copy = prepare_training(insert_gates(coupling.model.proto, coupling, None), {"x": (8, 4)})
+    assert coupling.units == 3
+    assert list(copy.weights) == ["w", "s", "v"]
