@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect as introspection
+import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tgonnx.console import Terminal
+from tgonnx.console import Terminal, plain
 from tgonnx.errors import (
     InstallationError,
     ModelError,
+    TargetError,
     TgonnxError,
     UnsupportedError,
     UsageError,
@@ -231,6 +233,118 @@ def doctor(terminal: Terminal) -> None:
 
 
 # --- cutting ----------------------------------------------------------------------------------------
+
+
+@command
+def prune(
+    terminal: Terminal,
+    model: ModelPath,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            "-d",
+            help="An .npz file with arrays named like the model's inputs, plus `label` or `target`; "
+            "or a folder with one folder of images for each class. Without: units are ranked by their weights.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Where to write.", show_default="MODEL.pruned.onnx"),
+    ] = None,
+    target: TargetText = "flops=0.5",
+    loss: Annotated[
+        Literal["auto", "ce", "mse", "l1", "bce", "distill"],
+        typer.Option(
+            "--loss",
+            help="What to learn from; auto: ce with labels, mse with targets, else distill (the original's outputs).",
+        ),
+    ] = "auto",
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs",
+            min=1,
+            help="Passes over the data, search and fine-tuning together.",
+            show_default="auto",
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Samples in a training step.", show_default="auto")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", min=0, help="Learning rate of the weights.", show_default="auto")
+    ] = None,
+    gate_lr: Annotated[float, typer.Option("--gate-lr", min=0, help="Learning rate of the gates.")] = 0.02,
+    penalty: Annotated[
+        str, typer.Option("--lambda", help="Weight of the cost in the objective: auto, or a number.")
+    ] = "auto",
+    gradient: Annotated[
+        Literal["one", "sigmoid", "tanh"], typer.Option("--gradient", help="Shape of a gate's derivative.")
+    ] = "one",
+    round_to: RoundTo = 1,
+    min_channels: MinChannels = 1,
+    freeze: Freeze = None,
+    weights: Annotated[
+        Literal["train", "frozen"],
+        typer.Option(
+            "--weights", help="Train the weights, too, or learn which channels to keep and nothing else."
+        ),
+    ] = "train",
+    seed: Seed = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Threads; 0: all.")] = 0,
+    engine: Annotated[
+        Literal["auto", "ort-training", "portable"],
+        typer.Option("--engine", help="What trains; `tgonnx doctor` explains the choice."),
+    ] = "auto",
+    overwrite: Overwrite = False,
+    report_path: Annotated[
+        Path | None, typer.Option("--report", metavar="PATH.json", help="Also write all figures there.")
+    ] = None,
+) -> None:
+    """Learn which channels to delete, delete them, train on, verify, and write the smaller model."""
+    from tgonnx import report
+    from tgonnx.cost import Target
+    from tgonnx.prune import prune as run
+    from tgonnx.saving import check_destination, save, save_text
+
+    protected = [model, *([data] if data else [])]
+    out = out or model.with_name(f"{model.stem}.pruned.onnx")
+    check_destination(out, overwrite, protected)
+    if report_path:
+        check_destination(report_path, overwrite, [*protected, out])
+    weight: float | Literal["auto"] = "auto" if penalty == "auto" else _number("--lambda", penalty)
+    wanted = Target.parse(target)
+    with terminal.progress(wanted.kind) as listener:
+        result = run(
+            model, data, wanted, loss, epochs, batch, lr, gate_lr, weight, gradient, round_to, min_channels,
+            freeze or (), weights, seed, threads or None, engine, listener,
+        )  # fmt: skip
+    with terminal.working("timing"):
+        before, after = report.facts(result, model, threads)
+    save(result.model, out, overwrite, protected)
+    figures = report.prune_json(str(out), result, before, after)
+    if report_path:
+        save_text(json.dumps(plain(figures), indent=2) + "\n", report_path, overwrite, protected)
+    for note in result.notes:
+        terminal.note(f"note: {note}")
+    table = report.comparison(before, after, result.check, result.metric_name or "metric")
+    terminal.result(figures, table, f"wrote {out}")
+    if not result.target_met:
+        terminal.complain(
+            f"target {wanted} not met: {result.achieved:.3f} of the {wanted.kind} is left in {out}"
+        )
+        raise typer.Exit(TargetError.exit_code)
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"{option} {text!r} is neither auto nor a number of at least 0")
+    return value
 
 
 @command

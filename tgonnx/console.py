@@ -5,13 +5,16 @@ from __future__ import annotations
 import json as jsonlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
+
+if TYPE_CHECKING:
+    from tgonnx.training import Progress
 
 _PIPE_WIDTH = 120  # columns where no terminal says how many there are
 
@@ -43,7 +46,7 @@ class Terminal:
     def result(self, data: dict[str, Any], *shown: RenderableType) -> None:
         """Print a result: `data` with --json, else what is `shown`; nothing with -q and no --json."""
         if self.json:
-            sys.stdout.write(jsonlib.dumps(_plain(data), indent=2) + "\n")
+            sys.stdout.write(jsonlib.dumps(plain(data), indent=2) + "\n")
         elif not self.quiet:
             for number, part in enumerate(shown):
                 if number:
@@ -64,6 +67,25 @@ class Terminal:
             with self.err.status(text, spinner="dots"):
                 yield
 
+    @contextmanager
+    def progress(self, cost: str) -> Iterator[Callable[[Progress], None]]:
+        """A listener for training: one live line on a terminal, else one line for each epoch."""
+        if self.quiet:
+            yield lambda progress: None
+        elif self.err.is_terminal:
+            with self.err.status("reading", spinner="dots") as status:
+                yield lambda progress: status.update(_progress_line(progress, cost))
+        else:
+            seen: set[tuple[str, int]] = set()
+
+            def listen(progress: Progress) -> None:
+                key = (progress.phase, progress.epoch)
+                if progress.step == progress.steps or key not in seen:
+                    seen.add(key)
+                    self.note(_progress_line(progress, cost))
+
+            yield listen
+
     def complain(self, message: str) -> str:
         """The one line of a failure on stderr; returns it."""
         line = " ".join(message.split())
@@ -78,12 +100,24 @@ class Terminal:
             sys.stdout.write(jsonlib.dumps(failure, indent=2) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def _progress_line(progress: Progress, cost: str) -> str:
+    parts = [f"{progress.phase} {progress.epoch}/{progress.epochs}", f"loss {progress.loss:.4f}"]
+    if progress.metric is not None:
+        parts.append(f"metric {progress.metric:.4f}")
+    if progress.cost is not None:
+        parts.append(f"{cost} {progress.cost:.1%}")
+    if progress.seconds_left is not None:
+        minutes, seconds = divmod(round(progress.seconds_left), 60)
+        parts.append(f"{minutes}:{seconds:02d} left")
+    return "  ".join(parts)
+
+
+def plain(value: Any) -> Any:
     """Only what JSON has: infinite and NaN become null, tuples lists, numpy numbers numbers."""
     if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

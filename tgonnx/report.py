@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -11,11 +12,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tgonnx.bench import Latency
+from tgonnx import loading
+from tgonnx.bench import Latency, latency
 from tgonnx.cost import Cost, CostModel
 from tgonnx.coupling import Coupling, Group, Pinned
 from tgonnx.doctor import Diagnosis
-from tgonnx.verify import Check, describe_type
+from tgonnx.errors import ModelError, UnsupportedError
+from tgonnx.prune import PruneResult
+from tgonnx.runtime import open_session
+from tgonnx.verify import Check, describe_type, runnable_feeds
 
 SHORT_LIST = 12  # rows of a long table without -v
 
@@ -98,6 +103,37 @@ def comparison_json(before: Facts, after: Facts, check: Check | None = None) -> 
         "before": asdict(before),
         "after": asdict(after),
         "verification": None if check is None else check_json(check),
+    }
+
+
+def facts(result: PruneResult, path: Path, threads: int = 0) -> tuple[Facts, Facts]:
+    """The original, in the file at `path`, and the pruned model in figures, their latencies taken in turns."""
+    original = loading.read(path)
+    try:
+        feeds = runnable_feeds(original, open_session(original, threads), batch=1)[0]
+        times: list[float | None] = [
+            t.p50 for t in latency([original, result.model], [feeds, feeds], 50, threads)
+        ]
+    except (ModelError, UnsupportedError):  # custom operators: nothing here runs them
+        times = [None, None]
+    before, after = (
+        Facts(part.cost, part.file_bytes, milliseconds, part.metric)
+        for part, milliseconds in zip((result.before, result.after), times, strict=True)
+    )
+    return before, after
+
+
+def prune_json(out: str, result: PruneResult, before: Facts, after: Facts) -> dict[str, Any]:
+    """Everything a run of `prune` has to tell."""
+    return {
+        "out": out,
+        "target": {"kind": result.target.kind, "ratio": result.target.value},
+        "achieved": result.achieved,
+        "target_met": result.target_met,
+        "metric": result.metric_name,
+        **comparison_json(before, after, result.check),
+        "notes": list(result.notes),
+        "history": [asdict(record) for record in result.history],
     }
 
 
