@@ -1,0 +1,189 @@
+"""The phases of training: what moves, what stays, and what stops them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from small_task import network, samples
+
+from tgonnx.cost import Target
+from tgonnx.coupling import Coupling, analyze
+from tgonnx.data import arrays, open_dataset, validate
+from tgonnx.metric import Metric
+from tgonnx.model import load
+from tgonnx.training import (
+    Diverged,
+    Journal,
+    Progress,
+    Recipe,
+    Task,
+    Teacher,
+    fine_tune,
+    lift,
+    rate,
+    refresh_statistics,
+    search,
+    search_floors,
+    with_values,
+)
+
+Array = np.ndarray[Any, Any]
+FAST = Recipe(lr=1e-2, gate_lr=0.05, batch=32, threads=1)
+
+
+def task_for(model: onnx.ModelProto, data: dict[str, Array] | None = None, loss: str = "auto") -> Task:
+    dataset = open_dataset(arrays(samples() if data is None else data), model)
+    fit = validate(dataset, model, loss)
+    metric = None if dataset.held_out is None else Metric(fit, dataset.held_out, model)
+    return Task(dataset.train, fit, Teacher(model, fit, 1), metric)
+
+
+def stored(model: onnx.ModelProto) -> dict[str, Array]:
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+@pytest.fixture(scope="module")
+def trained() -> onnx.ModelProto:
+    model = network()
+    return fine_tune(model, task_for(model), 150, FAST, Journal())
+
+
+@pytest.fixture(scope="module")
+def coupling(trained: onnx.ModelProto) -> Coupling:
+    return analyze(load(trained))
+
+
+def test_fine_tuning_learns_and_keeps_running_averages(trained: onnx.ModelProto) -> None:
+    metric = task_for(network()).metric
+    assert metric is not None
+    assert metric(trained) > 0.85 > metric(network())
+    before, after = stored(network()), stored(trained)
+    assert all(not np.array_equal(before[name], after[name]) for name in before)
+    assert (after["var"] > 0).all()
+
+
+def test_search_lands_near_the_target(trained: onnx.ModelProto, coupling: Coupling) -> None:
+    journal = Journal()
+    found = search(coupling, task_for(trained), Target(flops=0.5), 150, FAST, journal)
+    assert found.cost == pytest.approx(0.5, abs=0.13)  # one channel of eight is more than a tenth
+    assert found.logits.shape == (coupling.units,)
+    assert {record.phase for record in journal.records} == {"search"}
+    assert journal.records[-1].step == 150
+
+
+def test_the_paper_s_fixed_lambda_closes_gates_too(trained: onnx.ModelProto, coupling: Coupling) -> None:
+    fixed = Recipe(lr=1e-2, gate_lr=0.05, batch=32, threads=1, lambda_=20.0)
+    found = search(coupling, task_for(trained), Target(channels=0.5), 100, fixed, Journal())
+    assert found.cost < 0.8
+
+
+def test_frozen_weights_do_not_move(trained: onnx.ModelProto, coupling: Coupling) -> None:
+    frozen = Recipe(gate_lr=0.05, batch=32, threads=1, train_weights=False)
+    found = search(coupling, task_for(trained), Target(flops=0.5), 30, frozen, Journal())
+    assert set(found.values) == {"mean", "var"}
+    assert not np.allclose(found.logits, 0.5)
+
+
+def test_a_run_is_determined_by_its_seed(trained: onnx.ModelProto, coupling: Coupling) -> None:
+    runs = [
+        search(
+            coupling,
+            task_for(trained),
+            Target(flops=0.5),
+            20,
+            Recipe(batch=32, threads=1, seed=seed),
+            Journal(),
+        )
+        for seed in (1, 1, 2)
+    ]
+    assert np.array_equal(runs[0].logits, runs[1].logits)
+    assert not np.array_equal(runs[0].logits, runs[2].logits)
+
+
+def test_divergence_stops_with_the_last_good_state() -> None:
+    model = network()
+    wild = Recipe(lr=1e30, batch=32, threads=1)
+    with pytest.raises(Diverged, match=r"fine-tune: the loss is \S+ at step \d+ of 60.*--lr") as caught:
+        fine_tune(model, task_for(model), 60, wild, Journal())
+    assert all(np.isfinite(value).all() for value in caught.value.values.values())
+
+
+def test_statistics_are_those_of_all_samples() -> None:
+    model = network()
+    data = samples(320)
+    refreshed = stored(
+        refresh_statistics(
+            model, task_for(model, data | {"test_x": data["x"], "test_label": data["label"]}), FAST, 10
+        )
+    )
+    inner = onnx.ModelProto()
+    inner.CopyFrom(model)
+    del inner.graph.output[:]
+    inner.graph.output.append(onnx.helper.make_tensor_value_info("a", 1, None))
+    from tgonnx.engines.trainer import session
+
+    values = session(inner).run(["a"], {"x": data["x"]})[0].astype(np.float64)
+    assert refreshed["mean"] == pytest.approx(values.mean(axis=(0, 2, 3)), rel=1e-4, abs=1e-5)
+    assert refreshed["var"] == pytest.approx(values.var(axis=(0, 2, 3)), rel=1e-4)
+    assert np.array_equal(refreshed["w1"], stored(model)["w1"])
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1", "bce", "distill"])
+def test_every_loss_goes_down(loss: str) -> None:
+    model = network("y = Sigmoid(s)" if loss == "bce" else "y = Identity(s)")
+    data = samples()
+    if loss == "distill":
+        student = with_values(model, {"w1": stored(model)["w1"] * 0.5})
+        del data["label"]
+    else:
+        student = model
+        data["target"] = np.eye(3, dtype=np.float32)[data.pop("label")]
+    task = task_for(model, data, loss)
+    metric = task.metric
+    assert metric is not None
+    assert not metric.higher_is_better
+    tuned = fine_tune(student, task, 60, FAST, Journal())
+    assert metric(tuned) < metric(student)
+
+
+def test_dropout_is_silent_and_small_data_is_one_batch() -> None:
+    model = network(dropout=True)
+    first, second = (
+        stored(fine_tune(model, task_for(model, samples(20)), 4, FAST, Journal())) for _ in range(2)
+    )
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_floors_lift_the_best_units(coupling: Coupling) -> None:
+    fewest = search_floors(coupling, Target(flops=0.5), 1, ())
+    assert (fewest >= [np.ceil(0.3 * g.size) for g in coupling.groups]).all()
+    logits = np.linspace(-1.0, -0.1, coupling.units).astype(np.float32)
+    assert lift(logits, coupling, fewest)
+    for group, least in zip(coupling.groups, fewest, strict=True):
+        is_open = logits[group.units] > 0
+        assert is_open.sum() == least
+        assert is_open[-least:].all()  # the best ones
+    assert not lift(logits, coupling, fewest)
+
+
+def test_the_rate_rises_then_falls_to_zero() -> None:
+    values = [rate(done) for done in np.linspace(0, 1, 101)]
+    assert values[5] == max(values) == 1.0
+    assert 0 < values[0] < 0.2
+    assert values[-1] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_progress_is_told_step_by_step(trained: onnx.ModelProto) -> None:
+    told: list[Progress] = []
+    journal = Journal(told.append)
+    fine_tune(trained, task_for(trained), 25, FAST, journal, cost=0.4)
+    assert [progress.step for progress in told] == list(range(1, 26))
+    assert told[-1].metric is not None
+    assert told[-1].metric > 0.8
+    assert told[-1].cost == 0.4
+    assert told[-1].seconds_left == 0.0
+    assert [record.epoch for record in journal.records] == [1, 2, 3]
