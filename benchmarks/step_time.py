@@ -1,120 +1,77 @@
-"""Time of one training step of a ResNet-20 (width 16, 28 x 28 grey images) with each engine.
+"""Time of one training step with and without gates, measured in turns in one run.
 
-python benchmarks/step_time.py [--batch 128] [--threads 2] [--steps 8] [--gates]
+    python benchmarks/step_time.py [MODEL] [--batch 64] [--threads 2] [--steps 30] [--engines ort-training]
+
+MODEL defaults to models/fashion_resnet20.onnx; its inputs are random, its loss is that of distillation.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-from tgonnx import gates
-from tgonnx.emit import Emitter, Value
-from tgonnx.engines import ParameterGroup, StepSpec, build
+from tgonnx.cost import CostModel
+from tgonnx.coupling import analyze
+from tgonnx.data import arrays, open_dataset, validate
+from tgonnx.engines import EngineName
+from tgonnx.feeds import random_feeds
+from tgonnx.model import load
+from tgonnx.passes.add_objective import MU, RHO, Penalty
+from tgonnx.passes.insert_gates import insert_gates
+from tgonnx.training import Recipe, Task, Teacher, make_trainer
+
+MODEL = Path(__file__).resolve().parent.parent / "models" / "fashion_resnet20.onnx"
 
 
-class ResNet:
-    """Builds the training copy: cross-entropy loss, BatchNormalization in training mode, optional gates."""
-
-    def __init__(self, depth: int, width: int, gated: bool, seed: int = 0) -> None:
-        self.e = Emitter("")
-        self.rng = np.random.default_rng(seed)
-        self.initializers: list[TensorProto] = []
-        self.parameters: list[str] = []
-        self.statistics: dict[str, str] = {}
-        self.gated = gated
-        self.gates: list[str] = []
-        self.spec = self._build((depth - 2) // 6, width)
-
-    def store(self, name: str, array: np.ndarray) -> Value:
-        self.initializers.append(numpy_helper.from_array(array.astype(np.float32), name))
-        return self.e.value(name)
-
-    def conv(self, x: Value, name: str, c: int, m: int, k: int, stride: int) -> Value:
-        w = self.store(f"{name}.w", self.rng.normal(size=(m, c, k, k)) * np.sqrt(2 / (c * k * k)))
-        self.parameters.append(w.name)
-        if self.gated and c > 1:
-            logits = self.store(f"{name}.gates", np.full(c, 0.5))
-            self.gates.append(logits.name)
-            gate = self.e.op(gates.op_type("one"), logits, domain=gates.DOMAIN)
-            w = w * gate.reshape([1, c, 1, 1])
-        pads = [k // 2] * 4
-        y = self.e.op("Conv", x, w, kernel_shape=[k, k], pads=pads, strides=[stride, stride])
-        values = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
-        stored = {key: self.store(f"{name}.{key}", np.full(m, v)) for key, v in values.items()}
-        self.parameters += [stored["scale"].name, stored["bias"].name]
-        out, mean, var = self.e.ops("BatchNormalization", y, *stored.values(), count=3, training_mode=1)
-        self.statistics.update({stored["mean"].name: mean.name, stored["var"].name: var.name})
-        return out
-
-    def _build(self, blocks: int, width: int) -> StepSpec:
-        e = self.e
-        x = e.op("Relu", self.conv(e.value("x"), "stem", 1, width, 3, 1))
-        c = width
-        for stage in range(3):
-            for block in range(blocks):
-                m, stride = width * 2**stage, 2 if stage and not block else 1
-                name = f"s{stage}b{block}"
-                y = e.op("Relu", self.conv(x, f"{name}a", c, m, 3, stride))
-                y = self.conv(y, f"{name}b", m, m, 3, 1)
-                skip = self.conv(x, f"{name}skip", c, m, 1, stride) if c != m else x
-                x, c = e.op("Relu", y + skip), m
-        features = e.op("Flatten", e.op("GlobalAveragePool", x))
-        w, b = self.store("fc.w", self.rng.normal(size=(c, 10)) * 0.1), self.store("fc.b", np.zeros(10))
-        self.parameters += [w.name, b.name]
-        scores = e.op("Gemm", features, w, b)
-        loss = e.op("SoftmaxCrossEntropyLoss", scores, e.value("t", TensorProto.INT64))
-        info = helper.make_tensor_value_info
-        inputs = [info("x", 1, ["N", 1, 28, 28]), info("t", 7, ["N"])]
-        graph = helper.make_graph(e.nodes, "resnet", inputs, [info(loss.name, 1, [])], self.initializers)
-        opsets = [helper.make_opsetid("", 18), helper.make_opsetid(gates.DOMAIN, 1)]
-        model = helper.make_model(
-            graph, opset_imports=opsets, ir_version=8, functions=[gates.function("one")]
-        )
-        groups = [ParameterGroup(tuple(self.parameters), "sgd", "lr", weight_decay=1e-4)]
-        if self.gates:
-            groups.append(ParameterGroup(tuple(self.gates), "adamw", "gate_lr"))
-        onnx.checker.check_model(model)
-        return StepSpec(model, tuple(groups), self.statistics)
+def compare(path: Path, batch: int, threads: int, steps: int, engine: EngineName) -> tuple[float, float]:
+    """Median milliseconds of a step without gates and with gates, weights being trained in both."""
+    model = load(path)
+    coupling = analyze(model)
+    samples = random_feeds(model.original, np.random.default_rng(0), batch)
+    dataset = open_dataset(
+        arrays(samples | {f"test_{name}": value for name, value in samples.items()}), model.original
+    )
+    fit = validate(dataset, model.original)
+    task = Task(dataset.train, fit, Teacher(model.original, fit, threads), None)
+    recipe = Recipe(batch=batch, threads=threads, engine=engine)
+    first = next(task.batches(batch, 0))
+    gated = insert_gates(model.proto, coupling, None)
+    penalty = Penalty(CostModel(coupling), "flops", 5.0)
+    trainers = (
+        make_trainer(model.proto, task, recipe, first),
+        make_trainer(gated, task, recipe, first, penalty),
+    )
+    scalars = {"tgonnx.lr": 1e-4, "tgonnx.gate_lr": 1e-4, MU: 0.0, RHO: 1.0}
+    feeds = task.teacher.feeds(first) | {k: np.array(v, np.float32) for k, v in scalars.items()}
+    times: tuple[list[float], list[float]] = ([], [])
+    for step in range(steps + 3):
+        for trainer, spent in zip(trainers, times, strict=True):
+            start = time.perf_counter()
+            trainer.step(feeds)
+            if step >= 3:
+                spent.append(1e3 * (time.perf_counter() - start))
+    plain, with_gates = (float(np.median(spent)) for spent in times)
+    return plain, with_gates
 
 
 def main() -> None:
-    """Print milliseconds per step, the best and the median of the measured steps."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=128)
+    """Print a row for each engine."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, nargs="?", default=MODEL)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--depth", type=int, default=20)
-    parser.add_argument("--gates", action="store_true")
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--engines", nargs="+", default=["portable", "ort-training"])
     options = parser.parse_args()
-    rng = np.random.default_rng(1)
-    feeds = {
-        "x": rng.normal(size=(options.batch, 1, 28, 28)).astype(np.float32),
-        "t": rng.integers(0, 10, options.batch),
-        "lr": np.float32(0.05),
-        "gate_lr": np.float32(0.01),
-    }
-    spec = ResNet(options.depth, 16, options.gates).spec
+    print("| engine | step without gates | with gates | ratio |\n|---|---|---|---|")
     for engine in options.engines:
-        began = time.perf_counter()
-        trainer = build(spec, engine, threads=options.threads)
-        built = time.perf_counter() - began
-        times, cpu, loss = [], [], []
-        for _ in range(options.steps):
-            start, used = time.perf_counter(), time.process_time()
-            loss.append(float(next(iter(trainer.step(feeds).values()))))
-            times.append(1e3 * (time.perf_counter() - start))
-            cpu.append(1e3 * (time.process_time() - used))
-        print(
-            f"{engine:13} built in {built:.2f} s; step best {min(times):.0f} ms, "
-            f"median {np.median(times):.0f} ms, "
-            f"cpu {np.median(cpu):.0f} ms; loss {loss[0]:.4f} -> {loss[-1]:.4f}"
-        )
+        plain, gated = compare(options.model, options.batch, options.threads, options.steps, engine)
+        print(f"| {engine} | {plain:.0f} ms | {gated:.0f} ms | {gated / plain:.3f} |")
 
 
 if __name__ == "__main__":

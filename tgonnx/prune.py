@@ -183,7 +183,7 @@ def _with_data(
     held_out = dataset.held_out
     metric = None if held_out is None else Metric(fitting, held_out, original)
     task = Task(dataset.train, fitting, Teacher(original, fitting, recipe.threads), metric)
-    steps = _steps(task.steps_per_epoch(recipe.batch), epochs, recipe.train_weights)
+    steps = steps_for(task.steps_per_epoch(recipe.batch), epochs, recipe.train_weights)
     found = search(coupling, task, plan.goal, steps[0], recipe, journal, plan.min_channels, plan.freeze)
     mask = plan.commit(found.logits)
     full = with_values(plan.model.proto, found.values) if recipe.train_weights else plan.model.proto
@@ -262,8 +262,8 @@ def _batch_size(model: Model, dataset: Dataset, wanted: int | None) -> int:
     return size if all(value.shape[:1] == (size,) for value in outputs.values()) else insists
 
 
-def _steps(per_epoch: int, epochs: int | None, train_weights: bool) -> tuple[int, int]:
-    """Steps of search and fine-tuning."""
+def steps_for(per_epoch: int, epochs: int | None, train_weights: bool) -> tuple[int, int]:
+    """Steps of search and of fine-tuning, from the steps that one pass over the data takes."""
     if epochs is None:
         (least, most), (tune_least, tune_most) = SEARCH_STEPS, TUNE_STEPS
         tune = min(max(TUNE_EPOCHS * per_epoch, tune_least), tune_most)

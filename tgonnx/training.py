@@ -7,7 +7,7 @@
 
 The penalty is the paper's (Kim et al., equation 7) with a fixed lambda, or an augmented Lagrangian whose
 multiplier grows while the cost is too high: penalty = mu d + s d^2, d = C(w)/Ctot - rho_t and
-mu <- max(0, mu + gain d) after each step.
+mu <- max(0, mu + gain d) after each step, in units of what the task has to lose (`stake`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from tgonnx.passes.add_objective import (
     add_objective,
 )
 from tgonnx.passes.insert_gates import insert_gates
-from tgonnx.passes.prepare_training import LOGITS, prepare_training
+from tgonnx.passes.prepare_training import LOGITS, TrainingCopy, prepare_training
 from tgonnx.runtime import Session, open_session
 from tgonnx.selection import floors
 
@@ -149,12 +149,7 @@ def make_trainer(
     proto: onnx.ModelProto, task: Task, recipe: Recipe, batch: Batch, penalty: Penalty | None = None
 ) -> Trainer:
     """A trainer for batches like `batch`. With a penalty, `proto` is a gated model with free gates."""
-    shapes = {name: value.shape for name, value in batch.feeds.items()}
-    copy = prepare_training(proto, shapes, recipe.gradient)
-    feeds = task.teacher.feeds(batch)
-    answer = feeds[ANSWER].shape if ANSWER in feeds else None
-    outputs = {n.removeprefix(TEACHER): v.shape for n, v in feeds.items() if n.startswith(TEACHER)}
-    model = add_objective(copy.model, task.fit, answer, outputs, penalty)
+    copy, model = _training_graph(proto, task, recipe, batch, penalty)
     groups = []
     if recipe.train_weights:
         groups += _weight_groups(copy.model, copy.weights, recipe)
@@ -162,6 +157,35 @@ def make_trainer(
         groups.append(ParameterGroup((LOGITS,), "adamw", "tgonnx.gate_lr", betas=(0.9, 0.99)))
     spec = StepSpec(model, tuple(groups), copy.statistics)
     return build(spec, recipe.engine, recipe.threads, recipe.seed)
+
+
+def _training_graph(
+    proto: onnx.ModelProto, task: Task, recipe: Recipe, batch: Batch, penalty: Penalty | None
+) -> tuple[TrainingCopy, onnx.ModelProto]:
+    """The training copy for batches like `batch`, and its graph with the objective."""
+    shapes = {name: value.shape for name, value in batch.feeds.items()}
+    copy = prepare_training(proto, shapes, recipe.gradient)
+    feeds = task.teacher.feeds(batch)
+    answer = feeds[ANSWER].shape if ANSWER in feeds else None
+    outputs = {n.removeprefix(TEACHER): v.shape for n, v in feeds.items() if n.startswith(TEACHER)}
+    return copy, add_objective(copy.model, task.fit, answer, outputs, penalty)
+
+
+def stake(gated: onnx.ModelProto, task: Task, recipe: Recipe, batches: int = 4) -> float:
+    """What the task's loss has to lose: the loss with all gates closed less that with all open.
+
+    The penalty is weighed in this unit, so that it means the same for losses of any size.
+    """
+    drawn = list(islice(task.batches(recipe.batch, recipe.seed), batches))
+    model = _training_graph(gated, task, recipe, drawn[0], None)[1]
+    logits = next(tensor for tensor in model.graph.initializer if tensor.name == LOGITS)
+    losses = []
+    for start in (-0.5, 0.5):
+        logits.CopyFrom(numpy_helper.from_array(np.full(tuple(logits.dims), start, np.float32), LOGITS))
+        runner = session(model, recipe.threads)
+        losses.append(np.mean([runner.run([TASK], task.teacher.feeds(batch))[0] for batch in drawn]))
+    found = float(losses[0] - losses[1])
+    return found if math.isfinite(found) and found > 0 else max(abs(float(losses[1])), 1e-6)
 
 
 def _weight_groups(model: onnx.ModelProto, names: tuple[str, ...], recipe: Recipe) -> list[ParameterGroup]:
@@ -258,8 +282,9 @@ def search(
 ) -> Found:
     """Learn which units to keep, and weights with them. Raises DivergedError."""
     cost = CostModel(coupling)
-    strength = STRENGTH if recipe.lambda_ is None else recipe.lambda_
     gated = insert_gates(coupling.model.proto, coupling, None)
+    unit = stake(gated, task, recipe)
+    strength = STRENGTH * unit if recipe.lambda_ is None else recipe.lambda_
     batches = task.batches(recipe.batch, recipe.seed)
     first = next(batches)
     trainer = make_trainer(gated, task, recipe, first, Penalty(cost, target.kind, strength))
@@ -271,7 +296,7 @@ def search(
         rho = target.value
         if recipe.lambda_ is None:
             rho = 1 - (1 - target.value) * min(1.0, done / 0.8)
-        scalars = {MU: mu, RHO: rho, "tgonnx.gate_lr": recipe.gate_lr * (1 - done)}
+        scalars = {MU: mu * unit, RHO: rho, "tgonnx.gate_lr": recipe.gate_lr * (1 - done)}
         if recipe.train_weights:
             scalars["tgonnx.lr"] = recipe.lr * min(1.0, (done + 0.01) / 0.05)
         found = loop.step(index, batch, scalars)
