@@ -64,13 +64,13 @@ __all__ = [
 
 def gate(model: Model | Source, mask: Mask) -> onnx.ModelProto:
     """The gated model: of the same size, computing what the pruned one does. Raises UsageError."""
-    return insert_gates.gate(_coupling(model), mask)
+    return insert_gates.gate(_coupling(model, mask), mask)
 
 
 def apply(model: Model | Source, mask: Mask) -> onnx.ModelProto:
     """The model without the units that the mask closes. Raises UsageError, VerificationError."""
-    return remove_channels.apply(_coupling(model), mask)
+    return remove_channels.apply(_coupling(model, mask), mask)
 
 
-def _coupling(model: Model | Source) -> Coupling:
-    return analyze(model if isinstance(model, Model) else load(model))
+def _coupling(model: Model | Source, mask: Mask) -> Coupling:
+    return analyze(model if isinstance(model, Model) else load(model), mask.attention)

@@ -31,7 +31,7 @@ from tgonnx.errors import (
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
     import onnx
 
-    from tgonnx.coupling import Coupling
+    from tgonnx.coupling import Attention, Coupling
     from tgonnx.selection import Mask
 
 _EPILOG = (
@@ -64,6 +64,11 @@ Freeze = Annotated[
     typer.Option(
         "--freeze", metavar="GLOB", help="Never cut what a node or value of this name takes part in."
     ),
+]
+
+AttentionCut = Annotated[
+    Literal["heads", "head-dim"],
+    typer.Option("--attention", help="What of attention is cut: whole heads, or the width of all heads."),
 ]
 
 _COMMON = {
@@ -150,12 +155,13 @@ def inspect(
     terminal: Terminal,
     model: ModelPath,
     groups: Annotated[bool, typer.Option("--groups", help="List all members of all groups.")] = False,
+    attention: AttentionCut = "heads",
 ) -> None:
     """Show what a model costs, what can be cut together, and what cannot be cut and why."""
     from tgonnx import report
     from tgonnx.cost import CostModel
 
-    coupling = _analyzed(terminal, model)
+    coupling = _analyzed(terminal, model, attention)
     costs, original = CostModel(coupling), coupling.model.original
     size = model.stat().st_size
     everything = terminal.verbose > 0
@@ -297,6 +303,7 @@ def prune(
         Literal["auto", "ort-training", "portable"],
         typer.Option("--engine", help="What trains; `tgonnx doctor` explains the choice."),
     ] = "auto",
+    attention: AttentionCut = "heads",
     overwrite: Overwrite = False,
     report_path: Annotated[
         Path | None, typer.Option("--report", metavar="PATH.json", help="Also write all figures there.")
@@ -318,7 +325,7 @@ def prune(
     with terminal.progress(wanted.kind) as listener:
         result = run(
             model, data, wanted, loss, epochs, batch, lr, gate_lr, weight, gradient, round_to, min_channels,
-            freeze or (), weights, seed, threads or None, engine, listener,
+            freeze or (), weights, seed, threads or None, engine, listener, attention,
         )  # fmt: skip
     with terminal.working("timing"):
         before, after = report.facts(result, model, threads)
@@ -359,6 +366,7 @@ def mask(
     round_to: RoundTo = 1,
     min_channels: MinChannels = 1,
     freeze: Freeze = None,
+    attention: AttentionCut = "heads",
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -369,7 +377,7 @@ def mask(
 
     wanted = Target.parse(target)
     check_destination(out, overwrite, protect=[model])
-    coupling = _prunable(terminal, model)
+    coupling = _prunable(terminal, model, attention)
     chosen = select(coupling, wanted, criterion, seed, round_to, min_channels, freeze or [])
     chosen.save(out)
     costs = CostModel(coupling)
@@ -394,8 +402,9 @@ def gate(
 
     inputs = [model] + ([mask_path] if mask_path else [])
     check_destination(out, overwrite, inputs)
-    coupling = _prunable(terminal, model)
-    chosen = Mask.load(mask_path) if mask_path else Mask.all_open(coupling)
+    given = Mask.load(mask_path) if mask_path else None
+    coupling = _prunable(terminal, model, given.attention if given else "heads")
+    chosen = given or Mask.all_open(coupling)
     save(gate_model(coupling, chosen), out, overwrite, inputs)
     terminal.result({"out": str(out)}, f"wrote {out}")
 
@@ -415,8 +424,8 @@ def apply(
     from tgonnx.selection import Mask
 
     check_destination(out, overwrite, [model, mask_path])
-    coupling = _prunable(terminal, model)
     chosen = Mask.load(mask_path)
+    coupling = _prunable(terminal, model, chosen.attention)
     pruned = cut(coupling, chosen)
     _verified(terminal, coupling, chosen, pruned)
     save(pruned, out, overwrite, [model, mask_path])
@@ -424,16 +433,16 @@ def apply(
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
 
 
-def _analyzed(terminal: Terminal, path: Path) -> Coupling:
+def _analyzed(terminal: Terminal, path: Path, attention: Attention) -> Coupling:
     from tgonnx.coupling import analyze
     from tgonnx.model import load
 
     with terminal.working(f"reading {path}"):
-        return analyze(load(path))
+        return analyze(load(path), attention)
 
 
-def _prunable(terminal: Terminal, path: Path) -> Coupling:
-    coupling = _analyzed(terminal, path)
+def _prunable(terminal: Terminal, path: Path, attention: Attention) -> Coupling:
+    coupling = _analyzed(terminal, path, attention)
     if not coupling.units:
         why = "no layer has channels that could go"
         if coupling.pinned:

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from tgonnx import ops
 from tgonnx.labels import (
-    Alternative,
     Choice,
     Classes,
     Labels,
@@ -130,6 +129,7 @@ class Coupling:
     groups: tuple[Group, ...]
     sites: tuple[PlacedSite, ...]
     pinned: tuple[Pinned, ...]
+    attention: Attention = "heads"
 
     @property
     def units(self) -> int:
@@ -198,7 +198,7 @@ def analyze(model: Model, attention: Attention = "heads") -> Coupling:
     views = tuple(_views(model, labelling))
     solver = _Solver(model, labelling, views)
     solver.run(attention)
-    return solver.result()
+    return solver.result(attention)
 
 
 def _views(model: Model, labelling: Labelling) -> Iterator[View]:
@@ -320,7 +320,7 @@ class _Solver:
         self._seen[said] = node.index
         return touched[self._seen[touched] != node.index]
 
-    def result(self) -> Coupling:
+    def result(self, attention: Attention) -> Coupling:
         roots = self.classes.find(np.arange(self.labelling.size))
         free = self.classes.reason[roots] == Classes.FREE
         groups, unit_of = self._groups(roots, free)
@@ -332,6 +332,7 @@ class _Solver:
             groups,
             tuple(self._placed_sites(unit_of)),
             tuple(self._pinned(roots, unit_of)),
+            attention,
         )
 
     def _groups(
@@ -406,15 +407,19 @@ class _Preference:
         self.classes, self.attention = solver.classes, attention
         paired = [site.labels for _, site in solver.sites if site.paired]
         self.paired = np.concatenate(paired) if paired else np.zeros(0, np.int64)
+        self.marks = np.zeros(solver.labelling.size, bool)
 
-    def __call__(self, choice: OpenChoice, alternative: Alternative) -> tuple[int, ...]:
-        paired = self.classes.find(self.paired)
-        summed = {
-            a.name: bool(np.isin(self.classes.find(a.factor), paired).any()) for a in choice.alternatives
-        }
-        wanted = summed[alternative.name] == (self.attention == "head-dim")
-        contrast = len(set(summed.values())) > 1
-        return (int(contrast and wanted), int(wanted), len(alternative.factor))
+    def __call__(self, choice: OpenChoice) -> list[tuple[int, ...]]:
+        roots = self.classes.find(self.paired)
+        self.marks[roots] = True
+        summed = [bool(self.marks[self.classes.find(a.factor)].any()) for a in choice.alternatives]
+        self.marks[roots] = False
+        contrast = len(set(summed)) > 1
+        ranks: list[tuple[int, ...]] = []
+        for alternative, is_summed in zip(choice.alternatives, summed, strict=True):
+            wanted = is_summed == (self.attention == "head-dim")
+            ranks.append((int(contrast and wanted), int(wanted), len(alternative.factor)))
+        return ranks
 
 
 def _flat(relations: Iterable[Relation]) -> Iterator[Relation]:

@@ -125,7 +125,7 @@ class Classes:
         self.parent, self.reason = state[0].copy(), state[1].copy()
 
 
-@dataclass
+@dataclass(eq=False)
 class OpenChoice:
     """A choice of a node that is not decided yet."""
 
@@ -136,7 +136,7 @@ class OpenChoice:
     decided: Alternative | None = None
 
 
-Preference = Callable[[OpenChoice, Alternative], tuple[int, ...]]
+Preference = Callable[[OpenChoice], list[tuple[int, ...]]]  # a rank for each alternative, the highest first
 
 
 def solve_choices(classes: Classes, choices: Sequence[OpenChoice], preference: Preference) -> None:
@@ -146,11 +146,14 @@ def solve_choices(classes: Classes, choices: Sequence[OpenChoice], preference: P
     that would, with all that it forces, leave its own factor a single unit is refused.
     """
     waiting = _force(classes, list(choices))
+    ranks = {id(choice): max(preference(choice)) for choice in waiting}
     decided: list[Labels] = []
     while waiting:
-        ranked = [(preference(c, a), -i) for i, c in enumerate(waiting) for a in _alive(classes, c)]
-        choice = waiting.pop(-max(ranked)[1])
-        alternatives = sorted(_alive(classes, choice), key=lambda a: preference(choice, a), reverse=True)
+        choice = max(waiting, key=lambda c: ranks[id(c)])
+        waiting.remove(choice)
+        alive = _alive(classes, choice)
+        keys = dict(zip([a.name for a in choice.alternatives], preference(choice), strict=True))
+        alternatives = sorted(alive, key=lambda a: keys[a.name], reverse=True)
         waiting = _take_best(classes, choice, alternatives, waiting, decided)
         if choice.decided is not None:
             decided.append(choice.decided.factor)

@@ -14,7 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from tgonnx.cost import Cost, CostModel, Target
-from tgonnx.coupling import Coupling, analyze
+from tgonnx.coupling import Attention, Coupling, analyze
 from tgonnx.data import Array, Data, Dataset, Fit, open_dataset, validate
 from tgonnx.engines import EngineName
 from tgonnx.errors import ModelError, TargetError, UnsupportedError, UsageError, VerificationError
@@ -124,6 +124,7 @@ def prune(
     threads: int | None = None,
     engine: EngineName = "auto",
     progress: Listener | None = None,
+    attention: Attention = "heads",
 ) -> PruneResult:
     """Make a model cheaper by deleting channels, learning which ones; without data, by the size of their
     weights.
@@ -140,7 +141,7 @@ def prune(
     if (epochs is not None and epochs < 1) or (batch is not None and batch < 1):
         raise UsageError("epochs and batch must be at least 1")
     model = model if isinstance(model, Model) else load(model)
-    coupling = analyze(model)
+    coupling = analyze(model, attention)
     if not coupling.units:
         why = coupling.pinned[0] if coupling.pinned else None
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from onnx import numpy_helper
 
 from tgonnx.cost import CostModel, Target
-from tgonnx.coupling import Coupling, Group
+from tgonnx.coupling import Attention, Coupling, Group
 from tgonnx.errors import TargetError, UsageError
 
 Open = npt.NDArray[np.bool_]
@@ -24,19 +24,23 @@ Open = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Mask:
-    """Which units stay. `open[u]` is True where unit u is kept; `groups` names and sizes the groups in unit order."""
+    """Which units stay. `open[u]` is True where unit u is kept; `groups` names and sizes the groups in unit order.
+
+    `attention` is how the coupling was analysed that the mask belongs to.
+    """
 
     open: Open
     groups: tuple[tuple[str, int], ...] = field(default=())
+    attention: Attention = "heads"
 
     @classmethod
     def all_open(cls, coupling: Coupling) -> Mask:
-        return cls(np.ones(coupling.units, bool), _outline(coupling))
+        return cls(np.ones(coupling.units, bool), _outline(coupling), coupling.attention)
 
     @classmethod
     def of(cls, coupling: Coupling, open_units: Open) -> Mask:
         """Raises UsageError if the size does not fit or a group would be emptied."""
-        mask = cls(np.asarray(open_units, bool), _outline(coupling))
+        mask = cls(np.asarray(open_units, bool), _outline(coupling), coupling.attention)
         mask.check(coupling)
         return mask
 
@@ -60,7 +64,8 @@ class Mask:
             kept = np.flatnonzero(self.open[start : start + size]).tolist()
             entries.append({"group": name, "units": size, "keep": kept})
             start += size
-        Path(path).write_text(json.dumps({"format": "tgonnx-mask-1", "groups": entries}, indent=1) + "\n")
+        document = {"format": "tgonnx-mask-1", "attention": self.attention, "groups": entries}
+        Path(path).write_text(json.dumps(document, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Mask:
@@ -69,6 +74,9 @@ class Mask:
             data = json.loads(Path(path).read_text())
             if data["format"] != "tgonnx-mask-1":
                 raise ValueError(f"format {data['format']!r} is not tgonnx-mask-1")
+            attention: Attention = data["attention"]
+            if attention not in ("heads", "head-dim"):
+                raise ValueError(f"attention {attention!r} is not heads or head-dim")
             parts, groups = [], []
             for entry in data["groups"]:
                 part = np.zeros(int(entry["units"]), bool)
@@ -79,7 +87,7 @@ class Mask:
             raise UsageError(f"{path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise UsageError(f"{path}: not a mask file ({error})") from error
-        return cls(np.concatenate(parts) if parts else np.zeros(0, bool), tuple(groups))
+        return cls(np.concatenate(parts) if parts else np.zeros(0, bool), tuple(groups), attention)
 
     def digest(self) -> str:
         return hashlib.sha256(np.packbits(self.open).tobytes()).hexdigest()[:12]
