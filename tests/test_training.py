@@ -187,3 +187,10 @@ def test_progress_is_told_step_by_step(trained: onnx.ModelProto) -> None:
     assert told[-1].cost == 0.4
     assert told[-1].seconds_left == 0.0
     assert [record.epoch for record in journal.records] == [1, 2, 3]
+
+
+def test_tiny_batches_train_with_the_stored_statistics() -> None:
+    model = network()
+    tuned = fine_tune(model, task_for(model, samples(60)), 20, Recipe(batch=4, threads=1), Journal())
+    assert np.array_equal(stored(tuned)["mean"], stored(model)["mean"])
+    assert not np.array_equal(stored(tuned)["scale"], stored(model)["scale"])

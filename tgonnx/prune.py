@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -185,6 +186,7 @@ def _with_data(
     metric = None if held_out is None else Metric(fitting, held_out, original)
     task = Task(dataset.train, fitting, Teacher(original, fitting, recipe.threads), metric)
     steps = steps_for(task.steps_per_epoch(recipe.batch), epochs, recipe.train_weights)
+    journal.later = steps[1] * math.sqrt(plan.target.value)  # fine-tuning is about so much faster
     found = search(coupling, task, plan.goal, steps[0], recipe, journal, plan.min_channels, plan.freeze)
     mask = plan.commit(found.logits)
     full = with_values(plan.model.proto, found.values) if recipe.train_weights else plan.model.proto
@@ -195,6 +197,7 @@ def _with_data(
     left = CostModel(coupling).ratio(mask.open, plan.target.kind)
     watched = None if metric is None else metric(pruned, WATCHED, recipe.threads or 0)
     journal.record(Progress("commit", 1, 1, 1, 1, journal.records[-1].loss, watched, left))
+    journal.later = 0.0
     if recipe.train_weights:
         pruned = fine_tune(pruned, task, steps[1], recipe, journal, left)
         pruned = refresh_statistics(pruned, task, recipe)

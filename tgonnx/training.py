@@ -94,10 +94,14 @@ Listener = Callable[[Progress], None]
 
 @dataclass
 class Journal:
-    """What happened, one record per epoch, and who wants to know."""
+    """What happened, one record per epoch, and who wants to know.
+
+    `later` is how much follows the present phase, in steps of this phase.
+    """
 
     listener: Listener | None = None
     records: list[Progress] = field(default_factory=list)
+    later: float = 0.0
 
     def tell(self, progress: Progress) -> None:
         if self.listener is not None:
@@ -149,43 +153,26 @@ def make_trainer(
     proto: onnx.ModelProto, task: Task, recipe: Recipe, batch: Batch, penalty: Penalty | None = None
 ) -> Trainer:
     """A trainer for batches like `batch`. With a penalty, `proto` is a gated model with free gates."""
-    copy, model = _training_graph(proto, task, recipe, batch, penalty)
-    groups = []
-    if recipe.train_weights:
-        groups += _weight_groups(copy.model, copy.weights, recipe)
-    if penalty is not None:
-        groups.append(ParameterGroup((LOGITS,), "adamw", "tgonnx.gate_lr", betas=(0.9, 0.99)))
-    spec = StepSpec(model, tuple(groups), copy.statistics)
+    spec = make_spec(proto, task, recipe, batch, penalty)
     return build(spec, recipe.engine, recipe.threads, recipe.seed)
 
 
-def _training_graph(
-    proto: onnx.ModelProto, task: Task, recipe: Recipe, batch: Batch, penalty: Penalty | None
-) -> tuple[TrainingCopy, onnx.ModelProto]:
-    """The training copy for batches like `batch`, and its graph with the objective."""
+def make_spec(
+    proto: onnx.ModelProto, task: Task, recipe: Recipe, batch: Batch, penalty: Penalty | None = None
+) -> StepSpec:
+    """The training graph of `make_trainer`, and what to update in it."""
     shapes = {name: value.shape for name, value in batch.feeds.items()}
     copy = prepare_training(proto, shapes, recipe.gradient)
     feeds = task.teacher.feeds(batch)
     answer = feeds[ANSWER].shape if ANSWER in feeds else None
     outputs = {n.removeprefix(TEACHER): v.shape for n, v in feeds.items() if n.startswith(TEACHER)}
-    return copy, add_objective(copy.model, task.fit, answer, outputs, penalty)
-
-
-def stake(gated: onnx.ModelProto, task: Task, recipe: Recipe, batches: int = 4) -> float:
-    """What the task's loss has to lose: the loss with all gates closed less that with all open.
-
-    The penalty is weighed in this unit, so that it means the same for losses of any size.
-    """
-    drawn = list(islice(task.batches(recipe.batch, recipe.seed), batches))
-    model = _training_graph(gated, task, recipe, drawn[0], None)[1]
-    logits = next(tensor for tensor in model.graph.initializer if tensor.name == LOGITS)
-    losses = []
-    for start in (-0.5, 0.5):
-        logits.CopyFrom(numpy_helper.from_array(np.full(tuple(logits.dims), start, np.float32), LOGITS))
-        runner = session(model, recipe.threads)
-        losses.append(np.mean([runner.run([TASK], task.teacher.feeds(batch))[0] for batch in drawn]))
-    found = float(losses[0] - losses[1])
-    return found if math.isfinite(found) and found > 0 else max(abs(float(losses[1])), 1e-6)
+    model = add_objective(copy.model, task.fit, answer, outputs, penalty)
+    groups = []
+    if recipe.train_weights:
+        groups += _weight_groups(copy.model, copy.weights, recipe)
+    if penalty is not None:
+        groups.append(ParameterGroup((LOGITS,), "adamw", "tgonnx.gate_lr", betas=(0.9, 0.99)))
+    return StepSpec(model, tuple(groups), copy.statistics)
 
 
 def _weight_groups(model: onnx.ModelProto, names: tuple[str, ...], recipe: Recipe) -> list[ParameterGroup]:
@@ -247,7 +234,7 @@ class _Loop:
         done = index + 1
         spent = time.monotonic() - self.began
         epoch = min(self.epochs, index // self.per_epoch + 1)
-        left = spent / done * (self.steps - done)
+        left = spent / done * (self.steps - done + self.journal.later)
         return Progress(self.phase, epoch, self.epochs, done, self.steps, self.loss, self.metric, cost, left)
 
     def ends_epoch(self, index: int) -> bool:
