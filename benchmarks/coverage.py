@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tgonnx.cost import FLOAT_TYPES, CostModel
-from tgonnx.coupling import Coupling, Pinned, analyze
+from tgonnx.coupling import Coupling, analyze
 from tgonnx.model import Model, Source, load
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
@@ -53,7 +53,7 @@ class Row:
     params_without_tables: float = 1.0
     flops: float = 1.0
     difference: float = 0.0  # gated against pruned, relative to the largest value of the output
-    pinned: tuple[str, ...] = ()
+    why: tuple[str, ...] = ()  # why not less is left
     faults: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -95,7 +95,7 @@ def _measure(model: Model, row: Row, seeds: Sequence[int]) -> None:
     row.params = sum(after.values()) / sum(before.values())
     row.params_without_tables = _total(after, tables) / max(_total(before, tables), 1)
     row.flops = cost.count("flops", counts) / max(cost.totals["flops"], 1)
-    row.pinned = tuple(_main_pins(coupling, after))
+    row.why = tuple(_why_not_less(coupling, before, after))
 
 
 def _cut(coupling: Coupling, cost: CostModel, mask: Mask, feeds: Sequence[Feeds], row: Row) -> None:
@@ -152,18 +152,28 @@ def _total(table: dict[str, float], without: set[str]) -> float:
     return sum(value for name, value in table.items() if name not in without)
 
 
+def _why_not_less(coupling: Coupling, before: dict[str, float], left: dict[str, float]) -> Iterator[str]:
+    """What the parameters that are left are: a weight cut along one axis only keeps a half, not a quarter."""
+    share: Counter[int] = Counter()
+    for name in left:
+        axes = coupling.labelling.axes[name]
+        share[min(sum(bool((coupling.unit_of[a] >= 0).any()) for a in axes), 2)] += round(before[name])
+    total = max(sum(share.values()), 1)
+    yield (
+        f"{share[1] / total:.0%} of the original's parameters are cut along one axis only (depthwise kernels, first "
+        f"and last layers), {share[0] / total:.0%} along none"
+    )
+    yield from _main_pins(coupling, left)
+
+
 def _main_pins(coupling: Coupling, left: dict[str, float], count: int = 2) -> Iterator[str]:
-    """The reasons that keep the most parameters."""
-    weight: Counter[tuple[str, str]] = Counter()
-    where: dict[tuple[str, str], Pinned] = {}
-    for pin in coupling.pinned:
-        key = (pin.op_type, pin.reason)
-        if key not in where or left.get(pin.value, 0) > left.get(where[key].value, 0):
-            where[key] = pin
-        weight[key] += round(left.get(pin.value, 0))
-    for key, _ in weight.most_common(count):
-        pin = where[key]
-        yield f"{pin.value}[{pin.axis}]: {pin.node or 'the model'} ({pin.op_type}): {pin.reason}"
+    """The pinned axes of the largest weights that are left, but for kernels' own height and width."""
+    pins = [p for p in coupling.pinned if not (p.op_type.startswith("Conv") and p.axis > 1)]
+    seen: set[tuple[str, str]] = set()
+    for pin in sorted(pins, key=lambda p: -left.get(p.value, 0)):
+        if (pin.node, pin.reason) not in seen and len(seen) < count:
+            seen.add((pin.node, pin.reason))
+            yield f"{pin.value}[{pin.axis}] is kept by {pin.node or 'the model'} ({pin.op_type}): {pin.reason}"
 
 
 def graphs(folder: Path, names: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
@@ -227,7 +237,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
             )
     for row in rows:
         if not row.deep:
-            lines.append(f"{row.name} keeps {row.params_without_tables:.3f}: {'; '.join(row.pinned)}")
+            lines.append(f"{row.name} keeps {row.params_without_tables:.3f}: {'; '.join(row.why)}")
     return lines
 
 
