@@ -15,14 +15,24 @@ from onnx import ModelProto, helper
 from tgonnx.autodiff import Backward
 from tgonnx.emit import Array
 from tgonnx.engines.blocked import block_convolutions, block_size
-from tgonnx.engines.spec import EngineName, ParameterGroup, StepSpec
-from tgonnx.engines.step import emit_step
+from tgonnx.engines.spec import Device, EngineName, ParameterGroup, StepSpec
+from tgonnx.engines.step import StepGraph, emit_step
 from tgonnx.engines.trainer import Trainer, session
 from tgonnx.errors import InstallationError, UnsupportedError
 
 Engine = Literal["ort-training", "portable"]
 
-__all__ = ["EngineName", "ParameterGroup", "StepSpec", "Trainer", "build", "choose", "gradients"]
+__all__ = [
+    "Device",
+    "EngineName",
+    "ParameterGroup",
+    "StepSpec",
+    "Trainer",
+    "build",
+    "choose",
+    "first_step",
+    "gradients",
+]
 
 
 def choose(engine: EngineName = "auto") -> Engine:
@@ -64,14 +74,50 @@ def differentiate(
 
 
 def build(
-    spec: StepSpec, engine: EngineName = "auto", threads: int | None = None, seed: int | None = None
+    spec: StepSpec,
+    engine: EngineName = "auto",
+    threads: int | None = None,
+    seed: int | None = None,
+    device: Device = "cpu",
 ) -> Trainer:
-    """Make the step graph and a session for it. `seed` fixes Dropout. Raises UnsupportedError, UsageError."""
+    """Make the step graph and a session for it. `seed` fixes Dropout.
+
+    Raises UnsupportedError, UsageError, and InstallationError if the engine or the device is not there.
+    """
+    step, chosen, _ = _step_graph(spec, engine, device)
+    return Trainer(step, chosen, threads, seed, device)
+
+
+def first_step(
+    spec: StepSpec,
+    feeds: Mapping[str, Array],
+    engine: EngineName = "auto",
+    threads: int | None = None,
+    device: Device = "cpu",
+) -> tuple[dict[str, Array], Engine]:
+    """Build the step, run it once, and return the gradient of every parameter and the engine that was used."""
+    step, chosen, names = _step_graph(spec, engine, device)
+    graph = step.model.graph
+    for name, value in names.items():
+        if value not in step.reported:
+            kind = helper.np_dtype_to_tensor_dtype(step.state[step.slots[name].state].dtype)
+            graph.output.append(helper.make_tensor_value_info(value, int(kind), step.slots[name].shape))
+            step.reported.append(value)
+    found = Trainer(step, chosen, threads, 0, device).step(feeds)
+    return {name: found[value] for name, value in names.items()}, chosen
+
+
+def _step_graph(
+    spec: StepSpec, engine: EngineName, device: Device
+) -> tuple[StepGraph, Engine, Mapping[str, str]]:
     names = [name for group in spec.groups for name in group.names]
+    if device != "cpu" and engine == "auto":
+        engine = "portable"
     found, chosen = differentiate(spec.model, names, engine)
     step = emit_step(found.model, found.gradients, spec)
-    step.model = block_convolutions(step.model, block_size())
-    return Trainer(step, chosen, threads, seed)
+    if device == "cpu":
+        step.model = block_convolutions(step.model, block_size())
+    return step, chosen, found.gradients
 
 
 def gradients(

@@ -10,6 +10,7 @@ import onnx
 
 Optimizer = Literal["adamw", "sgd"]
 EngineName = Literal["auto", "ort-training", "portable"]
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,20 @@ import onnxruntime as ort
 from onnx import ModelProto
 
 from tgonnx.emit import Array
+from tgonnx.engines.spec import Device
 from tgonnx.engines.step import StepGraph
-from tgonnx.errors import UsageError
+from tgonnx.errors import InstallationError, UsageError
+
+PROVIDERS: Mapping[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def session(model: ModelProto, threads: int | None = None, seed: int | None = None) -> Any:
-    """An inference session on the CPU whose waiting threads sleep instead of spinning."""
+def session(
+    model: ModelProto, threads: int | None = None, seed: int | None = None, device: Device = "cpu"
+) -> Any:
+    """An inference session whose waiting threads sleep instead of spinning.
+
+    What the device has no kernel for runs on the CPU. Raises InstallationError if onnxruntime lacks the device.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -28,22 +36,40 @@ def session(model: ModelProto, threads: int | None = None, seed: int | None = No
     return ort.InferenceSession(
         model.SerializeToString(),
         options,
-        providers=["CPUExecutionProvider"],
+        providers=providers(device),
         disabled_optimizers=["DivMulFusion"],  # loses a constant operand in 1.19
     )
+
+
+def providers(device: Device) -> list[str]:
+    """Execution providers in order of preference. Raises InstallationError if onnxruntime lacks the device's."""
+    wanted = PROVIDERS[device]
+    available = ort.get_available_providers()
+    if wanted not in available:
+        raise InstallationError(
+            f"device {device}: onnxruntime {ort.__version__} has no {wanted} (it has {', '.join(available)}); "
+            "run `pip uninstall -y onnxruntime onnxruntime-training-cpu && pip install onnxruntime-gpu`, "
+            "or use --device cpu"
+        )
+    return list(dict.fromkeys([wanted, PROVIDERS["cpu"]]))
 
 
 class Trainer:
     """Holds the state (parameters, moments, statistics) and advances it one step per call."""
 
     def __init__(
-        self, graph: StepGraph, engine: str, threads: int | None = None, seed: int | None = None
+        self,
+        graph: StepGraph,
+        engine: str,
+        threads: int | None = None,
+        seed: int | None = None,
+        device: Device = "cpu",
     ) -> None:
         self.engine = engine
         self._slots = graph.slots
         self._carried = graph.carried
         self._reported = graph.reported
-        self._session = session(graph.model, threads, seed)
+        self._session = session(graph.model, threads, seed, device)
         self._feeds = {i.name for i in self._session.get_inputs()} - set(graph.state)
         # OrtValues made from numpy borrow the array's memory on the CPU: `_kept` keeps it alive
         self._kept = {name: np.ascontiguousarray(array).copy() for name, array in graph.state.items()}

@@ -1,0 +1,196 @@
+"""Can every graph be trained, and are its gradients right?
+
+    python benchmarks/train_coverage.py FOLDER [NAME ...] [--markdown] [--largest 150]
+
+FOLDER holds .onnx files, or packed ones (.onnx.xz) with the zoo_pack.py that unpacks them. Of each graph the whole
+training graph is built as a search does it: gates, distillation of the original, the penalty on what the gates
+cost. Each engine runs its first step with gates relaxed to values, and its gradients are held against a
+directional finite difference (`tgonnx.engines.check`). `engines` is how far the two engines' gradients are apart:
+the norm of the difference over the norm, for the worst parameter, where norms below a thousandth of the largest
+count as that. Each graph has a process of its own, so that a crash is a line of the table.
+Exit code 1: some graph fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from coverage import graphs
+from rich.console import Console
+from rich.table import Table
+
+from tgonnx import engines
+from tgonnx.cost import CostModel
+from tgonnx.coupling import analyze
+from tgonnx.data import Batch, Fit
+from tgonnx.engines.check import TOLERANCE, judge, relaxed
+from tgonnx.feeds import random_feeds
+from tgonnx.model import load
+from tgonnx.passes.add_objective import MU, RHO, Penalty
+from tgonnx.passes.insert_gates import insert_gates
+from tgonnx.passes.prepare_training import SMALLEST_BATCH
+from tgonnx.training import Recipe, Task, Teacher, make_spec
+
+AGREE = 1e-4
+BATCH = 2
+SCALARS = {MU: 0.5, RHO: 0.4, "tgonnx.lr": 0.0, "tgonnx.gate_lr": 0.0}
+
+
+@dataclass
+class Row:
+    """What was measured on one graph; `faults` say in words what is not as it should be."""
+
+    name: str
+    nodes: int = 0
+    parameters: int = 0  # trained tensors
+    batch: int = 0
+    slopes: dict[str, float] = field(default_factory=dict)  # engine -> error of the slope; nan: not judged
+    apart: float = float("nan")
+    faults: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def measure(path: Path, name: str) -> Row:
+    """Build, run and check the training graph of one file with every engine that is installed."""
+    row, start = Row(name), time.perf_counter()
+    model = load(path)
+    coupling = analyze(model)
+    row.nodes = len(model.original.graph.node)
+    normalised = any(node.op_type == "BatchNormalization" for node in model.nodes)
+    row.batch = SMALLEST_BATCH if normalised else BATCH
+    rng = np.random.default_rng(0)
+    feeds = random_feeds(model.original, rng, row.batch)
+    row.batch = next(iter(feeds.values())).shape[0]
+    fit = Fit("distill", model.original.graph.output[0].name)
+    task = Task(None, fit, Teacher(model.original, fit, 1), None)  # type: ignore[arg-type]
+    recipe = Recipe(threads=1)
+    gated = insert_gates(model.proto, coupling, None)
+    batch = Batch(feeds, None)
+    penalty = Penalty(CostModel(coupling), "flops", 5.0)
+    spec = relaxed(make_spec(gated, task, recipe, batch, penalty))
+    row.parameters = sum(len(group.names) for group in spec.groups)
+    scalars = {key: np.array(value, np.float32) for key, value in SCALARS.items()}
+    everything = task.teacher.feeds(batch) | scalars
+    found: dict[str, Mapping[str, Any]] = {}
+    for engine in dict.fromkeys([engines.choose(), "portable"]):
+        try:
+            gradients, _ = engines.first_step(spec, everything, engine, 1)
+        except Exception as error:  # of the runtime, or a missing row: a line of the table
+            row.faults.append(f"{engine}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            continue
+        found[engine] = gradients
+        verdict = judge(spec, gradients, everything, 1)
+        row.slopes[engine] = verdict.error if verdict.judged else float("nan")
+        if not verdict.judged:
+            row.faults.append(f"{engine}: the loss says nothing about the gradient")
+        elif not verdict.passed:
+            row.faults.append(
+                f"{engine}: slope {verdict.measured:.4g}, gradients say {verdict.predicted:.4g}; "
+                f"suspects {', '.join(verdict.suspects)}"
+            )
+    if len(found) == 2:
+        row.apart, worst = difference(*found.values())
+        if row.apart > AGREE:
+            row.faults.append(f"the engines are {row.apart:.1e} apart in {worst}")
+    row.seconds = time.perf_counter() - start
+    return row
+
+
+def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[float, str]:
+    """The largest relative difference of two sets of gradients, and the parameter that has it."""
+    norms = {name: float(np.linalg.norm(value)) for name, value in a.items()}
+    least = 1e-3 * max(norms.values())
+    apart = {name: float(np.linalg.norm(a[name] - b[name])) / max(norms[name], least) for name in a}
+    worst = max(apart, key=lambda name: apart[name])
+    return apart[worst], worst
+
+
+def in_a_process(path: Path, name: str, limit: float) -> Row:
+    """`measure` where a crash does no harm."""
+    command = [sys.executable, __file__, str(path), "--one"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return Row(name, faults=[f"not done after {limit:.0f} s"])
+    lines = done.stdout.splitlines()
+    if done.returncode == 0 and lines:
+        return Row(**{**json.loads(lines[-1]), "name": name})
+    if done.returncode < 0:
+        return Row(name, faults=[f"crashed with signal {-done.returncode}"])
+    return Row(name, faults=[(done.stderr.strip().splitlines() or ["?"])[-1][:300]])
+
+
+HEADINGS = ("graph", "nodes", "tensors", "batch", "ort-training", "portable", "engines", "s", "result")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """The table's cells of one row."""
+    slopes = (f"{row.slopes[e]:.1e}" if e in row.slopes else "-" for e in HEADINGS[4:6])
+    counts = (str(value) for value in (row.nodes, row.parameters, row.batch))
+    result = "; ".join(row.faults) or "right"
+    return (row.name, *counts, *slopes, f"{row.apart:.1e}", f"{row.seconds:.1f}", result)
+
+
+def as_table(rows: Sequence[Row]) -> Table:
+    """The table for a terminal."""
+    table = Table(box=None)
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if 0 < number < len(HEADINGS) - 1 else "left")
+    for row in rows:
+        table.add_row(*cells(row), style="red" if row.faults else None)
+    return table
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The table as Markdown."""
+    lines = [HEADINGS, ("---",) * len(HEADINGS), *(cells(row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The totals."""
+    right = [row for row in rows if not row.faults]
+    slopes = [error for row in right for error in row.slopes.values()]
+    apart = [row.apart for row in right if np.isfinite(row.apart)]
+    return (
+        f"{len(rows)} graphs, {len(right)} right; largest error of a slope {max(slopes, default=0):.1e} (limit "
+        f"{TOLERANCE:.0e}), engines at most {max(apart, default=0):.1e} apart (limit {AGREE:.0e})"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", help="only these graphs")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    parser.add_argument("--largest", type=float, default=150, help="skip larger files, in MB")
+    parser.add_argument("--limit", type=float, default=600, help="seconds for one graph")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(asdict(measure(options.folder, ""))))
+        return 0
+    console = Console(width=None if sys.stdout.isatty() else 250)
+    rows = []
+    for name, path in graphs(options.folder, options.names):
+        if path.stat().st_size > options.largest * 1e6:
+            console.print(f"{name}: skipped, {path.stat().st_size / 1e6:.0f} MB", highlight=False)
+            continue
+        rows.append(in_a_process(path, name, options.limit))
+        print("\t".join(cells(rows[-1])), file=sys.stderr, flush=True)
+    print(as_markdown(rows)) if options.markdown else console.print(as_table(rows))
+    console.print(summary(rows))
+    return int(any(row.faults for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

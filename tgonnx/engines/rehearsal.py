@@ -1,0 +1,156 @@
+"""The first step of a training, tried in a process of its own.
+
+onnxruntime can end the process it runs in (SIGSEGV, SIGFPE). So the step is built, run once and its gradients
+checked (`tgonnx.engines.check`) in a child first, where a crash is an answer. With engine `auto`, what
+crashes or is wrong with onnxruntime-training is tried again with the portable engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from tgonnx.emit import Array
+from tgonnx.engines import Engine, choose, first_step
+from tgonnx.engines.check import Verdict, judge, relaxed
+from tgonnx.engines.spec import Device, EngineName, ParameterGroup, StepSpec
+from tgonnx.errors import TgonnxError, UnsupportedError
+
+CHILD = [sys.executable, "-c", "import sys; from tgonnx.engines.rehearsal import play; play(sys.argv[1])"]
+BUILD, CHECK = "the first training step", "the check of the gradients"
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """The engine that went through, and what a reader should know of the ones that did not."""
+
+    engine: Engine
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Played:
+    """What a child says. `failure` is empty if all went well."""
+
+    failure: str = ""
+    engine: Engine | None = None
+
+
+def rehearse(
+    spec: StepSpec,
+    feeds: Mapping[str, Array],
+    engine: EngineName = "auto",
+    threads: int | None = None,
+    device: Device = "cpu",
+) -> Rehearsal:
+    """Try the first step; `feeds` as for a step, learning rates and other scalars excepted.
+
+    Raises UnsupportedError naming the engine and the step that crashed, or the nodes whose gradients are wrong.
+    """
+    with tempfile.TemporaryDirectory(prefix="tgonnx-") as place:
+        folder = Path(place)
+        _write(spec, feeds, folder)
+        first = choose(engine) if device == "cpu" else "portable" if engine == "auto" else engine
+        played = _play(folder, engine if engine != "auto" else first, engine == "auto", threads, device)
+        if not played.failure and played.engine is not None:
+            return Rehearsal(played.engine)
+        if engine != "auto" or first == "portable":
+            raise UnsupportedError(played.failure)
+        again = _play(folder, "portable", False, threads, device)
+        if again.failure:
+            raise UnsupportedError(f"{played.failure}; {again.failure}")
+        return Rehearsal("portable", (f"{played.failure}; the portable engine is used",))
+
+
+def _write(spec: StepSpec, feeds: Mapping[str, Array], folder: Path) -> None:
+    easy = relaxed(spec)
+    given = dict(feeds)
+    for group in spec.groups:
+        given[group.lr] = np.zeros((), np.float32)
+    initial = {tensor.name for tensor in easy.model.graph.initializer}
+    for value in easy.model.graph.input:
+        if value.name not in given and value.name not in initial:
+            given[value.name] = np.full((), 0.5, np.float32)  # a schedule's scalar
+    onnx.save(easy.model, folder / "model.onnx", save_as_external_data=True, location="weights")
+    np.savez(folder / "feeds.npz", *given.values())
+    record = {
+        "groups": [asdict(group) for group in spec.groups],
+        "statistics": dict(spec.statistics),
+        "feeds": list(given),
+    }
+    (folder / "spec.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def _play(folder: Path, engine: EngineName, falls_back: bool, threads: int | None, device: Device) -> _Played:
+    options = {"engine": "auto" if falls_back else engine, "threads": threads, "device": device}
+    (folder / "options.json").write_text(json.dumps(options), encoding="utf-8")
+    answer, stage = folder / "answer.json", folder / "stage"
+    answer.unlink(missing_ok=True)
+    stage.write_text(BUILD, encoding="utf-8")
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [*CHILD, str(folder)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode == 0 and answer.exists():
+        return _Played(**json.loads(answer.read_text(encoding="utf-8")))
+    where = stage.read_text(encoding="utf-8")
+    last = (done.stderr.decode(errors="replace").strip().splitlines() or [""])[-1]
+    how = f"crashed ({_signal(-done.returncode)})" if done.returncode < 0 else f"failed: {last}"
+    return _Played(f"engine {engine}: {where} {how}")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def play(place: str) -> None:
+    """What the child does: build, run, check, and write the answer. A crash leaves the stage it came in."""
+    folder = Path(place)
+    record = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+    options = json.loads((folder / "options.json").read_text(encoding="utf-8"))
+    with np.load(folder / "feeds.npz") as stored:
+        feeds = {name: stored[f"arr_{index}"] for index, name in enumerate(record["feeds"])}
+    groups = [
+        ParameterGroup(**{**group, "names": tuple(group["names"]), "betas": tuple(group["betas"])})
+        for group in record["groups"]
+    ]
+    spec = StepSpec(onnx.load(folder / "model.onnx"), tuple(groups), record["statistics"])
+    threads, device = options["threads"], options["device"]
+    used: Engine | None = None
+    try:
+        gradients, used = first_step(spec, feeds, options["engine"], threads, device)
+        (folder / "stage").write_text(CHECK, encoding="utf-8")
+        failure = _failure(used, judge(spec, gradients, feeds, threads))
+    except TgonnxError as error:
+        failure = str(error)
+    answer = {"failure": failure, "engine": used}
+    (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _failure(engine: Engine, verdict: Verdict) -> str:
+    if verdict.passed:
+        return ""
+    where = f"; most likely at fault: {', '.join(verdict.suspects)}" if verdict.suspects else ""
+    return (
+        f"engine {engine}: the gradients are wrong: the loss changes by {verdict.measured:.4g} where they say "
+        f"{verdict.predicted:.4g}{where}"
+    )
