@@ -303,6 +303,9 @@ def prune(
         Literal["auto", "ort-training", "portable"],
         typer.Option("--engine", help="What trains; `tgonnx doctor` explains the choice."),
     ] = "auto",
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option("--device", help="Where it trains; cuda needs onnxruntime-gpu.")
+    ] = "cpu",
     attention: AttentionCut = "heads",
     overwrite: Overwrite = False,
     report_path: Annotated[
@@ -325,7 +328,7 @@ def prune(
     with terminal.progress(wanted.kind) as listener:
         result = run(
             model, data, wanted, loss, epochs, batch, lr, gate_lr, weight, gradient, round_to, min_channels,
-            freeze or (), weights, seed, threads or None, engine, listener, attention,
+            freeze or (), weights, seed, threads or None, engine, device, listener, attention,
         )  # fmt: skip
     with terminal.working("timing"):
         before, after = report.facts(result, model, threads)

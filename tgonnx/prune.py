@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from tgonnx.cost import Cost, CostModel, Target
 from tgonnx.coupling import Attention, Coupling, analyze
 from tgonnx.data import Array, Data, Dataset, Fit, open_dataset, validate
-from tgonnx.engines import EngineName
+from tgonnx.engines import Device, EngineName
 from tgonnx.errors import ModelError, TargetError, UnsupportedError, UsageError, VerificationError
 from tgonnx.gates import Shape
 from tgonnx.metric import Metric, fixed_batch
@@ -124,6 +124,7 @@ def prune(
     seed: int = 0,
     threads: int | None = None,
     engine: EngineName = "auto",
+    device: Device = "cpu",
     progress: Listener | None = None,
     attention: Attention = "heads",
 ) -> PruneResult:
@@ -164,6 +165,7 @@ def prune(
         seed=seed,
         threads=threads,
         engine=engine,
+        device=device,
     )
     return _with_data(plan, dataset, fitting, recipe, epochs, Journal(progress))
 
@@ -204,7 +206,7 @@ def _with_data(
     gated = insert_gates(embed(full, pruned, coupling, mask), coupling, mask)
     check = _checked(plan.model, gated, pruned, feeds)
     notes = () if metric is not None else ("there are no held-out samples: accuracy was not measured",)
-    return _result(plan, mask, pruned, check, journal, metric, notes)
+    return _result(plan, mask, pruned, check, journal, metric, (*notes, *journal.notes))
 
 
 def embed(full: onnx.ModelProto, pruned: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:

@@ -27,7 +27,8 @@ from onnx import numpy_helper
 from tgonnx.cost import CostModel, Target
 from tgonnx.coupling import Coupling
 from tgonnx.data import Array, Batch, Fit, Split
-from tgonnx.engines import EngineName, ParameterGroup, StepSpec, Trainer, build
+from tgonnx.engines import Device, EngineName, ParameterGroup, StepSpec, Trainer, build
+from tgonnx.engines.rehearsal import rehearse
 from tgonnx.engines.trainer import session
 from tgonnx.errors import DivergedError
 from tgonnx.gates import Shape
@@ -72,6 +73,7 @@ class Recipe:
     seed: int = 0
     threads: int | None = None
     engine: EngineName = "auto"
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,18 @@ Listener = Callable[[Progress], None]
 class Journal:
     """What happened, one record per epoch, and who wants to know.
 
-    `later` is how much follows the present phase, in steps of this phase.
+    `later` is how much follows the present phase, in steps of this phase. `notes` say what was done otherwise
+    than asked.
     """
 
     listener: Listener | None = None
     records: list[Progress] = field(default_factory=list)
     later: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     def tell(self, progress: Progress) -> None:
         if self.listener is not None:
@@ -154,7 +162,24 @@ def make_trainer(
 ) -> Trainer:
     """A trainer for batches like `batch`. With a penalty, `proto` is a gated model with free gates."""
     spec = make_spec(proto, task, recipe, batch, penalty)
-    return build(spec, recipe.engine, recipe.threads, recipe.seed)
+    return build(spec, recipe.engine, recipe.threads, recipe.seed, recipe.device)
+
+
+def rehearsed_trainer(
+    proto: onnx.ModelProto,
+    task: Task,
+    recipe: Recipe,
+    batch: Batch,
+    journal: Journal,
+    penalty: Penalty | None = None,
+) -> Trainer:
+    """`make_trainer` after its first step went well in another process. Raises UnsupportedError if it did not."""
+    spec = make_spec(proto, task, recipe, batch, penalty)
+    feeds = task.teacher.feeds(batch)
+    outcome = rehearse(spec, feeds, recipe.engine, recipe.threads, recipe.device)
+    for note in outcome.notes:
+        journal.note(note)
+    return build(spec, outcome.engine, recipe.threads, recipe.seed, recipe.device)
 
 
 def make_spec(
@@ -267,14 +292,14 @@ def search(
     min_channels: int = 1,
     freeze: tuple[str, ...] = (),
 ) -> Found:
-    """Learn which units to keep, and weights with them. Raises DivergedError."""
+    """Learn which units to keep, and weights with them. Raises DivergedError, UnsupportedError."""
     cost = CostModel(coupling)
     gated = insert_gates(coupling.model.proto, coupling, None)
     unit = stake(gated, task, recipe)
     strength = STRENGTH * unit if recipe.lambda_ is None else recipe.lambda_
     batches = task.batches(recipe.batch, recipe.seed)
     first = next(batches)
-    trainer = make_trainer(gated, task, recipe, first, Penalty(cost, target.kind, strength))
+    trainer = rehearsed_trainer(gated, task, recipe, first, journal, Penalty(cost, target.kind, strength))
     loop = _Loop(trainer, task, "search", steps, recipe, journal)
     fewest = search_floors(coupling, target, min_channels, freeze)
     mu, left = 0.0, 1.0
@@ -329,9 +354,9 @@ def fine_tune(
     journal: Journal,
     cost: float | None = None,
 ) -> onnx.ModelProto:
-    """The model with its weights trained for `steps` steps. Raises DivergedError."""
+    """The model with its weights trained for `steps` steps. Raises DivergedError, UnsupportedError."""
     batches = task.batches(recipe.batch, recipe.seed + 1)
-    trainer = make_trainer(proto, task, recipe, next(batches))
+    trainer = rehearsed_trainer(proto, task, recipe, next(batches), journal)
     loop = _Loop(trainer, task, "fine-tune", steps, recipe, journal)
     for index, batch in enumerate(islice(batches, steps)):
         loop.step(index, batch, {"tgonnx.lr": recipe.lr * rate(index / steps)})

@@ -24,6 +24,7 @@ from tgonnx.emit import Array
 from tgonnx.engines import Engine, choose, first_step
 from tgonnx.engines.check import Verdict, judge, relaxed
 from tgonnx.engines.spec import Device, EngineName, ParameterGroup, StepSpec
+from tgonnx.engines.trainer import providers
 from tgonnx.errors import TgonnxError, UnsupportedError
 
 CHILD = [sys.executable, "-c", "import sys; from tgonnx.engines.rehearsal import play; play(sys.argv[1])"]
@@ -55,8 +56,10 @@ def rehearse(
 ) -> Rehearsal:
     """Try the first step; `feeds` as for a step, learning rates and other scalars excepted.
 
-    Raises UnsupportedError naming the engine and the step that crashed, or the nodes whose gradients are wrong.
+    Raises UnsupportedError naming the engine and the step that crashed, or the nodes whose gradients are wrong,
+    and InstallationError if the engine or the device is not there.
     """
+    providers(device)
     with tempfile.TemporaryDirectory(prefix="tgonnx-") as place:
         folder = Path(place)
         _write(spec, feeds, folder)
