@@ -84,9 +84,9 @@ def prepare_training(
 
 def trainable(proto: onnx.ModelProto) -> Iterator[str]:
     """Float initializers of more than one element that stand where operators keep their weights."""
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     sizes = {
-        t.name: int(np.prod(t.dims, dtype=np.int64)) * (t.data_type in _FLOATS)
-        for t in proto.graph.initializer
+        name: int(np.prod(t.dims, dtype=np.int64)) * (t.data_type in _FLOATS) for name, t in stored.items()
     }
     source = {name: name for name in sizes}
     learned: set[str] = set()  # values that depend on a weight already
@@ -110,9 +110,15 @@ def trainable(proto: onnx.ModelProto) -> Iterator[str]:
         for name in found:
             if sizes[name] > 1 and name not in seen:
                 seen.add(name)
-                yield name
+                if node.op_type != "Add" or not _masks(stored[name]):
+                    yield name
         if found or any(name in learned for name in node.input):
             learned.update(node.output)
+
+
+def _masks(tensor: TensorProto) -> bool:
+    """Is this added to shut something out, -inf or close to it in places?"""
+    return bool(numpy_helper.to_array(tensor).min() < -1e4)
 
 
 def _bind(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -200,6 +200,23 @@ def make_spec(
     return StepSpec(model, tuple(groups), copy.statistics)
 
 
+def stake(gated: onnx.ModelProto, task: Task, recipe: Recipe, batches: int = 4) -> float:
+    """What the task's loss has to lose: the loss with all gates closed less that with all open.
+
+    The penalty is weighed in this unit, so that it means the same for losses of any size.
+    """
+    drawn = list(islice(task.batches(recipe.batch, recipe.seed), batches))
+    model = _training_graph(gated, task, recipe, drawn[0], None)[1]
+    logits = next(tensor for tensor in model.graph.initializer if tensor.name == LOGITS)
+    losses = []
+    for start in (-0.5, 0.5):
+        logits.CopyFrom(numpy_helper.from_array(np.full(tuple(logits.dims), start, np.float32), LOGITS))
+        runner = session(model, recipe.threads)
+        losses.append(np.mean([runner.run([TASK], task.teacher.feeds(batch))[0] for batch in drawn]))
+    found = float(losses[0] - losses[1])
+    return found if math.isfinite(found) and found > 0 else max(abs(float(losses[1])), 1e-6)
+
+
 def _weight_groups(model: onnx.ModelProto, names: tuple[str, ...], recipe: Recipe) -> list[ParameterGroup]:
     """Matrices and kernels decay, vectors do not."""
     rank = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
