@@ -45,7 +45,7 @@ from tgonnx.passes.add_objective import (
     add_objective,
 )
 from tgonnx.passes.insert_gates import insert_gates
-from tgonnx.passes.prepare_training import LOGITS, TrainingCopy, prepare_training
+from tgonnx.passes.prepare_training import LOGITS, prepare_training
 from tgonnx.runtime import Session, open_session
 from tgonnx.selection import floors
 
@@ -206,7 +206,7 @@ def stake(gated: onnx.ModelProto, task: Task, recipe: Recipe, batches: int = 4) 
     The penalty is weighed in this unit, so that it means the same for losses of any size.
     """
     drawn = list(islice(task.batches(recipe.batch, recipe.seed), batches))
-    model = _training_graph(gated, task, recipe, drawn[0], None)[1]
+    model = make_spec(gated, task, recipe, drawn[0]).model
     logits = next(tensor for tensor in model.graph.initializer if tensor.name == LOGITS)
     losses = []
     for start in (-0.5, 0.5):
