@@ -6,6 +6,8 @@ Handled:
   unless it is large;
 * `If` with a static condition becomes the branch that is taken;
 * a `Gather` that takes a flat value in order (what exporters make of as_strided) becomes a `Reshape`;
+* a `BatchNormalization` in training mode whose running statistics nothing uses (weight standardisation) gets
+  constants for the old ones, which it does not read, either;
 * a computed `Reshape` target becomes a constant where the static sizes, 0 (copy) and one -1 (rest) can say it;
 * nodes and initializers that nothing uses any more are removed.
 """
@@ -36,6 +38,7 @@ class FoldShapes:
         changed = _inline_static_branches(model.graph, self._static())
         changed = _fold(model.graph, self._static()) or changed
         changed = _gathers_in_order(model.graph, self.first, self.second) or changed
+        changed = _forget_running_statistics(model.graph, self.first) or changed
         changed = _plain_reshapes(model.graph, self.first, self.second) or changed
         return PassResult(model, remove_unused(model.graph) or changed)
 
@@ -131,6 +134,29 @@ def _gathers_in_order(graph: onnx.GraphProto, first: Sweep, second: Sweep) -> bo
                 node.op_type, node.input[1] = "Reshape", name
                 del node.attribute[:]
                 changed = True
+    return changed
+
+
+def _forget_running_statistics(graph: onnx.GraphProto, sweep: Sweep) -> bool:
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    initializers = {tensor.name for tensor in graph.initializer}
+    changed = False
+    for node in graph.node:
+        training = any(a.name == "training_mode" and a.i for a in node.attribute)
+        if node.op_type != "BatchNormalization" or not training or used & set(node.output[1:]):
+            continue
+        if initializers.issuperset(node.input[3:5]):
+            continue
+        shape, kind = (
+            sweep.shapes[node.input[1]],
+            onnx.helper.tensor_dtype_to_np_dtype(sweep.types[node.input[1]]),
+        )
+        for index, stem in ((3, "mean"), (4, "var")):
+            name = fresh_name(f"{node.output[0]}_{stem}", initializers)
+            graph.initializer.append(numpy_helper.from_array(np.ones(shape, kind), name))
+            initializers.add(name)
+            node.input[index] = name
+        changed = True
     return changed
 
 

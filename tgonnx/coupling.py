@@ -11,6 +11,7 @@ from typing import Any, Literal
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from tgonnx import ops
 from tgonnx.labels import (
@@ -96,12 +97,14 @@ class Group:
 
 
 class Labelling:
-    """The labels of every value of known shape."""
+    """The labels of every value of known shape, further outputs of a node that nothing uses excepted."""
 
     def __init__(self, model: Model) -> None:
         self.axes: dict[str, tuple[Labels, ...]] = {}
         self.size = 0
-        names = [*model.inputs, *model.initializers, *(o for n in model.nodes for o in n.outputs if o)]
+        used = {name for node in model.nodes for name in (*node.inputs, *node.captures)} | set(model.outputs)
+        made = [o for n in model.nodes for i, o in enumerate(n.outputs) if o and (i == 0 or o in used)]
+        names = [*model.inputs, *model.initializers, *made]
         for name in names:
             shape = model.shapes.get(name)
             if shape is not None and name not in self.axes:
@@ -311,6 +314,12 @@ class _Solver:
             node.op_type, node.domain
         ):
             return [], f"{node.op_type} has no form over the open channels only"
+        types = self.model.first.types
+        if any(
+            isinstance(r, Site) and types[node.inputs[r.input]] == onnx.TensorProto.BOOL
+            for r in _flat(relations)
+        ):
+            return [], "a gate cannot act on booleans"
         return relations, f"{node.op_type} needs every index of this axis"
 
     def _unsaid(self, node: Node, relations: list[Relation]) -> Labels:
