@@ -94,13 +94,13 @@ def _resize_groups(view: View, cut: object) -> None:
 @cost("Conv")
 def conv_cost(view: View) -> list[Term]:
     w, y = view.input(1), view.output()
-    return [(float(np.prod(w.shape[2:]) * np.prod(y.shape[2:]) * y.shape[0]), (y[1], w[1]))]
+    return [(float(np.prod(w.shape[2:]) * np.prod(y.shape[2:])), (y[0], y[1], w[1]))]
 
 
 @cost("ConvTranspose")
 def conv_transpose_cost(view: View) -> list[Term]:
     x, w = view.input(0), view.input(1)
-    return [(float(np.prod(w.shape[2:]) * np.prod(x.shape[2:]) * x.shape[0]), (x[1], w[1]))]
+    return [(float(np.prod(w.shape[2:]) * np.prod(x.shape[2:])), (x[0], x[1], w[1]))]
 
 
 @rule("Gemm")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -11,22 +11,18 @@ from tgonnx.labels import Alternative, Choice, Free, Labels, Relation, Site, Tie
 from tgonnx.ops.cut import Cut
 from tgonnx.ops.gating import Gating
 from tgonnx.ops.registry import gated, resize, rule
-from tgonnx.ops.view import View, broadcast, same
+from tgonnx.ops.view import Operand, View, broadcast, same
 
 
 @rule("BatchNormalization")
 def batch_norm(view: View) -> Iterator[Relation]:
     x = view.input(0)
     training = bool(view.attribute("training_mode", 0))
-    axes = [axis for axis in range(x.rank) if axis != 1]
-    yield from same(x, view.output())
-    for i in range(1, 5):
-        yield Tie(view.input(i)[0], x[1])
-    for extra in view.outputs[1:]:
-        if extra is not None:
-            yield Tie(extra[0], x[1])
-    if training:  # statistics over all other axes
-        yield from _statistics(view, axes)
+    axes = [axis for axis in range(x.rank) if axis != 1] if training else []
+    extras = [extra for extra in view.outputs[1:] if extra is not None]
+    for operand in [*(view.input(i) for i in range(1, 5)), *extras]:
+        yield Tie(operand[0], x[1])
+    yield from _standardized(view, axes, extras)
 
 
 @gated("BatchNormalization")
@@ -48,20 +44,21 @@ def finish_affine(g: Gating, y: gs.Variable, scale: int, shape: list[int] | None
     g.finish(y)
 
 
-def _statistics(view: View, axes: list[int]) -> Iterator[Relation]:
-    for axis in axes:
-        yield Site("normalize", 0, axis, view.input(0)[axis])
+def _standardized(view: View, axes: list[int], extras: Sequence[Operand] = ()) -> Iterator[Relation]:
+    """Statistics over `axes`. The gated form makes the first output only: with `extras`, the axes stay."""
+    x = view.input(0)
+    yield from same(x, view.output(), skip=axes if extras else ())
+    for axis in axes if not extras else ():
+        yield Site("normalize", 0, axis, x[axis])
 
 
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_norm(view: View) -> Iterator[Relation]:
     x, first = view.input(0), view.attribute("axis", -1) % view.input(0).rank
-    yield from same(x, view.output())
+    if any(extra is not None for extra in view.outputs[1:]):  # the gated form makes the first output only
+        return
     yield from broadcast([view.inputs[i] for i in (1, 2) if view.has(i)], view.output())
-    yield from _statistics(view, list(range(first, x.rank)))
-    for extra in view.outputs[1:]:
-        if extra is not None:
-            yield from same(x, extra, skip=range(first, x.rank))
+    yield from _standardized(view, list(range(first, x.rank)))
 
 
 @gated("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
@@ -76,10 +73,9 @@ def gated_layer_norm(g: Gating) -> None:
 @rule("InstanceNormalization")
 def instance_norm(view: View) -> Iterator[Relation]:
     x = view.input(0)
-    yield from same(x, view.output())
     yield Tie(view.input(1)[0], x[1])
     yield Tie(view.input(2)[0], x[1])
-    yield from _statistics(view, list(range(2, x.rank)))
+    yield from _standardized(view, list(range(2, x.rank)))
 
 
 @gated("InstanceNormalization")
@@ -161,9 +157,7 @@ def local_response_norm(view: View) -> Iterator[Relation]:
 @rule("MeanVarianceNormalization")
 def mean_variance_norm(view: View) -> Iterator[Relation]:
     x = view.input(0)
-    axes = [axis % x.rank for axis in view.attribute("axes", [0, 2, 3])]
-    yield from same(x, view.output())
-    yield from _statistics(view, axes)
+    yield from _standardized(view, [axis % x.rank for axis in view.attribute("axes", [0, 2, 3])])
 
 
 @gated("MeanVarianceNormalization")

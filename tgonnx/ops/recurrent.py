@@ -29,18 +29,18 @@ def recurrent(view: View) -> Iterator[Relation]:
         yield _repeated(unit, stacked, gates)
     if view.has(3):
         yield _repeated(unit, view.input(3)[1], 2 * gates)
+    if view.has(4):
+        yield Tie(view.input(4)[0], x[batch])
     for i in (5, 6):
         if view.has(i):
             yield Tie(view.input(i)[2], unit)
             yield Tie(view.input(i)[batch if batch == 1 else 0], x[batch])
     if view.has(7):
         yield _repeated(unit, view.input(7)[1], 3)
-    for i, y in enumerate(view.outputs):
+    for y in view.outputs:
         if y is not None:
             yield Tie(y[y.rank - 1], unit)
             yield Tie(y[0 if not batch else y.rank - 2], x[batch])
-            if i == 0:
-                yield Tie(y[1 - batch], x[1 - batch])
 
 
 def _repeated(unit: Labels, stacked: Labels, times: int) -> Tie:
@@ -55,5 +55,6 @@ def resize_recurrent(view: View, cut: Cut) -> None:
 @cost("LSTM", "GRU", "RNN")
 def recurrent_cost(view: View) -> list[tuple[float, tuple[Labels, ...]]]:
     x, w, r = view.input(0), view.input(1), view.input(2)
-    steps = float(len(x[0]) * len(x[1]) * len(w[0]))
-    return [(steps, (w[1], w[2])), (steps, (r[1], r[2]))]
+    batch = 1 - view.attribute("layout", 0)
+    steps = float(len(x[1 - batch]) * len(w[0]))
+    return [(steps, (x[batch], w[1], w[2])), (steps, (x[batch], r[1], r[2]))]

@@ -35,12 +35,25 @@ def roi_align(view: View) -> Iterator[Relation]:
 
 @rule("Resize", "Upsample")
 def resize_rule(view: View) -> Iterator[Relation]:
-    """An axis whose size stays is not sampled, unless a region of interest is."""
+    """An axis that is scaled by 1 is not sampled, unless a region of interest is."""
     if view.attribute("coordinate_transformation_mode") == "tf_crop_and_resize":
         return
-    for x, y in zip(view.input(0).axes, view.output().axes, strict=True):
-        if len(x) == len(y):
-            yield Tie(x, y)
+    for axis in unscaled_axes(view):
+        yield Tie(view.input(0)[axis], view.output()[axis])
+
+
+def unscaled_axes(view: View) -> list[int]:
+    """The axes whose scale is 1; an equal size alone may also come from a scale a little above 1."""
+    x, y = view.input(0), view.output()
+    named = [axis % x.rank for axis in view.attribute("axes") or range(x.rank)]
+    through = [axis for axis in range(x.rank) if axis not in named]
+    if view.has(3):
+        stretched = view.attribute("keep_aspect_ratio_policy", "stretch") == "stretch"
+        return through + [axis for axis in named if stretched and len(x[axis]) == len(y[axis])]
+    scales = view.known(1 if view.op_type == "Upsample" or view.opset < 11 else 2)
+    if scales is None:
+        scales = view.attribute("scales", ())
+    return through + [axis for axis, scale in zip(named, scales, strict=False) if scale == 1]
 
 
 @resize("Resize")
