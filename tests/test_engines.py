@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper, parser
+from resnet import ResNet
 
 from tgonnx import engines
 from tgonnx.engines import ParameterGroup, StepSpec
 from tgonnx.engines.blocked import block_convolutions, block_size
 from tgonnx.errors import UsageError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from step_time import ResNet
 
 ENGINES = ["portable", "ort-training"] if engines.choose() == "ort-training" else ["portable"]
 Feeds = dict[str, Any]

@@ -1,0 +1,165 @@
+"""Wrong gradients and crashes are found before training starts."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper, parser
+from resnet import ResNet
+
+from tgonnx import engines
+from tgonnx.engines import ParameterGroup, StepSpec, rehearsal
+from tgonnx.engines.check import judge, relaxed
+from tgonnx.errors import InstallationError, UnsupportedError
+
+TRAINS = engines.choose() == "ort-training"
+ENGINES: list[Any] = ["portable", "ort-training"] if TRAINS else ["portable"]
+Array = np.ndarray[Any, Any]
+
+
+def network() -> tuple[StepSpec, dict[str, Array]]:
+    """Three layers with a Tanh between the first two; a gate on the second; an operator with kinks."""
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 18]>
+    net (float[16, 4] x, float[16, 3] target) => (float loss) {
+        a = MatMul(x, w1)   [squash] b = Tanh(a)   ab = Add(b, b1)
+        c = MatMul(ab, w2)   [kinks] d = Relu(c)   e = MatMul(d, w3)
+        f = Sub(e, target)  g = Mul(f, f)  loss = ReduceMean <keepdims = 0> (g)
+    }""")
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (4, 6), "b1": (6,), "w2": (6, 5), "w3": (5, 3)}
+    for name, shape in shapes.items():
+        value = rng.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    feeds = {"x": rng.normal(size=(16, 4)), "target": rng.normal(size=(16, 3)), "lr": np.zeros(())}
+    return StepSpec(model, (ParameterGroup(tuple(shapes)),)), {
+        name: value.astype(np.float32) for name, value in feeds.items()
+    }
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_right_gradients_pass(engine: Any) -> None:
+    spec, feeds = network()
+    gradients, used = engines.first_step(spec, feeds, engine, 1)
+    verdict = judge(spec, gradients, feeds, 1)
+    assert used == engine
+    assert verdict.judged
+    assert verdict.passed
+    assert verdict.error < 0.01
+
+
+def test_gates_are_relaxed_and_deep_networks_with_kinks_pass() -> None:
+    spec = relaxed(ResNet(depth=8, width=8, gated=True).spec)
+    assert not any(node.domain for node in spec.model.graph.node)
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.normal(size=(8, 1, 28, 28)).astype(np.float32), "t": rng.integers(0, 10, 8)}
+    rates = {group.lr: np.zeros((), np.float32) for group in spec.groups}
+    gradients, _ = engines.first_step(spec, feeds | rates, "portable", 1)
+    verdict = judge(spec, gradients, feeds, 1)
+    assert verdict.judged
+    assert verdict.passed
+
+
+def test_a_wrong_operator_is_named() -> None:
+    """Tanh with a gradient of half the size spoils what lies before it, and nothing else."""
+    spec, feeds = network()
+    gradients, _ = engines.first_step(spec, feeds, "portable", 1)
+    verdict = judge(spec, {**gradients, "w1": gradients["w1"] / 2}, feeds, 1)
+    assert not verdict.passed
+    assert "'squash' (Tanh)" in verdict.suspects
+
+
+def test_a_wrong_weight_gradient_is_named() -> None:
+    spec, feeds = network()
+    gradients, _ = engines.first_step(spec, feeds, "portable", 1)
+    verdict = judge(spec, {**gradients, "w2": gradients["w2"] * 1.5}, feeds, 1)
+    assert not verdict.passed
+    assert any("(MatMul)" in suspect for suspect in verdict.suspects)
+
+
+def test_a_forgotten_path_is_found() -> None:
+    """Zeros for a parameter leave the slope along the gradients as it is."""
+    spec, feeds = network()
+    gradients, _ = engines.first_step(spec, feeds, "portable", 1)
+    verdict = judge(spec, {**gradients, "b1": np.zeros_like(gradients["b1"])}, feeds, 1)
+    assert not verdict.passed
+    assert any("(Add)" in suspect for suspect in verdict.suspects)
+
+
+def test_gradients_that_are_no_numbers_fail() -> None:
+    spec, feeds = network()
+    gradients, _ = engines.first_step(spec, feeds, "portable", 1)
+    verdict = judge(spec, {**gradients, "w1": gradients["w1"] * np.nan}, feeds, 1)
+    assert not verdict.passed
+    assert "'squash' (Tanh)" in verdict.suspects
+
+
+def test_a_random_loss_is_not_judged() -> None:
+    spec, feeds = network()
+    graph = spec.model.graph
+    graph.node.insert(0, helper.make_node("RandomNormalLike", ["x"], ["noise"], name="noise"))
+    graph.node.insert(1, helper.make_node("Add", ["x", "noise"], ["noisy"], name="noisy"))
+    graph.node[2].input[0] = "noisy"
+    onnx.checker.check_model(spec.model)
+    gradients, _ = engines.first_step(spec, feeds, "portable", 1)
+    verdict = judge(spec, gradients, feeds, 1)
+    assert not verdict.judged
+    assert verdict.passed
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_rehearsal_passes(engine: Any) -> None:
+    spec, feeds = network()
+    outcome = rehearsal.rehearse(spec, feeds, engine, 1)
+    assert outcome.engine == engine
+    assert not outcome.notes
+
+
+def test_a_crash_becomes_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, feeds = network()
+    monkeypatch.setattr(rehearsal, "CHILD", [sys.executable, "-c", "import os; os.abort()"])
+    with pytest.raises(
+        UnsupportedError, match=r"engine portable: the first training step crashed \(SIGABRT\)"
+    ):
+        rehearsal.rehearse(spec, feeds, "portable", 1)
+
+
+@pytest.mark.skipif(not TRAINS, reason="there is one engine")
+def test_a_crash_of_one_engine_leads_to_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, feeds = network()
+    program = (
+        "import json, os, pathlib, sys; from tgonnx.engines.rehearsal import play; place = sys.argv[1]; "
+        "options = json.loads(pathlib.Path(place, 'options.json').read_text()); "
+        "play(place) if options['engine'] == 'portable' else os.kill(os.getpid(), 11)"
+    )
+    monkeypatch.setattr(rehearsal, "CHILD", [sys.executable, "-c", program])
+    outcome = rehearsal.rehearse(spec, feeds, "auto", 1)
+    assert outcome.engine == "portable"
+    assert "engine ort-training: the first training step crashed (SIGSEGV)" in outcome.notes[0]
+    with pytest.raises(UnsupportedError, match="SIGSEGV"):
+        rehearsal.rehearse(spec, feeds, "ort-training", 1)
+
+
+def test_an_operator_without_gradient_is_named_through_the_child() -> None:
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g () => (float loss) <float[2,2] w = {1, 2, 3, 5}>'
+        "{ [bits] d = Optional(w) e = OptionalGetElement(d) loss = ReduceSum <keepdims = 0> (e) }"
+    )
+    spec = StepSpec(model, (ParameterGroup(("w",)),))
+    with pytest.raises(UnsupportedError, match="Optional"):
+        rehearsal.rehearse(spec, {}, "portable", 1)
+
+
+def test_a_missing_device_is_named() -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("the device is there")
+    spec, feeds = network()
+    with pytest.raises(InstallationError, match="has no CUDAExecutionProvider"):
+        engines.build(spec, "portable", device="cuda")
+    with pytest.raises(InstallationError, match="onnxruntime-gpu"):
+        rehearsal.rehearse(spec, feeds, device="cuda")
