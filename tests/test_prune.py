@@ -166,3 +166,14 @@ def test_embedding_restores_the_pruned_weights(trained: onnx.ModelProto) -> None
     cut = tg.passes.remove_channels.remove_channels(whole, coupling, mask)
     for a, b in zip(cut.graph.initializer, other.graph.initializer, strict=True):
         assert np.array_equal(numpy_helper.to_array(a), numpy_helper.to_array(b))
+
+
+@pytest.mark.parametrize(("engine", "gradient"), [("portable", "sigmoid"), ("auto", "tanh")])
+def test_engines_and_gradient_shapes(trained: onnx.ModelProto, engine: Any, gradient: Any) -> None:
+    result = tg.prune(
+        trained, samples(), epochs=10, batch=32, lr=1e-2, threads=1, engine=engine, gradient=gradient
+    )
+    assert result.target_met
+    assert result.check.ok
+    assert result.after.metric is not None
+    assert result.after.metric > 0.8
