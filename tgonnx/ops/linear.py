@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -143,8 +144,10 @@ def matmul_cost(view: View) -> list[Term]:
 @rule("Einsum")
 def einsum(view: View) -> Iterator[Relation]:
     operands, output, y = *_einsum_axes(view), view.output()
+    if any(len(set(term)) < len(term) for term in operands):
+        raise Unlabelled("a letter is used twice in one operand")
     for letter, places in _letters(operands).items():
-        for (i, axis), (j, other) in zip(places, places[1:], strict=False):
+        for (i, axis), (j, other) in pairwise(places):
             if len(view.input(i)[axis]) == len(view.input(j)[other]):
                 yield Tie(view.input(i)[axis], view.input(j)[other])
         if letter in output:
@@ -181,8 +184,6 @@ def _einsum_axes(view: View) -> tuple[list[str], str]:
     if not arrow:
         counts = "".join(operands)
         right = "..." + "".join(sorted({c for c in left if c.isalpha() and counts.count(c) == 1}))
-    if any(len(set(term)) < len(term) for term in operands):
-        raise Unlabelled("a letter is used twice in one operand")
     hidden = view.output().rank - len(right.replace("...", ""))
     return operands, right.replace("...", "".join(reversed(capitals[:hidden])))
 
