@@ -31,6 +31,8 @@ class Case:
     frozen: tuple[int, ...] = ()
     domain: str = ""
     runtime: bool = False  # the reference implementation is wrong here: difference onnxruntime in float32
+    eps: float = 1e-2  # of the differences of a `runtime` case
+    trained: tuple[int, ...] = ()  # arrays that are parameters nevertheless
     dynamic: bool = False  # input 0 becomes a graph input of unknown sizes plus a zero parameter
 
     @property
@@ -55,6 +57,8 @@ def build(
             continue
         if isinstance(spec, np.ndarray):
             value = spec.astype(dtype) if spec.dtype == np.float32 else spec
+            if i in case.trained:
+                parameters.append(name)
         else:
             value = np.asarray(rng.uniform(case.low, case.high, spec).astype(np.float32), dtype)
             if case.dynamic and i == 0:
@@ -100,7 +104,7 @@ def build(
 
 def directional(case: Case, parameter: str, direction: Array) -> float:
     """(loss(p + eps d) - loss(p - eps d)) / 2 eps, in float64 by the ONNX reference implementation."""
-    eps = 1e-2 if case.runtime else 1e-3
+    eps = case.eps if case.runtime else 1e-3
     losses = []
     for sign in (1.0, -1.0):
         model, _, feeds = build(case, dtype=np.float32 if case.runtime else np.float64)

@@ -15,5 +15,6 @@ from tgonnx.gradients import (  # noqa: F401
     recurrent,
     reductions,
     resizing,
+    sampling,
     shaping,
 )

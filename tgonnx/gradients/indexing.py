@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tgonnx.emit import Value
 from tgonnx.gradient_row import Row
 from tgonnx.ops.registry import gradient
@@ -38,40 +40,49 @@ def gather_elements(row: Row) -> Grads:
 
 @gradient("GatherND")
 def gather_nd(row: Row) -> Grads:
-    """Add the slices of dy at their places."""
-    if int(row.attr("batch_dims", 0)):
-        raise row.unsupported("batch_dims is not 0")
-    return [row.op("ScatterND", row.zeros_like(row.x), row.input(1), row.dy, reduction="add")]
+    """Add the slices of dy at their places; batch_dims become leading coordinates."""
+    index, dims = row.input(1), int(row.attr("batch_dims", 0))
+    if dims:
+        shape = row.shape(index)
+        batch = shape[:dims] if shape else ()
+        sizes = [d for d in batch if isinstance(d, int)]
+        if shape is None or len(sizes) < dims:
+            raise row.unsupported("batch_dims is not 0 and the sizes of the batch are not fixed")
+        places = np.stack(np.indices(sizes, np.int64), -1)  # (*sizes, dims)
+        places = places.reshape([*sizes, *[1] * (len(shape) - 1 - dims), dims])
+        last = row.emitter.ints([dims])
+        target = row.emitter.concat([index.shape(0, -1), last], 0)
+        index = row.emitter.concat([row.emitter.constant(places).expand(target), index], -1)
+    return [row.op("ScatterND", row.zeros_like(row.x), index, row.dy, reduction="add")]
 
 
 @gradient("ScatterElements", "Scatter")
 def scatter_elements(row: Row) -> Grads:
-    """With reduction none or add."""
-    axis, reduction, index = row.axis(0), row.attr("reduction", "none"), row.input(1)
-    if reduction not in ("none", "add"):
-        raise row.unsupported(f"reduction={reduction}")
-    dx: Value | None = None
-    if row.need(0):
-        updates = row.input(2)
-        zeros = row.zeros_like(updates)
-        dx = row.op("Identity", row.dy)
-        if reduction == "none":
-            dx = row.op("ScatterElements", row.dy, index, zeros, axis=axis)
-    return [dx, None, row.op("GatherElements", row.dy, index, axis=axis) if row.need(2) else None]
+    """All reductions."""
+    return _scattered(row, "ScatterElements", "GatherElements", {"axis": row.axis(0)})
 
 
 @gradient("ScatterND")
 def scatter_nd(row: Row) -> Grads:
-    """With reduction none or add."""
-    reduction, index = row.attr("reduction", "none"), row.input(1)
-    if reduction not in ("none", "add"):
-        raise row.unsupported(f"reduction={reduction}")
-    dx: Value | None = None
-    if row.need(0):
-        dx = row.op("Identity", row.dy)
-        if reduction == "none":
-            dx = row.op("ScatterND", row.dy, index, row.zeros_like(row.input(2)))
-    return [dx, None, row.op("GatherND", row.dy, index) if row.need(2) else None]
+    """All reductions."""
+    return _scattered(row, "ScatterND", "GatherND", {})
+
+
+def _scattered(row: Row, scatter: str, gather: str, where: dict[str, int]) -> Grads:
+    """`mul` needs updates that are not zero; of equal elements, `max` and `min` serve all."""
+    x, index, updates = row.x, row.input(1), row.input(2)
+    reduction = row.attr("reduction", "none")
+    dx, du = row.op("Identity", row.dy), row.op(gather, row.dy, index, **where)
+    if reduction == "none":
+        dx = row.op(scatter, row.dy, index, row.zeros_like(updates), **where)
+    elif reduction == "mul":
+        ones = row.emitter.filled(x.shape(), 1.0, x.elem_type)
+        dx = row.dy * row.op(scatter, ones, index, updates, reduction="mul", **where)
+        du = du * row.op(gather, row.y, index, **where) / updates
+    elif reduction in ("max", "min"):
+        dx = row.dy * x.equals(row.y).cast_like(x)
+        du = du * updates.equals(row.op(gather, row.y, index, **where)).cast_like(x)
+    return [dx, None, du]
 
 
 @gradient("TopK")

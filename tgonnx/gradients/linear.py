@@ -119,6 +119,29 @@ def _einsum_operand(row: Row, terms: list[str], right: str, i: int, term: str) -
     return grad
 
 
+@gradient("Det")
+def determinant(row: Row) -> list[Value | None]:
+    """dy times the cofactors, each the determinant of a minor."""
+    shape = row.shape(row.x)
+    size = shape[-1] if shape else None
+    if not isinstance(size, int) or size > 8:
+        raise row.unsupported("the matrices are larger than 8 x 8 or of unknown size")
+    op, ints = row.op, row.emitter.ints
+    dy = row.dy.unsqueeze([-1, -2])
+    if size == 1:
+        return [dy.expand(row.x.shape())]
+    lines = []
+    for i in range(size):
+        upper = op("Gather", row.x, ints([k for k in range(size) if k != i]), axis=-2)
+        minors = [
+            op("Det", op("Gather", upper, ints([k for k in range(size) if k != j]), axis=-1))
+            for j in range(size)
+        ]
+        signed = [-m if (i + j) % 2 else m for j, m in enumerate(minors)]
+        lines.append(row.emitter.concat([m.unsqueeze([-1]) for m in signed], -1).unsqueeze([-2]))
+    return [dy * row.emitter.concat(lines, -2)]
+
+
 def _without_ellipsis(row: Row, equation: str) -> str:
     """Name the axes that `...` stands for (they must not broadcast)."""
     left, arrow, right = equation.partition("->")

@@ -79,8 +79,20 @@ def reduce_extremum(row: Row) -> Grads:
 
 @gradient("ReduceProd")
 def reduce_product(row: Row) -> Grads:
-    """dy * y / x (inputs must not be zero)."""
-    return [_restore(row, row.dy * row.y) / row.x]
+    """dy times the product of the others, which is not y / x where something is zero."""
+    x = row.x
+    zero = x.equals(0.0)
+    safe = row.op("Where", zero, row.like(1.0), x)
+    axes = row.input(1) if row.has(1) else None
+    keep = {"keepdims": 1, "noop_with_empty_axes": int(row.attr("noop_with_empty_axes", 0))}
+
+    def reduce(kind: str, value: Value) -> Value:
+        return row.op(kind, value, *([axes] if axes else []), **keep)
+
+    zeros, rest = reduce("ReduceSum", zero.cast_like(x)), reduce("ReduceProd", safe)
+    none, one = zeros.equals(0.0).cast_like(x), zeros.equals(1.0).cast_like(x)
+    others = row.op("Where", zero, rest * one, rest * none / safe)
+    return [_restore(row, row.dy) * others]
 
 
 @gradient("CumSum")

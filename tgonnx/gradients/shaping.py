@@ -213,3 +213,25 @@ def space_to_depth(row: Row) -> Grads:
 def triangle(row: Row) -> Grads:
     """The same triangle of the gradient."""
     return [row.op("Trilu", row.dy, row.input(1) if row.has(1) else None, upper=row.attr("upper", 1))]
+
+
+@gradient("Col2Im")
+def column_to_image(row: Row) -> list[Value | None]:
+    """Every column element takes the gradient of the pixel that it was added to."""
+    image, block = row.constant(1), row.constant(2)
+    if image is None or block is None:
+        raise row.unsupported("image_shape or block_shape is not constant")
+    rank = len(image)
+    pads, strides = row.attr("pads", [0] * 2 * rank), row.attr("strides", [1] * rank)
+    dilations = row.attr("dilations", [1] * rank)
+    padded = [int(n) + pads[k] + pads[rank + k] for k, n in enumerate(image)]
+    index = np.zeros((1, 1), np.int64)  # (block elements, places) into the padded image
+    for k in range(rank):
+        taps = np.arange(int(block[k])) * dilations[k]
+        starts = np.arange(0, padded[k] - (int(block[k]) - 1) * dilations[k], strides[k])
+        along = taps[:, None] + starts[None, :]
+        index = index[:, None, :, None] * padded[k] + along[None, :, None, :]
+        index = index.reshape(index.shape[0] * index.shape[1], -1)
+    grad = row.op("Pad", row.dy, row.emitter.ints([0, 0, *pads[:rank], 0, 0, *pads[rank:]]))
+    columns = row.op("Gather", grad.reshape([0, 0, -1]), row.emitter.constant(index), axis=2)
+    return [columns.reshape(row.x.shape())]
