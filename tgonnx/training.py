@@ -332,7 +332,7 @@ def search(
         left = found[COST]
         if recipe.lambda_ is None:
             mu = max(0.0, mu + GAIN * min(1.0, GAIN_STEPS / steps) * (left - rho))
-        logits = trainer.parameters()[LOGITS]
+        logits = trainer.parameters([LOGITS])[LOGITS]
         if lift(logits, coupling, fewest):
             trainer.load({LOGITS: logits})
         (journal.record if loop.ends_epoch(index) else journal.tell)(loop.progress(index, left))

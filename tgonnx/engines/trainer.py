@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -92,14 +92,13 @@ class Trainer:
         self._kept = {}
         return {name: result.numpy() for name, result in zip(self._reported, results[:count], strict=True)}
 
-    def parameters(self) -> dict[str, Array]:
-        """Copies of the parameters and statistics by initializer name."""
-        flat = {name: self._state[name].numpy() for name in {slot.state for slot in self._slots.values()}}
+    def parameters(self, names: Iterable[str] | None = None) -> dict[str, Array]:
+        """Copies of the parameters and statistics by initializer name: all, or those named."""
+        slots = self._slots if names is None else {name: self._slots[name] for name in names}
+        flat = {state: self._state[state].numpy().reshape(-1) for state in {s.state for s in slots.values()}}
         return {
-            name: np.array(
-                flat[s.state].reshape(-1)[s.start : s.start + int(np.prod(s.shape))].reshape(s.shape)
-            )
-            for name, s in self._slots.items()
+            name: np.array(flat[s.state][s.start : s.start + int(np.prod(s.shape))].reshape(s.shape))
+            for name, s in slots.items()
         }
 
     def load(self, values: Mapping[str, Array]) -> None:
