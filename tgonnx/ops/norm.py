@@ -18,6 +18,8 @@ from tgonnx.ops.view import Operand, View, broadcast, same
 def batch_norm(view: View) -> Iterator[Relation]:
     x = view.input(0)
     training = bool(view.attribute("training_mode", 0))
+    if not view.attribute("spatial", 1):  # opset 8 and below: statistics of each position
+        return
     axes = [axis for axis in range(x.rank) if axis != 1] if training else []
     extras = [extra for extra in view.outputs[1:] if extra is not None]
     for operand in [*(view.input(i) for i in range(1, 5)), *extras]:
