@@ -17,7 +17,8 @@ OLDEST = 18
 def make_differentiable(
     model: ModelProto, newest: int | None = None, newest_ir: int | None = None
 ) -> ModelProto:
-    """A copy at opset 18 or later (at most `newest`), with BatchNormalization statistics explicit.
+    """A copy at opset 18 or later (at most `newest`), with BatchNormalization statistics explicit and
+    Einsum of one operand as sum and transpose.
 
     Raises UnsupportedError if the opset cannot be converted.
     """
@@ -27,7 +28,10 @@ def make_differentiable(
         model.ir_version = min(model.ir_version, newest_ir)
     nodes: list[NodeProto] = []
     for index, node in enumerate(model.graph.node):
-        nodes.extend(_explicit_statistics(node, index) if node.op_type == "BatchNormalization" else [node])
+        if node.op_type == "BatchNormalization":
+            nodes.extend(_explicit_statistics(node, index))
+        else:
+            nodes.extend(_plain_sum(node) if node.op_type == "Einsum" else [node])
     names: set[str] = set()
     for index, node in enumerate(nodes):  # onnxruntime-training refuses duplicate names
         if not node.name or node.name in names:
@@ -70,6 +74,24 @@ def _convert(model: ModelProto, newest: int | None) -> ModelProto:
                 entry.version = wanted
     copy.functions.extend(functions)
     return copy
+
+
+def _plain_sum(node: NodeProto) -> list[NodeProto]:
+    """Einsum of one operand as ReduceSum and Transpose: onnxruntime 1.19 writes out of bounds for it."""
+    equation = str(attributes_of(node)["equation"]).replace(" ", "")
+    term, arrow, result = equation.partition("->")
+    if not arrow:
+        result = "".join(sorted(c for c in set(term) if term.count(c) == 1))
+    if len(node.input) != 1 or "." in term or len(set(term)) < len(term):
+        return [node]
+    emitter = Emitter(f"{node.output[0]}/sum/")
+    value = emitter.value(node.input[0])
+    summed = [axis for axis, index in enumerate(term) if index not in result]
+    kept = [index for index in term if index in result]
+    value = value.sum(summed, False) if summed else value
+    emitter.op("Transpose", value, perm=[kept.index(c) for c in result])
+    emitter.nodes[-1].output[0] = node.output[0]
+    return list(emitter.nodes)
 
 
 def _explicit_statistics(node: NodeProto, index: int) -> list[NodeProto]:

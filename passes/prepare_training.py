@@ -1,7 +1,7 @@
 """The training copy: the graph as it is trained, never the user's.
 
 Handled:
-* the opset is raised to what the gradient rows expect;
+* the opset is raised to what the gradient rows expect, and everything is computed in float32;
 * BatchNormalization normalises with the batch's statistics and keeps running averages (`statistics`), unless
   the batch is too small to have any; Dropout does nothing;
 * free dimensions of the inputs are bound to the sizes of the batches;
@@ -25,6 +25,7 @@ from tgonnx import gates
 from tgonnx.passes.fold_shapes import remove_unused
 from tgonnx.passes.insert_gates import GATES
 from tgonnx.passes.make_differentiable import make_differentiable
+from tgonnx.passes.single_precision import single_precision
 
 LOGITS = "tgonnx.gates"  # float32 [units]
 SMALLEST_BATCH = 8  # fewer samples say too little about a mean and a variance
@@ -65,6 +66,7 @@ def prepare_training(
 
     Raises UnsupportedError if the opset cannot be converted.
     """
+    proto = single_precision(proto)
     weights = tuple(trainable(proto))
     copy = make_differentiable(proto)
     _bind(copy.graph, shapes)

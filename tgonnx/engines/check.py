@@ -2,8 +2,8 @@
 
 Every element of a parameter moves the way its gradient points, by the parameter's root mean square times a
 small number t; the slope of the loss at t = 0 must be the sum of gradient times direction. All elements add to
-this slope, so float32 suffices: central differences over a ladder of t, extrapolated (Richardson; linearly, too, for kinks), of
-which the best counts, for a kink of a ReLU or a change of the largest element spoils some t, a wrong gradient all.
+this slope, so float32 suffices: central differences over a ladder of t, extrapolated (Richardson; linearly, too, for
+kinks), of which the best counts, for a kink of a ReLU or a change of the largest element spoils some t, a wrong gradient all.
 Parameters whose gradient is almost zero move at random instead: a forgotten path shows as a slope.
 Gates are relaxed to values, as no finite difference can see the shaped derivative of a step.
 """
@@ -21,6 +21,7 @@ from tgonnx import gates
 from tgonnx.emit import Array
 from tgonnx.engines.spec import StepSpec
 from tgonnx.engines.trainer import session
+from tgonnx.engines.versions import newest_versions
 from tgonnx.passes.make_differentiable import make_differentiable
 
 TOLERANCE = 0.03  # of the slope; of ReLU networks in float32, correct gradients stay below 0.01
@@ -223,7 +224,9 @@ def _label(node: NodeProto) -> str:
 
 def _moving(model: ModelProto, directions: Mapping[str, Array]) -> ModelProto:
     """The loss with every parameter p replaced by p + t[i] d_i."""
-    copy = make_differentiable(model)  # onnxruntime must not write statistics into what the next run reads
+    copy = make_differentiable(
+        model, *newest_versions()
+    )  # onnxruntime must not write statistics into what the next run reads
     nodes = []
     kinds = {}
     for tensor in copy.graph.initializer:

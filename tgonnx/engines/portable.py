@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from onnx import ModelProto
 
 from tgonnx import autodiff
+from tgonnx.engines.versions import newest_versions
 from tgonnx.passes.make_differentiable import make_differentiable
 
 
 def differentiate(model: ModelProto, names: Iterable[str]) -> autodiff.Backward:
     """The model with the gradients of its first output with respect to `names` appended."""
-    model = make_differentiable(autodiff.inline(model))
+    model = make_differentiable(autodiff.inline(model), *newest_versions())
     return autodiff.backward(model, model.graph.output[0].name, names)

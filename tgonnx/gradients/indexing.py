@@ -48,7 +48,7 @@ def gather_nd(row: Row) -> Grads:
         sizes = [d for d in batch if isinstance(d, int)]
         if shape is None or len(sizes) < dims:
             raise row.unsupported("batch_dims is not 0 and the sizes of the batch are not fixed")
-        places = np.stack(np.indices(sizes, np.int64), -1)  # (*sizes, dims)
+        places = np.stack(list(np.indices(sizes, np.int64)), -1)  # (*sizes, dims)
         places = places.reshape([*sizes, *[1] * (len(shape) - 1 - dims), dims])
         last = row.emitter.ints([dims])
         target = row.emitter.concat([index.shape(0, -1), last], 0)

@@ -88,7 +88,7 @@ def slice_(row: Row) -> Grads:
 
 def _unslice(row: Row, grad: Value, position: int, axis: int) -> Value:
     """Undo one sliced axis: gather from the gradient with a zero row appended."""
-    x, out_shape = row.x, row.shape(row.y)
+    x = row.x
     in_shape = row.shape(x)
     bounds = [row.constant(i) for i in (1, 2)]
     steps = row.constant(4)
@@ -100,8 +100,7 @@ def _unslice(row: Row, grad: Value, position: int, axis: int) -> Value:
         if indices == list(range(length)):
             return grad
         if step == 1:
-            pads = row.emitter.ints([indices[0], length - 1 - indices[-1]])
-            return row.op("Pad", grad, pads, None, row.emitter.ints([axis]))
+            return _padded(row, grad, [axis], [indices[0]], [length - 1 - indices[-1]])
         place = np.full(length, len(indices), np.int64)
         place[indices] = np.arange(len(indices))
         table = row.emitter.constant(place)
@@ -117,9 +116,17 @@ def _unslice(row: Row, grad: Value, position: int, axis: int) -> Value:
         blank = row.op("Expand", count, total)
         order = row.op("Range", zero, count.squeeze([0]), one)
         table = row.op("ScatterElements", blank, kept, order, axis=0)
-    padded = row.op("Pad", grad, row.emitter.ints([0, 1]), None, row.emitter.ints([axis]))
-    del out_shape
+    padded = _padded(row, grad, [axis], [0], [1])
     return row.op("Gather", padded, table, axis=axis)
+
+
+def _padded(row: Row, grad: Value, axes: list[int], begin: list[int], end: list[int]) -> Value:
+    """Zeros around some axes. All axes are listed: onnxruntime 1.19 mixes up those that Pad is told."""
+    rank = row.rank(row.x)
+    pads = [0] * (2 * rank)
+    for axis, first, last in zip(axes, begin, end, strict=True):
+        pads[axis], pads[rank + axis] = first, last
+    return row.op("Pad", grad, row.emitter.ints(pads))
 
 
 @gradient("Pad")
@@ -135,9 +142,8 @@ def pad(row: Row) -> Grads:
     if mode == "constant":
         value = row.dy.sum(None, False) if row.need(2) else None
         if pads is not None:
-            dx = row.op(
-                "Pad", row.dy, row.emitter.ints([-int(p) for p in pads]), None, row.emitter.ints(axes)
-            )
+            crop = [-int(p) for p in pads]
+            dx = _padded(row, row.dy, axes, crop[:n], crop[n:])
         else:
             begin = row.input(1).slice([0], [n], [0])
             lengths = row.shape_of(x)
