@@ -22,6 +22,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from tgonnx import gates
+from tgonnx.engines.versions import newest_versions
 from tgonnx.passes.fold_shapes import remove_unused
 from tgonnx.passes.insert_gates import GATES
 from tgonnx.passes.make_differentiable import make_differentiable
@@ -68,7 +69,7 @@ def prepare_training(
     """
     proto = single_precision(proto)
     weights = tuple(trainable(proto))
-    copy = make_differentiable(proto)
+    copy = make_differentiable(proto, *newest_versions())
     _bind(copy.graph, shapes)
     batch = next(iter(shapes.values()))[0] if shapes else 1
     statistics: dict[str, str] = {}

@@ -206,6 +206,8 @@ LINEAR = [
     Case("Einsum", [(2, 3), (3, 4)], {"equation": "ij,jk->ik"}),
     Case("Einsum", [(2, 3, 4), (2, 5, 4)], {"equation": "bid,bjd->bij"}),
     Case("Einsum", [(2, 3, 4)], {"equation": "ijk->kij"}),
+    Case("Einsum", [(2, 3, 4)], {"equation": "ijk->ki"}),
+    Case("Einsum", [(2, 3)], {"equation": "ba"}),
     Case("Einsum", [(2, 3, 4), (2, 4, 5)], {"equation": "...ij,...jk->...ik"}),
     Case("Det", [(2, 3, 3)]),
     Case("Det", [(2, 2)]),

@@ -3,7 +3,8 @@
 Every element of a parameter moves the way its gradient points, by the parameter's root mean square times a
 small number t; the slope of the loss at t = 0 must be the sum of gradient times direction. All elements add to
 this slope, so float32 suffices: central differences over a ladder of t, extrapolated (Richardson; linearly, too, for
-kinks), of which the best counts, for a kink of a ReLU or a change of the largest element spoils some t, a wrong gradient all.
+kinks), of which the best counts, for a kink of a ReLU or a change of the largest element spoils some t, a wrong
+gradient all.
 Parameters whose gradient is almost zero move at random instead: a forgotten path shows as a slope.
 Gates are relaxed to values, as no finite difference can see the shaped derivative of a step.
 """
