@@ -111,7 +111,8 @@ def frozen_groups(coupling: Coupling, patterns: Iterable[str]) -> set[int]:
 def _matches(coupling: Coupling, group: Group, pattern: str) -> bool:
     values = {member.value for member in group.members}
     nodes = {n.label for n in coupling.model.nodes if values & {*n.inputs, *n.outputs}}
-    return any(fnmatch.fnmatchcase(name, pattern) for name in values | nodes | {group.name})
+    names = values | nodes | {group.name}
+    return pattern in names or any(fnmatch.fnmatchcase(name, pattern) for name in names)  # names have [ and ]
 
 
 def floors(

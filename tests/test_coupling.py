@@ -1,0 +1,122 @@
+"""Groups do not depend on how a model is written down, and are the same every time."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+from random_graphs import random_model
+
+from tgonnx.coupling import Coupling, analyze
+from tgonnx.model import load
+from tgonnx.selection import random_mask
+
+seeds = st.integers(0, 2**32 - 1)
+Outline = list[tuple[int, int, tuple[tuple[str, int], ...]]]
+
+
+def coupling_of(model: onnx.ModelProto) -> Coupling:
+    return analyze(load(model))
+
+
+def outline(coupling: Coupling, prefix: str = "") -> Outline:
+    """Groups as sizes, widths and weight axes, in no particular order."""
+    weights = coupling.model.initializers
+    return sorted(
+        (
+            g.size,
+            g.width,
+            tuple(sorted((m.value.removeprefix(prefix), m.axis) for m in g.members if m.value in weights)),
+        )
+        for g in coupling.groups
+    )
+
+
+def reordered(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
+    """The nodes in another topological order, the initializers shuffled."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    rng = np.random.default_rng(seed)
+    made = {name for node in model.graph.node for name in node.output}
+    waiting, done, order = list(model.graph.node), set[str](), []
+    while waiting:
+        ready = [i for i, n in enumerate(waiting) if all(x in done or x not in made for x in n.input)]
+        node = waiting.pop(ready[int(rng.integers(len(ready)))])
+        done.update(node.output)
+        order.append(node)
+    tensors = [model.graph.initializer[i] for i in rng.permutation(len(model.graph.initializer))]
+    del copy.graph.node[:], copy.graph.initializer[:]
+    copy.graph.node.extend(order)
+    copy.graph.initializer.extend(tensors)
+    return copy
+
+
+def renamed(model: onnx.ModelProto, prefix: str) -> onnx.ModelProto:
+    """Every value and node with another name."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        node.name = f"{prefix}{node.name}" if node.name else ""
+        node.input[:] = [prefix + name if name else "" for name in node.input]
+        node.output[:] = [prefix + name if name else "" for name in node.output]
+    for value in [*copy.graph.input, *copy.graph.output, *copy.graph.value_info, *copy.graph.initializer]:
+        value.name = prefix + value.name
+    return copy
+
+
+def with_constant_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every initializer as a Constant node."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.initializer[:], copy.graph.node[:]
+    for tensor in model.graph.initializer:
+        copy.graph.node.append(helper.make_node("Constant", [], [tensor.name], value=tensor))
+    copy.graph.node.extend(model.graph.node)
+    return copy
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds, opset=st.sampled_from([11, 17, 21]), length=st.integers(1, 4))
+def test_the_way_of_writing_does_not_matter(seed: int, opset: int, length: int) -> None:
+    model = random_model(seed, opset, length)
+    expected = outline(coupling_of(model))
+    assert outline(coupling_of(reordered(model, seed))) == expected
+    assert outline(coupling_of(renamed(model, "zz_")), "zz_") == expected
+    assert outline(coupling_of(with_constant_nodes(model))) == expected
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds, length=st.integers(1, 4))
+def test_the_result_is_the_same_every_time(seed: int, length: int) -> None:
+    model = random_model(seed, 17, length)
+    first, second = coupling_of(model), coupling_of(model)
+    assert first.to_json() == second.to_json()
+    assert np.array_equal(first.unit_of, second.unit_of)
+    assert [(s.node, s.input, s.axis, s.units.tolist()) for s in first.sites] == [
+        (s.node, s.input, s.axis, s.units.tolist()) for s in second.sites
+    ]
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds, keep=st.floats(0.01, 0.5))
+def test_no_group_and_no_axis_is_emptied(seed: int, keep: float) -> None:
+    coupling = coupling_of(random_model(seed, 17, 3))
+    mask = random_mask(coupling, keep, seed)
+    kept = np.append(mask.open, True)[coupling.unit_of]
+    assert all(mask.open[group.units].any() for group in coupling.groups)
+    assert all(
+        kept[labels].any() for axes in coupling.labelling.axes.values() for labels in axes if len(labels)
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds)
+def test_every_unit_is_in_one_group_and_in_a_weight(seed: int) -> None:
+    coupling = coupling_of(random_model(seed, 17, 3))
+    units = np.concatenate([np.zeros(0, np.int64), *(group.units for group in coupling.groups)])
+    assert units.tolist() == list(range(coupling.units))
+    for group in coupling.groups:
+        held = [coupling.axis_units(m) for m in group.members if m.value in coupling.model.static]
+        assert set(group.units.tolist()) <= set(np.concatenate(held).tolist())

@@ -1,0 +1,142 @@
+"""Masks as files, and choosing units without training: targets are met and options are respected."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_graphs import random_model
+
+from tgonnx.cost import KINDS, CostModel, Kind, Target
+from tgonnx.coupling import Coupling, analyze
+from tgonnx.errors import TargetError, UsageError
+from tgonnx.model import load
+from tgonnx.selection import Mask, fit, random_mask, select, unit_norms
+
+
+@pytest.fixture(scope="module")
+def coupling() -> Coupling:
+    found = analyze(load(random_model(5, 17, 4)))
+    assert len(found.groups) > 2
+    return found
+
+
+def kept(coupling: Coupling, mask: Mask) -> list[int]:
+    """Units kept of each group."""
+    return [int(mask.open[group.units].sum()) for group in coupling.groups]
+
+
+def test_a_mask_survives_its_file(coupling: Coupling, tmp_path: Path) -> None:
+    mask = random_mask(coupling, 0.5)
+    mask.save(tmp_path / "mask.json")
+    again = Mask.load(tmp_path / "mask.json")
+    assert np.array_equal(again.open, mask.open)
+    assert again.groups == mask.groups
+    assert again.digest() == mask.digest()
+    again.check(coupling)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("", "not a mask file"),
+    ("[1]", "not a mask file"),
+    ('{"format": "other"}', "is not tgonnx-mask-1"),
+    ('{"format": "tgonnx-mask-1", "groups": [{"group": "a", "units": 2, "keep": [5]}]}', "not a mask file"),
+    ('{"format": "tgonnx-mask-1", "groups": [{"group": "a", "units": "x", "keep": []}]}', "not a mask file"),
+])  # fmt: skip
+def test_a_bad_file_is_named(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mask.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=message) as error:
+        Mask.load(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.json"):
+        Mask.load(tmp_path / "nowhere.json")
+
+
+def test_a_mask_of_another_model_is_refused(coupling: Coupling, tmp_path: Path) -> None:
+    mask = random_mask(coupling, 0.5)
+    mask.save(tmp_path / "mask.json")
+    data = json.loads((tmp_path / "mask.json").read_text())
+    data["groups"][0]["group"] = "another"
+    (tmp_path / "mask.json").write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="other groups"):
+        Mask.load(tmp_path / "mask.json").check(coupling)
+
+
+def test_an_emptied_group_is_refused(coupling: Coupling) -> None:
+    opened = np.ones(coupling.units, bool)
+    opened[coupling.groups[0].units] = False
+    with pytest.raises(UsageError, match="empties group"):
+        Mask.of(coupling, opened)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("criterion", ["l2", "random"])
+def test_targets_are_met(coupling: Coupling, kind: Kind, criterion: str) -> None:
+    ratio = CostModel(coupling).ratio(random_mask(coupling, 0.5).open, kind)  # one that can be reached
+    mask = select(coupling, Target(**{kind: ratio}), criterion)  # type: ignore[arg-type]
+    achieved = CostModel(coupling).ratio(mask.open, kind)
+    assert achieved <= ratio + 1e-9
+    assert achieved > ratio - 0.15  # units of these small models are coarse
+
+
+def test_nothing_more_than_needed_is_closed(coupling: Coupling) -> None:
+    scores = np.random.default_rng(0).random(coupling.units)
+    assert fit(coupling, scores, Target(flops=1.0)).open.all()
+
+
+def test_the_lowest_scores_go_first(coupling: Coupling) -> None:
+    scores = np.arange(coupling.units, dtype=np.float64)
+    mask = fit(coupling, scores, Target(channels=0.9))
+    assert not mask.open.all()
+    for group in coupling.groups:
+        if not group.kinds.any():  # units of one kind cost the same
+            kept_scores, cut_scores = (
+                scores[group.units[mask.open[group.units]]],
+                scores[group.units[~mask.open[group.units]]],
+            )
+            assert kept_scores.min() > cut_scores.max(initial=-1)
+
+
+def test_min_channels_and_round_to(coupling: Coupling) -> None:
+    floor = analyze(load(random_model(5, 17, 4)))
+    for option, holds in (
+        ({"min_channels": 3}, lambda n, size: n >= min(3, size)),
+        ({"round_to": 2}, lambda n, size: n % 2 == 0 or n == size),
+    ):
+        mask = select(floor, Target(flops=0.8), **option)
+        for group, count in zip(floor.groups, kept(floor, mask), strict=True):
+            units = group.width * count if "min_channels" in option else count
+            assert holds(units, group.width * group.size), (option, group.name, count)
+
+
+def test_frozen_groups_stay(coupling: Coupling) -> None:
+    name = coupling.groups[0].name
+    mask = select(coupling, Target(flops=0.9), freeze=[name])
+    assert mask.open[coupling.groups[0].units].all()
+    with pytest.raises(UsageError, match="matches no prunable group"):
+        select(coupling, Target(flops=0.9), freeze=["no such *"])
+
+
+def test_an_impossible_target_says_what_must_stay(coupling: Coupling) -> None:
+    with pytest.raises(TargetError, match="must stay"):
+        select(coupling, Target(flops=1e-6))
+    with pytest.raises(TargetError, match="must stay"):
+        select(coupling, Target(flops=0.9), freeze=["*"])
+
+
+@pytest.mark.parametrize("text", ["flops", "flops=", "flops=2", "flops=0", "size=0.5", "flops=nan"])
+def test_bad_targets(text: str) -> None:
+    with pytest.raises(UsageError):
+        Target.parse(text)
+
+
+def test_norms_see_the_weights(coupling: Coupling) -> None:
+    norms = unit_norms(coupling)
+    assert norms.shape == (coupling.units,)
+    assert (norms > 0).all()
