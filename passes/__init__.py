@@ -36,7 +36,7 @@ class Pipeline:
     check: Callable[[onnx.ModelProto], None] | None = None
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
-        changed, notes = False, []
+        changed, notes = False, list[str]()
         for step in self.passes:
             result = step(model)
             model, changed = result.model, changed or result.changed

@@ -1,4 +1,4 @@
-"""Properties that hold for every model: gated equals pruned, predicted equals counted, names and order do not matter."""
+"""Properties of every model: gated equals pruned, predicted equals counted, names and order do not matter."""
 
 from __future__ import annotations
 

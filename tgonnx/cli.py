@@ -96,7 +96,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         introspection.Parameter(name, keyword, default=0 if name == "verbose" else False, annotation=kind)
         for name, kind in _COMMON.items()
     ]
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     run.__signature__ = introspection.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(epilog="Exit codes: see `tgonnx --help`.")(run)

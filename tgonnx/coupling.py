@@ -327,7 +327,7 @@ class _Solver:
         touched = self.labelling.all_of(names)
         said = mentioned(relations)
         self._seen[said] = node.index
-        return touched[self._seen[touched] != node.index]
+        return np.asarray(touched[self._seen[touched] != node.index], np.int64)
 
     def result(self, attention: Attention) -> Coupling:
         roots = self.classes.find(np.arange(self.labelling.size))

@@ -49,7 +49,8 @@ class Batch:
 class Samples(Protocol):
     """Samples that can be taken by number, with all labels or targets in memory."""
 
-    answers: Array | None
+    @property
+    def answers(self) -> Array | None: ...
 
     def __len__(self) -> int: ...
 

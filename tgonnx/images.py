@@ -85,8 +85,8 @@ class ImageFolder:
         if test is None:
             return Dataset(str(self.path), *hold_out(samples), "label", classes)
         held = self._samples(test, classes, inputs[0])
-        splits = (Split(each, np.arange(len(each))) for each in (samples, held))
-        return Dataset(str(self.path), *splits, "label", classes)
+        whole, rest = (Split(each, np.arange(len(each))) for each in (samples, held))
+        return Dataset(str(self.path), whole, rest, "label", classes)
 
     def _samples(self, root: Path, classes: tuple[str, ...], value: onnx.ValueInfoProto) -> ImageSamples:
         strange = [entry.name for entry in root.iterdir() if entry.is_dir() and entry.name not in classes]

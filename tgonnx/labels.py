@@ -116,7 +116,7 @@ class Classes:
         self.reason[root] = np.minimum(self.reason[root], reason)
 
     def pinned(self, labels: Labels) -> npt.NDArray[np.bool_]:
-        return self.reason[self.find(labels)] != self.FREE
+        return np.asarray(self.reason[self.find(labels)] != self.FREE, bool)
 
     def state(self) -> tuple[Labels, npt.NDArray[np.int32]]:
         return self.parent.copy(), self.reason.copy()

@@ -126,9 +126,11 @@ def _reference(model: onnx.ModelProto) -> Session:
 
     evaluator = ReferenceEvaluator(model)
     names = tuple(output.name for output in model.graph.output)
-    return Session(
-        names, f"onnx {onnx.__version__} reference evaluator", lambda feeds: evaluator.run(None, feeds)
-    )
+
+    def call(feeds: Mapping[str, NDArray[Any]]) -> Sequence[Any]:
+        return list(evaluator.run(None, dict(feeds)))
+
+    return Session(names, f"onnx {onnx.__version__} reference evaluator", call)
 
 
 def _reason(error: Exception) -> str:

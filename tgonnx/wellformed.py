@@ -265,7 +265,7 @@ def byte_size(tensor: TensorProto) -> int:
     bits = _BITS.get(tensor.data_type)
     if bits is None:
         bits = 8 * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-    return -(-math.prod(tensor.dims) * bits // 8)
+    return -(-int(math.prod(tensor.dims)) * bits // 8)
 
 
 _BITS = {

@@ -53,7 +53,7 @@ class Gating:
     def standardize(
         self, x: gs.Tensor, axes: Sequence[int], epsilon: float, center: bool = True
     ) -> gs.Variable:
-        """(x - mean) / sqrt(variance + epsilon) over the open labels; without `center`, x / sqrt(mean square + epsilon)."""
+        """(x - mean) / sqrt(variance + epsilon), open labels only; uncentred: x / sqrt(mean square + epsilon)."""
         if center:
             x = self.emit("Sub", x, self.mean(x, axes))
         variance = self.mean(self.emit("Mul", x, x), axes)

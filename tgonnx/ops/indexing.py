@@ -116,7 +116,8 @@ def resize_slice(view: View, cut: Cut) -> None:
         cut.set_attribute("ends", ends)
         cut.set_attribute("axes", list(found))
     else:
-        kind = view.input(1).known.dtype if view.input(1).known is not None else np.int64
+        stored = view.known(1)
+        kind = np.dtype(np.int64) if stored is None else stored.dtype
         cut.set_input(1, np.array(starts, kind))
         cut.set_input(2, np.array(ends, kind))
 
@@ -183,6 +184,38 @@ def pick(view: View) -> Iterator[Relation]:
             yield Tie(x[axis], view.input(2)[lead + axis - depth])
         else:
             yield Tie(x[axis], y[lead + axis - depth])
+
+
+@rule("GatherElements")
+def gather_elements(view: View) -> Iterator[Relation]:
+    """Indices count along one axis; along the others they may stop early, but never shift."""
+    x, indices, y = view.input(0), view.input(1), view.output()
+    yield from same(indices, y)
+    for i, labels in enumerate(x.axes):
+        if i != view.attribute("axis", 0) % x.rank:
+            yield Tie(labels[: len(y[i])], y[i])
+            yield Free(labels)
+
+
+@rule("ScatterElements")
+def scatter_elements(view: View) -> Iterator[Relation]:
+    x, y = view.input(0), view.output()
+    for i, labels in enumerate(x.axes):
+        if i != view.attribute("axis", 0) % x.rank and len(view.input(1)[i]) == len(labels):
+            for other in (view.input(1), view.input(2), y):
+                yield Tie(labels, other[i])
+
+
+@rule("Trilu")
+def triangle(view: View) -> Iterator[Relation]:
+    yield from same(view.input(0), view.output(), skip=[view.input(0).rank - 2, view.input(0).rank - 1])
+
+
+@rule("ReverseSequence")
+def reverse_sequence(view: View) -> Iterator[Relation]:
+    batch, time = view.attribute("batch_axis", 1), view.attribute("time_axis", 0)
+    yield from same(view.input(0), view.output(), skip=[time])
+    yield Tie(view.input(1)[0], view.input(0)[batch])
 
 
 @rule("Pad")

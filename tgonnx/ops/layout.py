@@ -41,7 +41,7 @@ def resize_reshape(view: View, cut: Cut) -> None:
             new[axis] = cut.size(labels)
     allow_zero = view.attribute("allowzero", 0)
     x = view.input(0)
-    for axis in np.flatnonzero(target == 0) if not allow_zero else []:
+    for axis in np.flatnonzero(target == 0).tolist() if not allow_zero else []:
         if cut.size(x[axis]) != cut.size(y[axis]):  # no copy any more: the axis is a part of another one
             new[axis] = cut.size(y[axis])
     if not np.array_equal(new, target):

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from tgonnx.labels import Alternative, Choice, Labels, Relation, Site, Tie
+from tgonnx.ops.cut import Cut
 from tgonnx.ops.registry import cost, resize, rule
 from tgonnx.ops.view import Operand, Unlabelled, View, broadcast, contract
 
@@ -72,20 +73,8 @@ def _alike(grouped: Labels) -> Tie:
     return Tie(np.broadcast_to(grouped[:1], grouped.shape), grouped)
 
 
-@resize("Conv")
-def resize_conv(view: View, cut: object) -> None:
-    _resize_groups(view, cut)
-
-
-@resize("ConvTranspose")
-def resize_conv_transpose(view: View, cut: object) -> None:
-    _resize_groups(view, cut)
-
-
-def _resize_groups(view: View, cut: object) -> None:
-    from tgonnx.passes.remove_channels import Cut
-
-    assert isinstance(cut, Cut)
+@resize("Conv", "ConvTranspose")
+def resize_groups(view: View, cut: Cut) -> None:
     groups = view.attribute("group", 1)
     if groups > 1:
         kept = cut.keep(view.input(0)[1]).reshape(groups, -1).any(axis=1)

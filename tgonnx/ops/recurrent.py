@@ -16,7 +16,7 @@ GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 @rule("LSTM", "GRU", "RNN")
 def recurrent(view: View) -> Iterator[Relation]:
-    """X [time, batch, in], W [dirs, gates * hidden, in], R [dirs, gates * hidden, hidden], B [dirs, 2 * gates * hidden].
+    """X [time, batch, in], W [dirs, gates * hidden, in], R [.., gates * hidden, hidden], B [.., 2 * gates * hidden].
 
     Both directions lose the same units: there is one hidden_size.
     """

@@ -84,7 +84,7 @@ def softmax(view: View) -> Iterator[Relation]:
     yield from same(x, view.output(), skip=skip)
 
 
-@rule("CumSum")
+@rule("CumSum", "CumProd")
 def cumulative(view: View) -> Iterator[Relation]:
     x, axis = view.input(0), view.known(1)
     if axis is not None:
