@@ -153,6 +153,8 @@ def main() -> int:
     parser.add_argument("--target", default="flops=0.5")
     parser.add_argument("--pages", type=int, default=600, help="to learn from")
     parser.add_argument("--test-pages", type=int, default=800, help="to measure with")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--work", type=Path, default=Path("orientation"), help="folder for data and result")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--render-only", action="store_true", help="write the pages and stop")
@@ -168,7 +170,8 @@ def main() -> int:
     if options.render_only:
         return 0
     command = ["prune", str(model), "--data", str(data), "-o", str(out), "--target", options.target]
-    command += ["--seed", str(options.seed), "--overwrite", *options.more]
+    command += ["--epochs", str(options.epochs), "--batch", str(options.batch), "--seed", str(options.seed)]
+    command += ["--overwrite", *options.more]
     print("$ tgonnx " + shlex.join(command), flush=True)
     return tgonnx(command)
 
