@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from coverage import graphs
 from rich.console import Console
 from rich.table import Table
 
@@ -117,8 +117,11 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[float, str]:
 def in_a_process(path: Path, name: str, limit: float) -> Row:
     """`measure` where a crash does no harm."""
     command = [sys.executable, __file__, str(path), "--one"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=limit, check=False, env=environment
+        )
     except subprocess.TimeoutExpired:
         return Row(name, faults=[f"not done after {limit:.0f} s"])
     lines = done.stdout.splitlines()
@@ -179,6 +182,8 @@ def main() -> int:
     if options.one:
         print(json.dumps(asdict(measure(options.folder, ""))))
         return 0
+    from coverage import graphs  # the neighbour, not the package: only a script has it first on its path
+
     console = Console(width=None if sys.stdout.isatty() else 250)
     rows = []
     for name, path in graphs(options.folder, options.names):

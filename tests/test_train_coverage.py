@@ -1,0 +1,51 @@
+"""The table of training graphs: a right graph, a broken file, a crash."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from small_task import network
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import train_coverage
+
+from tgonnx import engines
+
+
+def test_a_gated_network_is_right(tmp_path: Path) -> None:
+    file = tmp_path / "net.onnx"
+    onnx.save(network(), file)
+    row = train_coverage.measure(file, "net")
+    assert row.faults == []
+    assert row.batch == 8  # of samples, as there is BatchNormalization
+    assert set(row.slopes) == {engines.choose(), "portable"}
+    if len(row.slopes) == 2:
+        assert row.apart < train_coverage.AGREE
+    assert "right" in train_coverage.cells(row)
+
+
+def test_a_broken_file_is_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "broken.onnx"
+    file.write_bytes(b"no model")
+    row = train_coverage.in_a_process(file, "broken", 60)
+    assert "ModelError" in row.faults[0]
+    assert "1 graphs, 0 right" in train_coverage.summary([row])
+
+
+def test_a_crash_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "crash.py"
+    script.write_text("import os; os.kill(os.getpid(), 11)")
+    monkeypatch.setattr(train_coverage, "__file__", str(script))
+    assert train_coverage.in_a_process(tmp_path, "x", 60).faults == ["crashed with signal 11"]
+
+
+def test_difference_is_relative_and_names_the_worst() -> None:
+    a = {"w": np.array([1.0, 0.0]), "b": np.array([0.5])}
+    b = {"w": np.array([1.0, 0.0]), "b": np.array([0.51])}
+    apart, worst = train_coverage.difference(a, b)
+    assert worst == "b"
+    assert apart == pytest.approx(0.02)
