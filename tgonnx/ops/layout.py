@@ -63,7 +63,10 @@ def depth_to_space(view: View) -> Iterator[Relation]:
 def space_to_depth(view: View) -> Iterator[Relation]:
     x, y, block = view.input(0), view.output(), view.attribute("blocksize")
     yield Tie(x[0], y[0])
-    blocks = y[1].reshape(block * block, -1).T
+    if view.attribute("mode", "DCR") == "DCR":
+        blocks = y[1].reshape(block * block, -1).T
+    else:
+        blocks = y[1].reshape(-1, block * block)
     yield Tie(blocks, np.broadcast_to(x[1][:, None], blocks.shape))
 
 
