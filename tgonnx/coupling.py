@@ -310,6 +310,8 @@ class _Solver:
             relations = list(entry(view))
         except Unlabelled as error:
             return [], str(error)
+        except (LookupError, ValueError, TypeError, ArithmeticError) as error:  # not foreseen: kept whole
+            return [], f"its rule failed ({type(error).__name__}: {error})"
         if any(isinstance(r, Site) and r.kind == "normalize" for r in _flat(relations)) and not ops.gated.get(
             node.op_type, node.domain
         ):
