@@ -1,6 +1,6 @@
 """Reverse-mode differentiation of an ONNX graph: the backward graph in standard ONNX operators.
 
-A gradient row, `@gradient("Relu")` in tgonnx.gradients, receives a `Row` (one node and the gradients that
+A gradient row, `@gradient("Relu")` in tgonnx.ops, receives a `Row` (one node and the gradients that
 arrive at its outputs) and returns one gradient per input, None where there is none. Rows may assume
 opset >= 18; `tgonnx.passes.make_differentiable` converts older graphs.
 """
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import onnx.inliner
 from onnx import ModelProto, NodeProto, TensorProto
 
-import tgonnx.gradients  # noqa: F401  (fills the table)
+import tgonnx.gates
+import tgonnx.ops  # noqa: F401  (both fill the table)
 from tgonnx.emit import Emitter, Value
 from tgonnx.gradient_row import FLOATS, Row, Types
 from tgonnx.ops.registry import gradient

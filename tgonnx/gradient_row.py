@@ -12,9 +12,12 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tgonnx.emit import Array, Emitter, Value, attributes_of
 from tgonnx.errors import UnsupportedError
+from tgonnx.shapes import sweep
 
 Dim = int | str | None
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+Grads = list[Value | None]  # one for each input of a node; None where there is none
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,40 @@ class Types:
             shapes[tensor.name] = tuple(tensor.dims)
             if tensor.data_type not in FLOATS or int(np.prod(tensor.dims)) <= 64:
                 constants[tensor.name] = numpy_helper.to_array(tensor)
+        _complete(graph, model, elem_types, shapes, constants)
         return Types(elem_types, shapes, constants)
+
+
+def _complete(
+    graph: onnx.GraphProto,
+    model: ModelProto,
+    elem_types: dict[str, int],
+    shapes: dict[str, tuple[Dim, ...]],
+    constants: dict[str, Array],
+) -> None:
+    """What inference left open, by following the values that shapes are computed from, if inputs are fixed."""
+    produced = [name for node in graph.node for name in node.output if name]
+    if all(name in shapes for name in produced):
+        return
+    inputs: dict[str, tuple[int, tuple[int, ...]]] = {}
+    for info in graph.input:
+        fixed = _static(shapes.get(info.name))
+        if fixed is None:
+            return
+        inputs[info.name] = (elem_types[info.name], fixed)
+    hints = {name: fixed for name in produced if (fixed := _static(shapes.get(name))) is not None}
+    found = sweep(model, inputs, hints)
+    for name in produced:
+        if name in found.shapes and _static(shapes.get(name)) is None:
+            shapes[name] = found.shapes[name]
+            elem_types[name] = elem_types.get(name) or found.types[name]
+        if name in found.known and found.known[name].dtype.kind in "iub":
+            constants.setdefault(name, found.known[name])
+
+
+def _static(shape: tuple[Dim, ...] | None) -> tuple[int, ...] | None:
+    fixed = tuple(d for d in shape or () if isinstance(d, int))
+    return fixed if shape is not None and len(fixed) == len(shape) else None
 
 
 @dataclass
@@ -127,10 +163,7 @@ class Row:
 
     def static(self, value: Value) -> tuple[int, ...] | None:
         """The shape if every dimension is known."""
-        shape = self.shape(value)
-        if shape is None or not all(isinstance(d, int) for d in shape):
-            return None
-        return tuple(d for d in shape if isinstance(d, int))
+        return _static(self.shape(value))
 
     def rank(self, value: Value) -> int:
         """The rank of a forward value. Raises UnsupportedError if unknown."""
@@ -199,7 +232,7 @@ class Row:
 
 
 # Defined by functions whose bodies shape inference does not see through
-_SHAPE_KEEPING = {"GroupNormalization", "MeanVarianceNormalization", "RMSNormalization"}
+_SHAPE_KEEPING = {"GroupNormalization", "RMSNormalization"}
 
 
 def _infer(model: ModelProto) -> ModelProto:

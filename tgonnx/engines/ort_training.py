@@ -21,7 +21,7 @@ from tgonnx.autodiff import Backward, differentiate_row, inline, is_stop, releva
 from tgonnx.emit import Emitter, Value
 from tgonnx.errors import UnsupportedError
 from tgonnx.gradient_row import Row, Types
-from tgonnx.gradients.convolution import conv_geometry, conv_input_gradient
+from tgonnx.ops.convolution import conv_geometry, conv_input_gradient
 from tgonnx.ops.registry import gradient
 from tgonnx.passes.make_differentiable import make_differentiable
 

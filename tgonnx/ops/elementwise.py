@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 
+from tgonnx.emit import Value
+from tgonnx.gradient_row import Grads, Row
 from tgonnx.labels import Relation, Tie
-from tgonnx.ops.registry import rule
+from tgonnx.ops.registry import gradient, rule
 from tgonnx.ops.view import View, broadcast, same
 
 UNARY = """
@@ -13,16 +16,176 @@ UNARY = """
     HardSwish IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
     Softsign Sqrt Swish Tan Tanh ThresholdedRelu
 """.split()
+
+
 BINARY = """
     Add Sub Mul Div Pow Mod And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual BitShift BitwiseAnd BitwiseOr
     BitwiseXor CastLike PRelu
 """.split()
+
+
 VARIADIC = "Sum Mean Max Min Where".split()
+
+
+Derivative = Callable[[Row], Value]
+
+
+def _binary(da: Callable[[Row], Value], db: Callable[[Row], Value]) -> Callable[[Row], Grads]:
+    def row_function(row: Row) -> Grads:
+        return [
+            row.unbroadcast(derivative(row), row.input(i)) if row.need(i) else None
+            for i, derivative in enumerate((da, db))
+        ]
+
+    return row_function
+
+
+def _same(row: Row) -> Value:
+    return row.dy
+
+
+gradient("Add")(_binary(_same, _same))
+
+
+gradient("Sub")(_binary(_same, lambda r: -r.dy))
+
+
+gradient("Mul")(_binary(lambda r: r.dy * r.input(1), lambda r: r.dy * r.x))
+
+
+gradient("Div")(_binary(lambda r: r.dy / r.input(1), lambda r: -(r.dy * r.y / r.input(1))))
+
+
+def _step(row: Row, condition: Value) -> Value:
+    return condition.cast_like(row.x)
+
+
+def _choose(row: Row, condition: Value, a: Value | float, b: Value | float) -> Value:
+    return row.op("Where", condition, *(v if isinstance(v, Value) else row.like(v) for v in (a, b)))
+
+
+def _sigmoid(row: Row, x: Value) -> Value:
+    return row.op("Sigmoid", x)
+
+
+def _hard_sigmoid(row: Row) -> Value:
+    alpha = float(row.attr("alpha", 0.2))
+    inside = row.op("And", row.y > 0.0, row.y < 1.0)
+    return _step(row, inside) * alpha
+
+
+def _hard_swish(row: Row) -> Value:
+    slope = (row.x * (1 / 3) + 0.5) * _step(row, row.x > -3.0)
+    return _choose(row, row.x >= 3.0, 1.0, slope)
+
+
+def _gelu(row: Row) -> Value:
+    x = row.x
+    if row.attr("approximate", "none") == "tanh":
+        c = math.sqrt(2 / math.pi)
+        t = row.op("Tanh", (x + x * x * x * 0.044715) * c)
+        return (1.0 + t) * 0.5 + x * 0.5 * (1.0 - t * t) * (c + x * x * (3 * c * 0.044715))
+    cdf = (1.0 + row.op("Erf", x * math.sqrt(0.5))) * 0.5
+    return cdf + x * row.op("Exp", x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
+
+
+def _mish(row: Row) -> Value:
+    t = row.op("Tanh", row.op("Softplus", row.x))
+    return t + row.x * _sigmoid(row, row.x) * (1.0 - t * t)
+
+
+def _swish(row: Row) -> Value:
+    alpha = float(row.attr("alpha", 1.0))
+    s = _sigmoid(row, row.x * alpha)
+    return s + row.y * alpha * (1.0 - s)
+
+
+def _selu(row: Row) -> Value:
+    alpha, gamma = (
+        float(row.attr("alpha", 1.67326319217681884765625)),
+        float(row.attr("gamma", 1.05070102214813232)),
+    )
+    return _choose(row, row.x > 0.0, gamma, row.y + alpha * gamma)
+
+
+def _elu(row: Row) -> Value:
+    return _choose(row, row.x > 0.0, 1.0, row.y + float(row.attr("alpha", 1.0)))
+
+
+def _celu(row: Row) -> Value:
+    return _choose(row, row.x > 0.0, 1.0, row.op("Exp", row.x * (1.0 / float(row.attr("alpha", 1.0)))))
+
+
+def _shrink(row: Row) -> Value:
+    return _step(row, row.op("Abs", row.x) > float(row.attr("lambd", 0.5)))
+
+
+DERIVATIVES: dict[str, Derivative] = {
+    "Relu": lambda r: _step(r, r.y > 0.0),
+    "Sigmoid": lambda r: r.y * (1.0 - r.y),
+    "Tanh": lambda r: 1.0 - r.y * r.y,
+    "Exp": lambda r: r.y,
+    "Log": lambda r: 1.0 / r.x,
+    "Sqrt": lambda r: 0.5 / r.y,
+    "Reciprocal": lambda r: -(r.y * r.y),
+    "Neg": lambda r: r.like(-1.0),
+    "Abs": lambda r: r.op("Sign", r.x),
+    "Erf": lambda r: r.op("Exp", -(r.x * r.x)) * (2 / math.sqrt(math.pi)),
+    "Sin": lambda r: r.op("Cos", r.x),
+    "Cos": lambda r: -r.op("Sin", r.x),
+    "Tan": lambda r: 1.0 + r.y * r.y,
+    "Asin": lambda r: 1.0 / r.op("Sqrt", 1.0 - r.x * r.x),
+    "Acos": lambda r: -1.0 / r.op("Sqrt", 1.0 - r.x * r.x),
+    "Atan": lambda r: 1.0 / (1.0 + r.x * r.x),
+    "Sinh": lambda r: r.op("Cosh", r.x),
+    "Cosh": lambda r: r.op("Sinh", r.x),
+    "Asinh": lambda r: 1.0 / r.op("Sqrt", r.x * r.x + 1.0),
+    "Acosh": lambda r: 1.0 / r.op("Sqrt", r.x * r.x - 1.0),
+    "Atanh": lambda r: 1.0 / (1.0 - r.x * r.x),
+    "Elu": _elu,
+    "Selu": _selu,
+    "Celu": _celu,
+    "LeakyRelu": lambda r: _choose(r, r.x > 0.0, 1.0, float(r.attr("alpha", 0.01))),
+    "ThresholdedRelu": lambda r: _step(r, r.x > float(r.attr("alpha", 1.0))),
+    "Softplus": lambda r: _sigmoid(r, r.x),
+    "Softsign": lambda r: 1.0 / ((1.0 + r.op("Abs", r.x)) * (1.0 + r.op("Abs", r.x))),
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
+    "Gelu": _gelu,
+    "Mish": _mish,
+    "Swish": _swish,
+    "Shrink": _shrink,
+}
+
+
+def _elementwise(derivative: Derivative) -> Callable[[Row], list[Value | None]]:
+    return lambda row: [row.dy * derivative(row)]
+
+
+for _op_type, _derivative in DERIVATIVES.items():
+    gradient(_op_type)(_elementwise(_derivative))
 
 
 @rule(*UNARY)
 def unary(view: View) -> Iterator[Relation]:
     yield from same(view.input(0), view.output())
+
+
+@gradient("Clip")
+def clip(row: Row) -> list[Value | None]:
+    """Bounds are inputs since opset 11; they receive the gradient of what they cut off."""
+    zero, x, dy = row.like(0.0), row.x, row.dy
+    inside: Value | None = None
+    grads: list[Value | None] = []
+    for index, cuts in ((1, "Less"), (2, "Greater")):
+        if not row.has(index):
+            grads.append(None)
+            continue
+        outside = row.op(cuts, x, row.input(index))
+        grads.append(row.op("Where", outside, dy, zero).sum(None, False) if row.need(index) else None)
+        keep = row.op("Not", outside)
+        inside = keep if inside is None else row.op("And", inside, keep)
+    return [row.op("Identity", dy) if inside is None else dy * inside.cast_like(x), *grads]
 
 
 @rule(*BINARY, *VARIADIC)
@@ -33,11 +196,100 @@ def elementwise(view: View) -> Iterator[Relation]:
     yield from broadcast(operands, view.output())
 
 
+@gradient("Cast", "CastLike")
+def cast(row: Row) -> Grads:
+    """Back to the type of the input."""
+    return [row.dy.cast_like(row.x)]
+
+
+@gradient("Where")
+def where(row: Row) -> Grads:
+    """Condition, then, else; all broadcast."""
+    condition, zero = row.input(0), row.like(0.0, row.y)
+    return [
+        None,
+        row.unbroadcast(row.op("Where", condition, row.dy, zero), row.input(1)) if row.need(1) else None,
+        row.unbroadcast(row.op("Where", condition, zero, row.dy), row.input(2)) if row.need(2) else None,
+    ]
+
+
+@gradient("Max", "Min")
+def extremum(row: Row) -> Grads:
+    """The gradient is shared equally among the inputs that attain the extremum."""
+    count = len(row.node.input)
+    hits = [row.input(i).equals(row.y).cast_like(row.x) for i in range(count)]
+    total = hits[0]
+    for hit in hits[1:]:
+        total = total + hit
+    share = row.dy / total
+    return [row.unbroadcast(share * hits[i], row.input(i)) if row.need(i) else None for i in range(count)]
+
+
+@gradient("Sum", "Mean")
+def variadic_sum(row: Row) -> Grads:
+    """Sum or mean of any number of inputs."""
+    count = len(row.node.input)
+    dy = row.dy if row.node.op_type == "Sum" else row.dy * (1.0 / count)
+    if row.node.op_type == "Sum":
+        dy = row.op("Identity", dy)
+    return [row.unbroadcast(dy, row.input(i)) if row.need(i) else None for i in range(count)]
+
+
+@gradient("Mod")
+def modulo(row: Row) -> Grads:
+    """With fmod=1: a - b trunc(a / b)."""
+    a, b = row.x, row.input(1)
+    quotient = (a - row.y) / b
+    return [
+        row.unbroadcast(row.dy, a) if row.need(0) else None,
+        row.unbroadcast(-(row.dy * quotient), b) if row.need(1) else None,
+    ]
+
+
+@gradient("Pow")
+def power(row: Row) -> Grads:
+    """x ** p: p x ** (p - 1) and y log x (zero where x is zero)."""
+    x, p = row.x, row.input(1)
+    if p.elem_type != x.elem_type:
+        p = p.cast_like(x)
+    exponent = row.constant(1)
+    dx: Value | None = None
+    if row.need(0):
+        square = exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 2.0
+        slope = x * 2.0 if square else p * row.op("Pow", x, p - 1.0)
+        dx = row.unbroadcast(row.dy * slope, x)
+    if not row.need(1):
+        return [dx]
+    log = row.op("Log", row.op("Where", x > 0.0, x, row.like(1.0)))
+    return [dx, row.unbroadcast(row.dy * row.y * log, row.input(1))]
+
+
+@gradient("PRelu")
+def prelu(row: Row) -> list[Value | None]:
+    """Slope broadcast to the input."""
+    x, slope, positive = row.x, row.input(1), row.x > 0.0
+    dx = _choose(row, positive, row.dy, row.dy * slope)
+    return [dx, row.unbroadcast(_choose(row, positive, 0.0, row.dy * x), slope) if row.need(1) else None]
+
+
 @rule("Dropout")
 def dropout(view: View) -> Iterator[Relation]:
     for output in view.outputs:
         if output is not None:
             yield from same(view.input(0), output)
+
+
+@gradient("Dropout")
+def dropout_gradient(row: Row) -> Grads:
+    """dy * mask / (1 - ratio); the identity_gradient in inference mode."""
+    training = row.constant(2)
+    if not row.has(2) or (training is not None and not bool(training.reshape(()))):
+        return [row.op("Identity", row.dy)]
+    mask = row.output(1)
+    mask.elem_type = 9
+    ratio = row.input(1).cast_like(row.x) if row.has(1) else row.like(0.5)
+    scaled = row.dy * mask.cast_like(row.x) / (1.0 - ratio)
+    return [scaled if training is not None else row.op("Where", row.input(2), scaled, row.dy)]
 
 
 @rule("QuantizeLinear", "DequantizeLinear")

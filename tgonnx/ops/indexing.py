@@ -1,4 +1,4 @@
-"""Operators that join, take apart, select, pad or repeat along an axis."""
+"""Operators that select or scatter along an axis, and those that tell sizes."""
 
 from __future__ import annotations
 
@@ -6,46 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tgonnx.emit import Value
+from tgonnx.gradient_row import Grads, Row
 from tgonnx.labels import Alternative, Choice, Free, Labels, Relation, Tie
 from tgonnx.ops.cut import Cut
-from tgonnx.ops.registry import resize, rule
+from tgonnx.ops.registry import gradient, resize, rule
 from tgonnx.ops.view import Operand, View, same
-
-
-@rule("Concat")
-def concat(view: View) -> Iterator[Relation]:
-    y = view.output()
-    axis, start = view.attribute("axis", 1) % y.rank, 0
-    for i in range(len(view.inputs)):
-        x = view.input(i)
-        yield from same(x, y, skip=[axis])
-        yield Tie(x[axis], y[axis][start : start + len(x[axis])])
-        start += len(x[axis])
-
-
-@rule("Split")
-def split(view: View) -> Iterator[Relation]:
-    x = view.input(0)
-    axis, start = view.attribute("axis", 0) % x.rank, 0
-    for i, part in enumerate(view.outputs):
-        if part is None:
-            part = view.output(i)
-        yield from same(x, part, skip=[axis])
-        yield Tie(part[axis], x[axis][start : start + len(part[axis])])
-        start += len(part[axis])
-
-
-@resize("Split")
-def resize_split(view: View, cut: Cut) -> None:
-    axis = view.attribute("axis", 0) % view.input(0).rank
-    if not cut.touches([view.input(0)[axis]]):
-        return
-    sizes = [cut.size(view.output(i)[axis]) for i in range(len(view.outputs))]
-    if view.opset < 13:
-        cut.set_attribute("split", sizes)
-    else:
-        cut.set_attribute("num_outputs", None)
-        cut.set_input(1, np.array(sizes, np.int64))
 
 
 def slices(view: View) -> dict[int, slice] | None:
@@ -122,6 +88,71 @@ def resize_slice(view: View, cut: Cut) -> None:
         cut.set_input(2, np.array(ends, kind))
 
 
+@gradient("Slice")
+def slice_(row: Row) -> Grads:
+    """Scatter into zeros: the positions are found by slicing a range per axis."""
+    result = row.dy
+    x = row.x
+    rank = row.rank(x)
+    axes_constant = row.constant(3)
+    if row.has(3) and axes_constant is None:
+        raise row.unsupported("the axes are not constant")
+    starts = row.input(1)
+    if axes_constant is not None:
+        axes = [int(a) % rank for a in axes_constant]
+    else:
+        count = (row.shape(starts) or (None,))[0]
+        if not isinstance(count, int):
+            raise row.unsupported("the number of sliced axes is unknown")
+        axes = list(range(count))
+    for position, axis in enumerate(axes):
+        result = _unslice(row, result, position, axis)
+    return [result]
+
+
+def _unslice(row: Row, grad: Value, position: int, axis: int) -> Value:
+    """Undo one sliced axis: gather from the gradient with a zero row appended."""
+    x = row.x
+    in_shape = row.shape(x)
+    bounds = [row.constant(i) for i in (1, 2)]
+    steps = row.constant(4)
+    step = 1 if not row.has(4) else None if steps is None else int(steps[position])
+    length = in_shape[axis] if in_shape else None
+    if isinstance(length, int) and step is not None and all(b is not None for b in bounds):
+        start, stop = (int(b[position]) for b in bounds if b is not None)
+        indices = list(range(length))[slice(start, None if stop < -length else stop, step)]
+        if indices == list(range(length)):
+            return grad
+        if step == 1:
+            return zero_padded(row, grad, [axis], [indices[0]], [length - 1 - indices[-1]])
+        place = np.full(length, len(indices), np.int64)
+        place[indices] = np.arange(len(indices))
+        table = row.emitter.constant(place)
+    else:
+        zero, one = row.emitter.scalar(0, 7), row.emitter.scalar(1, 7)
+        total = x.shape(axis, axis + 1)
+        positions = row.op("Range", zero, total.squeeze([0]), one)
+        pick = [row.input(i).slice([position], [position + 1], [0]) for i in (1, 2)]
+        pick = [p if p.elem_type == 7 else p.cast(7) for p in pick]
+        stride = row.input(4).slice([position], [position + 1], [0]) if row.has(4) else row.emitter.ints([1])
+        kept = row.op("Slice", positions, *pick, row.emitter.ints([0]), stride)
+        count = kept.shape()
+        blank = row.op("Expand", count, total)
+        order = row.op("Range", zero, count.squeeze([0]), one)
+        table = row.op("ScatterElements", blank, kept, order, axis=0)
+    padded = zero_padded(row, grad, [axis], [0], [1])
+    return row.op("Gather", padded, table, axis=axis)
+
+
+def zero_padded(row: Row, grad: Value, axes: list[int], begin: list[int], end: list[int]) -> Value:
+    """Zeros around some axes. All axes are listed: onnxruntime 1.19 mixes up those that Pad is told."""
+    rank = row.rank(row.x)
+    pads = [0] * (2 * rank)
+    for axis, first, last in zip(axes, begin, end, strict=True):
+        pads[axis], pads[rank + axis] = first, last
+    return row.op("Pad", grad, row.emitter.ints(pads))
+
+
 @rule("Gather")
 def gather(view: View) -> Iterator[Relation]:
     x, indices, y = view.input(0), view.input(1), view.output()
@@ -171,6 +202,26 @@ def resize_gather(view: View, cut: Cut) -> None:
     cut.set_input(1, position[chosen].astype(indices.known.dtype))
 
 
+@gradient("Gather")
+def gather_gradient(row: Row) -> Grads:
+    """Add the slices of dy at their places in zeros."""
+    x, axis = row.x, row.axis(0)
+    shape = row.shape_of(x)
+    rank = row.rank(x)
+    count = row.op("Size", row.input(1)).reshape([1])
+    parts = [
+        p for p in (_part(row, shape, 0, axis), count, _part(row, shape, axis + 1, rank)) if p is not None
+    ]
+    target = row.emitter.concat(parts, 0)
+    index = row.input(1).reshape([-1, *[1] * (rank - 1 - axis)]).expand(target)
+    zeros = row.emitter.filled(shape, 0.0, x.elem_type)
+    return [row.op("ScatterElements", zeros, index, row.dy.reshape(target), axis=axis, reduction="add")]
+
+
+def _part(row: Row, shape: Value, start: int, end: int) -> Value | None:
+    return shape.slice([start], [end], [0]) if end > start else None
+
+
 @rule("ScatterND", "GatherND")
 def pick(view: View) -> Iterator[Relation]:
     """The axes behind the indexed ones go through."""
@@ -186,6 +237,47 @@ def pick(view: View) -> Iterator[Relation]:
             yield Tie(x[axis], y[lead + axis - depth])
 
 
+@gradient("ScatterND")
+def scatter_nd(row: Row) -> Grads:
+    """All reductions."""
+    return _scattered(row, "ScatterND", "GatherND", {})
+
+
+def _scattered(row: Row, scatter: str, gather_gradient: str, where: dict[str, int]) -> Grads:
+    """`mul` needs updates that are not zero; of equal elements, `max` and `min` serve all."""
+    x, index, updates = row.x, row.input(1), row.input(2)
+    reduction = row.attr("reduction", "none")
+    dx, du = row.op("Identity", row.dy), row.op(gather_gradient, row.dy, index, **where)
+    if reduction == "none":
+        dx = row.op(scatter, row.dy, index, row.zeros_like(updates), **where)
+    elif reduction == "mul":
+        ones = row.emitter.filled(x.shape(), 1.0, x.elem_type)
+        dx = row.dy * row.op(scatter, ones, index, updates, reduction="mul", **where)
+        du = du * row.op(gather_gradient, row.y, index, **where) / updates
+    elif reduction in ("max", "min"):
+        dx = row.dy * x.equals(row.y).cast_like(x)
+        du = du * updates.equals(row.op(gather_gradient, row.y, index, **where)).cast_like(x)
+    return [dx, None, du]
+
+
+@gradient("GatherND")
+def gather_nd(row: Row) -> Grads:
+    """Add the slices of dy at their places; batch_dims become leading coordinates."""
+    index, dims = row.input(1), int(row.attr("batch_dims", 0))
+    if dims:
+        shape = row.shape(index)
+        batch = shape[:dims] if shape else ()
+        sizes = [d for d in batch if isinstance(d, int)]
+        if shape is None or len(sizes) < dims:
+            raise row.unsupported("batch_dims is not 0 and the sizes of the batch are not fixed")
+        places = np.stack(list(np.indices(sizes, np.int64)), -1)  # (*sizes, dims)
+        places = places.reshape([*sizes, *[1] * (len(shape) - 1 - dims), dims])
+        last = row.emitter.ints([dims])
+        target = row.emitter.concat([index.shape(0, -1), last], 0)
+        index = row.emitter.concat([row.emitter.constant(places).expand(target), index], -1)
+    return [row.op("ScatterND", row.zeros_like(row.x), index, row.dy, reduction="add")]
+
+
 @rule("GatherElements")
 def gather_elements(view: View) -> Iterator[Relation]:
     """Indices count along one axis; along the others they may stop early, but never shift."""
@@ -197,6 +289,13 @@ def gather_elements(view: View) -> Iterator[Relation]:
             yield Free(labels)
 
 
+@gradient("GatherElements")
+def gather_elements_gradient(row: Row) -> Grads:
+    """Add every element of dy at its place."""
+    axis, zeros = row.axis(0), row.zeros_like(row.x)
+    return [row.op("ScatterElements", zeros, row.input(1), row.dy, axis=axis, reduction="add")]
+
+
 @rule("ScatterElements")
 def scatter_elements(view: View) -> Iterator[Relation]:
     x, y = view.input(0), view.output()
@@ -206,9 +305,21 @@ def scatter_elements(view: View) -> Iterator[Relation]:
                 yield Tie(labels, other[i])
 
 
+@gradient("ScatterElements", "Scatter")
+def scatter_elements_gradient(row: Row) -> Grads:
+    """All reductions."""
+    return _scattered(row, "ScatterElements", "GatherElements", {"axis": row.axis(0)})
+
+
 @rule("Trilu")
 def triangle(view: View) -> Iterator[Relation]:
     yield from same(view.input(0), view.output(), skip=[view.input(0).rank - 2, view.input(0).rank - 1])
+
+
+@gradient("Trilu")
+def triangle_gradient(row: Row) -> Grads:
+    """The same triangle_gradient of the gradient."""
+    return [row.op("Trilu", row.dy, row.input(1) if row.has(1) else None, upper=row.attr("upper", 1))]
 
 
 @rule("ReverseSequence")
@@ -216,109 +327,6 @@ def reverse_sequence(view: View) -> Iterator[Relation]:
     batch, time = view.attribute("batch_axis", 1), view.attribute("time_axis", 0)
     yield from same(view.input(0), view.output(), skip=[time])
     yield Tie(view.input(1)[0], view.input(0)[batch])
-
-
-@rule("Pad")
-def pad(view: View) -> Iterator[Relation]:
-    x, y = view.input(0), view.output()
-    widths = pad_widths(view)
-    if widths is None:
-        return
-    constant = view.attribute("mode", "constant") == "constant"
-    for axis, (before, after) in enumerate(widths):
-        inside, outside = x[axis], y[axis]
-        if not before and not after:
-            yield Tie(inside, outside)
-        elif constant:
-            inside = inside[max(-before, 0) : len(inside) - max(-after, 0)]
-            yield Tie(inside, outside[max(before, 0) : max(before, 0) + len(inside)])
-            yield Free(outside)
-            yield Free(x[axis])
-
-
-def pad_widths(view: View) -> list[tuple[int, int]] | None:
-    """(before, after) for each axis, or None if not known."""
-    pads, rank = view.constant(1, "pads"), view.input(0).rank
-    if pads is None:
-        return None
-    named = view.constant(3, "axes")
-    axes = list(range(rank)) if named is None else [axis % rank for axis in named]
-    widths = [(0, 0)] * rank
-    for i, axis in enumerate(axes):
-        widths[axis] = (pads[i], pads[i + len(axes)])
-    return widths
-
-
-@resize("Pad")
-def resize_pad(view: View, cut: Cut) -> None:
-    widths, x, y = pad_widths(view), view.input(0), view.output()
-    if widths is None or not cut.touches([*x.axes, *y.axes]):
-        return
-    new = [_cut_width(cut, x[axis], y[axis], *widths[axis]) for axis in range(x.rank)]
-    pads = [before for before, _ in new] + [after for _, after in new]
-    if view.has(3):
-        named = [axis % x.rank for axis in view.constant(3, "axes") or []]
-        pads = [new[axis][0] for axis in named] + [new[axis][1] for axis in named]
-    if "pads" in view.attributes:
-        cut.set_attribute("pads", pads)
-    else:
-        cut.set_input(1, np.array(pads, np.int64))
-
-
-def _cut_width(cut: Cut, x: Labels, y: Labels, before: int, after: int) -> tuple[int, int]:
-    lead = cut.size(y[:before]) if before >= 0 else -cut.size(x[:-before])
-    tail = cut.size(y[len(y) - after :]) if after > 0 else -cut.size(x[len(x) + after :]) if after else 0
-    return lead, tail
-
-
-@rule("Expand", "Tile")
-def repeat(view: View) -> Iterator[Relation]:
-    """An axis of size 1 that is repeated makes labels of its own; a longer one repeats its labels."""
-    x, y = view.input(0), view.output()
-    offset = y.rank - x.rank
-    for axis, labels in enumerate(y.axes):
-        source = x[axis - offset] if axis >= offset else None
-        if source is None or (len(source) == 1 and len(labels) > 1):
-            yield Free(labels)
-        else:
-            yield Tie(np.tile(source, len(labels) // len(source)), labels)
-
-
-@resize("Expand")
-def resize_expand(view: View, cut: Cut) -> None:
-    target = cut.now(1)
-    if target is None:
-        return
-    sizes, new = cut.sizes(view.output()), target.copy()
-    offset = view.output().rank - len(target)
-    for axis, size in enumerate(target):
-        if size != 1:
-            new[axis] = sizes[axis + offset]
-    if not np.array_equal(new, target):
-        cut.set_input(1, new)
-
-
-@resize("Tile")
-def resize_tile(view: View, cut: Cut) -> None:
-    repeats, x, y = cut.now(1), view.input(0), view.output()
-    if repeats is None:
-        return
-    new = [n if len(x[axis]) > 1 or n == 1 else cut.size(y[axis]) for axis, n in enumerate(repeats.tolist())]
-    if new != repeats.tolist():
-        cut.set_input(1, np.array(new, np.int64))
-
-
-@rule("ConstantOfShape")
-def fill(view: View) -> Iterator[Relation]:
-    """A constant fill may have any size."""
-    yield from (Free(labels) for labels in view.output().axes)
-
-
-@resize("ConstantOfShape")
-def resize_constant_of_shape(view: View, cut: Cut) -> None:
-    sizes, wanted = cut.now(0), np.array(cut.sizes(view.output()), np.int64)
-    if sizes is not None and cut.touches(view.output().axes) and not np.array_equal(sizes, wanted):
-        cut.set_input(0, wanted)
 
 
 @rule("Shape", "Size")

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tgonnx.emit import Value
+from tgonnx.gradient_row import Grads, Row
 from tgonnx.labels import Relation, Tie
 from tgonnx.ops.cut import Cut
-from tgonnx.ops.registry import resize, rule
+from tgonnx.ops.registry import gradient, resize, rule
 from tgonnx.ops.view import View, regroup
 
 
@@ -17,12 +19,26 @@ def identity(view: View) -> Iterator[Relation]:
     yield from map(Tie, view.input(0).axes, view.output().axes)
 
 
+@gradient("Identity")
+def identity_gradient(row: Row) -> Grads:
+    """Copies."""
+    return [row.op("Identity", row.dy)]
+
+
 @rule("Transpose")
 def transpose(view: View) -> Iterator[Relation]:
     x, y = view.input(0), view.output()
     order = view.attribute("perm") or range(x.rank)[::-1]
     for axis, source in enumerate(order):
         yield Tie(x[source], y[axis])
+
+
+@gradient("Transpose")
+def transpose_gradient(row: Row) -> Grads:
+    """The inverse permutation."""
+    perm = row.attr("perm")
+    order = list(perm) if perm is not None else list(range(row.rank(row.x)))[::-1]
+    return [row.op("Transpose", row.dy, perm=[int(i) for i in np.argsort(order)])]
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -48,6 +64,12 @@ def resize_reshape(view: View, cut: Cut) -> None:
         cut.set_input(1, new)
 
 
+@gradient("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape_gradient(row: Row) -> Grads:
+    """Back to the shape of the input."""
+    return [row.dy.reshape(row.shape_of(row.x))]
+
+
 @rule("DepthToSpace")
 def depth_to_space(view: View) -> Iterator[Relation]:
     x, y, block = view.input(0), view.output(), view.attribute("blocksize")
@@ -57,6 +79,24 @@ def depth_to_space(view: View) -> Iterator[Relation]:
     else:
         blocks = x[1].reshape(-1, block * block)
     yield Tie(blocks, np.broadcast_to(y[1][:, None], blocks.shape))
+
+
+@gradient("DepthToSpace")
+def depth_to_space_gradient(row: Row) -> Grads:
+    """The inverse rearrangement."""
+    b = int(row.attr("blocksize"))
+    if row.attr("mode", "DCR") == "DCR":
+        return [row.op("SpaceToDepth", row.dy, blocksize=b)]
+    shape = row.shape(row.x)
+    if shape is None or not isinstance(shape[1], int):
+        raise row.unsupported("the number of channels is unknown")
+    c = shape[1] // (b * b)
+    h = row.x.shape(2, 3)
+    w = row.x.shape(3, 4)
+    parts = row.emitter.concat(
+        [row.emitter.ints([0, c]), h, row.emitter.ints([b]), w, row.emitter.ints([b])], 0
+    )
+    return [row.dy.reshape(parts).transpose([0, 1, 3, 5, 2, 4]).reshape(row.shape_of(row.x))]
 
 
 @rule("SpaceToDepth")
@@ -70,9 +110,37 @@ def space_to_depth(view: View) -> Iterator[Relation]:
     yield Tie(blocks, np.broadcast_to(x[1][:, None], blocks.shape))
 
 
+@gradient("SpaceToDepth")
+def space_to_depth_gradient(row: Row) -> Grads:
+    """The inverse rearrangement."""
+    return [row.op("DepthToSpace", row.dy, blocksize=int(row.attr("blocksize")), mode="DCR")]
+
+
 @rule("Col2Im")
 def col2im(view: View) -> Iterator[Relation]:
     x, y = view.input(0), view.output()
     yield Tie(x[0], y[0])
     columns = x[1].reshape(len(y[1]), -1)
     yield Tie(columns, np.broadcast_to(y[1][:, None], columns.shape))
+
+
+@gradient("Col2Im")
+def column_to_image(row: Row) -> list[Value | None]:
+    """Every column element takes the gradient of the pixel that it was added to."""
+    image, block = row.constant(1), row.constant(2)
+    if image is None or block is None:
+        raise row.unsupported("image_shape or block_shape is not constant")
+    rank = len(image)
+    pads, strides = row.attr("pads", [0] * 2 * rank), row.attr("strides", [1] * rank)
+    dilations = row.attr("dilations", [1] * rank)
+    padded = [int(n) + pads[k] + pads[rank + k] for k, n in enumerate(image)]
+    index = np.zeros((1, 1), np.int64)  # (block elements, places) into the padded image
+    for k in range(rank):
+        taps = np.arange(int(block[k])) * dilations[k]
+        starts = np.arange(0, padded[k] - (int(block[k]) - 1) * dilations[k], strides[k])
+        along = taps[:, None] + starts[None, :]
+        index = index[:, None, :, None] * padded[k] + along[None, :, None, :]
+        index = index.reshape(index.shape[0] * index.shape[1], -1)
+    grad = row.op("Pad", row.dy, row.emitter.ints([0, 0, *pads[:rank], 0, 0, *pads[rank:]]))
+    columns = row.op("Gather", grad.reshape([0, 0, -1]), row.emitter.constant(index), axis=2)
+    return [columns.reshape(row.x.shape())]

@@ -1,96 +1,17 @@
-"""Convolutions and matrix products: where channels are summed, and what they cost."""
+"""Matrix products: Gemm, MatMul, Einsum."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
 
-import numpy as np
-
-from tgonnx.labels import Alternative, Choice, Labels, Relation, Site, Tie
-from tgonnx.ops.cut import Cut
-from tgonnx.ops.registry import cost, resize, rule
+from tgonnx.emit import Value
+from tgonnx.gradient_row import Grads, Row
+from tgonnx.labels import Labels, Relation, Site, Tie
+from tgonnx.ops.registry import cost, gradient, rule
 from tgonnx.ops.view import Operand, Unlabelled, View, broadcast, contract
 
 Term = tuple[float, tuple[Labels, ...]]
-
-
-@rule("Conv")
-def conv(view: View) -> Iterator[Relation]:
-    x, w, y = view.input(0), view.input(1), view.output()
-    yield Tie(x[0], y[0])
-    yield Tie(w[0], y[1])
-    if view.has(2):
-        yield Tie(view.input(2)[0], y[1])
-    yield from _channels(x[1], y[1], w, view.attribute("group", 1), summed=1)
-
-
-@rule("ConvTranspose")
-def conv_transpose(view: View) -> Iterator[Relation]:
-    x, w, y = view.input(0), view.input(1), view.output()
-    yield Tie(x[0], y[0])
-    yield Tie(w[0], x[1])
-    if view.has(2):
-        yield Tie(view.input(2)[0], y[1])
-    groups = view.attribute("group", 1)
-    if groups == 1:
-        yield Tie(w[1], y[1])
-        yield Site("contract", w.index, 0, w[0])
-        return
-    inside, outside = x[1].reshape(groups, -1), y[1].reshape(groups, -1)
-    yield Choice((
-        _whole_groups(inside, outside),
-        Alternative("in each group", np.concatenate([inside[0], outside[0]]), (
-            _alike(inside), _alike(outside), Tie(outside[0], w[1]), Site("contract", w.index, 0, w[0]),
-        )),
-    ))  # fmt: skip
-
-
-def _channels(x: Labels, y: Labels, w: Operand, groups: int, summed: int) -> Iterator[Relation]:
-    """Input channels `x` are summed over axis `summed` of the weight, by groups."""
-    if groups == 1:
-        yield Tie(x, w[summed])
-        yield Site("contract", w.index, summed, w[summed])
-        return
-    inside, outside = x.reshape(groups, -1), y.reshape(groups, -1)
-    within = Alternative("in each group", np.concatenate([inside[0], outside[0]]), (
-        _alike(inside), _alike(outside), Tie(inside[0], w[summed]), Site("contract", w.index, summed, w[summed]),
-    ))  # fmt: skip
-    yield Choice((_whole_groups(inside, outside), within))
-
-
-def _whole_groups(inside: Labels, outside: Labels) -> Alternative:
-    first = inside[:, :1]
-    both = (
-        Tie(np.broadcast_to(first, inside.shape), inside),
-        Tie(np.broadcast_to(first, outside.shape), outside),
-    )
-    return Alternative("whole groups", np.concatenate([first[:, 0], outside[:, 0]]), both)
-
-
-def _alike(grouped: Labels) -> Tie:
-    """Position i of every group lives or dies together."""
-    return Tie(np.broadcast_to(grouped[:1], grouped.shape), grouped)
-
-
-@resize("Conv", "ConvTranspose")
-def resize_groups(view: View, cut: Cut) -> None:
-    groups = view.attribute("group", 1)
-    if groups > 1:
-        kept = cut.keep(view.input(0)[1]).reshape(groups, -1).any(axis=1)
-        cut.set_attribute("group", int(kept.sum()))
-
-
-@cost("Conv")
-def conv_cost(view: View) -> list[Term]:
-    w, y = view.input(1), view.output()
-    return [(float(np.prod(w.shape[2:]) * np.prod(y.shape[2:])), (y[0], y[1], w[1]))]
-
-
-@cost("ConvTranspose")
-def conv_transpose_cost(view: View) -> list[Term]:
-    x, w = view.input(0), view.input(1)
-    return [(float(np.prod(w.shape[2:]) * np.prod(x.shape[2:])), (x[0], x[1], w[1]))]
 
 
 @rule("Gemm")
@@ -111,6 +32,24 @@ def gemm_cost(view: View) -> list[Term]:
     return [(1.0, (y[0], y[1], a[0 if view.attribute("transA", 0) else 1]))]
 
 
+@gradient("Gemm")
+def gemm_gradient(row: Row) -> Grads:
+    """alpha A' B' + beta C, where ' is an optional transposition."""
+    a, b, dy = row.x, row.input(1), row.dy
+    ta, tb = int(row.attr("transA", 0)), int(row.attr("transB", 0))
+    alpha, beta = float(row.attr("alpha", 1.0)), float(row.attr("beta", 1.0))
+    da = db = dc = None
+    if row.need(0):
+        operands = (b, dy, tb, 1) if ta else (dy, b, 0, 1 - tb)
+        da = row.op("Gemm", *operands[:2], transA=operands[2], transB=operands[3], alpha=alpha)
+    if row.need(1):
+        operands = (dy, a, 1, ta) if tb else (a, dy, 1 - ta, 0)
+        db = row.op("Gemm", *operands[:2], transA=operands[2], transB=operands[3], alpha=alpha)
+    if row.need(2):
+        dc = row.unbroadcast(dy if beta == 1.0 else dy * beta, row.input(2))
+    return [da, db, dc]
+
+
 @rule("MatMul")
 def matmul(view: View) -> Iterator[Relation]:
     a, b, y = view.input(0), view.input(1), view.output()
@@ -128,6 +67,65 @@ def matmul(view: View) -> Iterator[Relation]:
 def matmul_cost(view: View) -> list[Term]:
     a, y = view.input(0), view.output()
     return [(1.0, (*y.axes, a[a.rank - 1]))]
+
+
+@gradient("MatMul")
+def matmul_gradient(row: Row) -> Grads:
+    """dA = dY B^T and dB = A^T dY, batch axes un-broadcast; vectors are matrices with one row or column."""
+    a, b, dy = row.x, row.input(1), row.dy
+    ra, rb = row.rank(a), row.rank(b)
+    if ra == 1 and rb == 1:
+        return [dy * b if row.need(0) else None, dy * a if row.need(1) else None]
+    if ra == 1:
+        return _vector_left(row, a, b, dy, rb)
+    if rb == 1:
+        return [
+            row.op("MatMul", dy.unsqueeze([-1]), b.unsqueeze([0])) if row.need(0) else None,
+            (a * dy.unsqueeze([-1])).sum(list(range(ra - 1)), False) if row.need(1) else None,
+        ]
+    if rb == 2 and ra > 2:  # a plain layer over tokens: one product over all of them
+        da = row.op("MatMul", dy, b.transpose([1, 0])) if row.need(0) else None
+        if not row.need(1):
+            return [da]
+        flat_a, flat_dy = (_rows(row, v, like) for v, like in ((a, b), (dy, None)))
+        return [da, row.op("MatMul", flat_a.transpose([1, 0]), flat_dy)]
+    da = row.op("MatMul", dy, _swap(b, rb)) if row.need(0) else None
+    db = row.op("MatMul", _swap(a, ra), dy) if row.need(1) else None
+    return [_batched(row, da, a), _batched(row, db, b)]
+
+
+def _rows(row: Row, value: Value, weight: Value | None) -> Value:
+    """All leading axes merged; the last axis is the weight's first (or second) one."""
+    length = row.input(1).shape(0, 1) if weight is not None else row.input(1).shape(1, 2)
+    static = row.static(row.input(1))
+    if static is not None:
+        return value.reshape([-1, static[0 if weight is not None else 1]])
+    return value.reshape(row.emitter.concat([row.emitter.ints([-1]), length], 0))
+
+
+def _vector_left(row: Row, a: Value, b: Value, dy: Value, rank: int) -> Grads:
+    da = None
+    if row.need(0):
+        da = (b * dy.unsqueeze([-2])).sum([*range(rank - 2), rank - 1], False)
+    return [da, a.unsqueeze([-1]) * dy.unsqueeze([-2]) if row.need(1) else None]
+
+
+def _swap(value: Value, rank: int) -> Value:
+    return value.transpose([*range(rank - 2), rank - 1, rank - 2])
+
+
+def _batched(row: Row, grad: Value | None, like: Value) -> Value | None:
+    """Sum over broadcast batch axes; the two matrix axes already fit."""
+    if grad is None:
+        return None
+    out, own = row.shape(row.y), row.shape(like)
+    if out is not None and own is not None and len(out) == len(own):
+        pairs = list(zip(out[:-2], own[:-2], strict=True))
+        if all(o == s and o is not None for o, s in pairs):
+            return grad
+        if all((o == s and o is not None) or s == 1 for o, s in pairs):
+            return grad.sum([i for i, (o, s) in enumerate(pairs) if s == 1 and o != 1])
+    return row._unbroadcast_dynamic(grad, like)
 
 
 @rule("Einsum")
@@ -184,3 +182,73 @@ def einsum_cost(view: View) -> list[Term]:
     for letter, places in _letters(operands).items():
         sizes[letter] = max((view.input(i)[axis] for i, axis in places), key=len)
     return [(1.0, tuple(sizes.values()))]
+
+
+@gradient("Einsum")
+def einsum_gradient(row: Row) -> Grads:
+    """Each operand's gradient is an Einsum of dy and the other operands; lost indices are expanded."""
+    equation = row.attr("equation").replace(" ", "")
+    if "..." in equation:
+        equation = _without_ellipsis(row, equation)
+    left, _, right = equation.partition("->")
+    terms = left.split(",")
+    if "->" not in equation:
+        right = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
+    grads: Grads = []
+    for i, term in enumerate(terms):
+        grads.append(_einsum_operand(row, terms, right, i, term) if row.need(i) else None)
+    return grads
+
+
+def _einsum_operand(row: Row, terms: list[str], right: str, i: int, term: str) -> Value:
+    others = [(t, row.input(j)) for j, t in enumerate(terms) if j != i]
+    if len(set(term)) != len(term):
+        raise row.unsupported(f"the operand {term!r} repeats an index")
+    known = set(right).union(*(t for t, _ in others))
+    kept = "".join(c for c in term if c in known)
+    if others:
+        names = ",".join([right, *(t for t, _ in others)])
+        grad = row.op("Einsum", row.dy, *(v for _, v in others), equation=f"{names}->{kept}")
+    else:
+        grad = row.op("Identity", row.dy).transpose([right.index(c) for c in kept])
+    if kept != term:
+        grad = grad.unsqueeze([k for k, c in enumerate(term) if c not in known])
+        grad = grad.expand(row.shape_of(row.input(i)))
+    return grad
+
+
+@gradient("Det")
+def determinant(row: Row) -> list[Value | None]:
+    """dy times the cofactors, each the determinant of a minor."""
+    shape = row.shape(row.x)
+    size = shape[-1] if shape else None
+    if not isinstance(size, int) or size > 8:
+        raise row.unsupported("the matrices are larger than 8 x 8 or of unknown size")
+    op, ints = row.op, row.emitter.ints
+    dy = row.dy.unsqueeze([-1, -2])
+    if size == 1:
+        return [dy.expand(row.x.shape())]
+    lines = []
+    for i in range(size):
+        upper = op("Gather", row.x, ints([k for k in range(size) if k != i]), axis=-2)
+        minors = [
+            op("Det", op("Gather", upper, ints([k for k in range(size) if k != j]), axis=-1))
+            for j in range(size)
+        ]
+        signed = [-m if (i + j) % 2 else m for j, m in enumerate(minors)]
+        lines.append(row.emitter.concat([m.unsqueeze([-1]) for m in signed], -1).unsqueeze([-2]))
+    return [dy * row.emitter.concat(lines, -2)]
+
+
+def _without_ellipsis(row: Row, equation: str) -> str:
+    """Name the axes that `...` stands for (they must not broadcast)."""
+    left, arrow, right = equation.partition("->")
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
+    counts = []
+    for i, term in enumerate(left.split(",")):
+        if "..." in term:
+            counts.append(row.rank(row.input(i)) - len(term.replace("...", "")))
+    if len(set(counts)) != 1 or not arrow:
+        raise row.unsupported("its ellipsis broadcasts")
+    names = "".join(free[: counts[0]])
+    return f"{left}->{right}".replace("...", names)

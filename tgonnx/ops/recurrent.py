@@ -2,16 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
+from tgonnx.emit import Value
+from tgonnx.gradient_row import Grads, Row
 from tgonnx.labels import Labels, Relation, Site, Tie
 from tgonnx.ops.cut import Cut
-from tgonnx.ops.registry import cost, resize, rule
+from tgonnx.ops.registry import cost, gradient, resize, rule
 from tgonnx.ops.view import View
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+@dataclass
+class _Sweep:
+    """The gradients of one direction."""
+
+    x: Value
+    w: Value
+    r: Value
+    b: Value
+    h: Value
+    c: Value | None = None
+
+
+@dataclass
+class _Direction:
+    """One direction's values, in the order of time in which it reads them. `dys` [T], `dh` arrive at outputs."""
+
+    row: Row
+    index: int
+    backwards: bool
+    count: int  # T
+    hidden: int  # H
+
+    def __post_init__(self) -> None:
+        self.x, self.y = self.along(self.row.x), self.along(pick(self.row.y, 1, self.index))
+        self.w, self.r = (self.own(k) for k in (1, 2))
+        self.zero = pick(self.y, 0, 0) * 0.0
+        self.h0 = self.own(5) if self.row.has(5) else self.zero
+        self.before = self.h0.unsqueeze([0])  # the state before each step, [T, N, H]
+        if self.count > 1:
+            earlier = self.y.slice([0], [self.count - 1], [0])
+            self.before = self.row.emitter.concat([self.before, earlier], 0)
+        arrived = self.row.gradient(0)
+        self.dys = None if arrived is None else self.steps(self.along(pick(arrived, 1, self.index)))
+
+    def along(self, value: Value) -> Value:
+        return value.flip([0]) if self.backwards else value
+
+    def own(self, index: int) -> Value:
+        """This direction's part of an input."""
+        return pick(self.row.input(index), 0, self.index)
+
+    def last(self, output: int) -> Value:
+        """What arrives at the last state, output 1 or 2."""
+        arrived = self.row.gradient(output)
+        return self.zero if arrived is None else pick(arrived, 0, self.index)
+
+    def steps(self, value: Value) -> list[Value]:
+        lengths = self.row.emitter.ints([1] * self.count)
+        parts = self.row.emitter.ops("Split", value, lengths, count=self.count, axis=0)
+        return [part.squeeze([0]) for part in parts]
+
+    def gates(self, value: Value, count: int, axis: int) -> list[Value]:
+        """Split by gates."""
+        return self.row.emitter.ops(
+            "Split", value, self.row.emitter.ints([self.hidden] * count), count=count, axis=axis
+        )
+
+    def biases(self, gates: int) -> tuple[Value, Value] | None:
+        if not self.row.has(3):
+            return None
+        both = self.own(3)
+        size = gates * self.hidden
+        return both.slice([0], [size], [0]), both.slice([size], [2 * size], [0])
+
+    def product(self, columns: Value, rows: Value) -> Value:
+        """The sum over time and batch of outer products, [G H, I or H]."""
+        a = columns.reshape(self.row.emitter.concat([self.row.emitter.ints([-1]), columns.shape(2, 3)], 0))
+        b = rows.reshape(self.row.emitter.concat([self.row.emitter.ints([-1]), rows.shape(2, 3)], 0))
+        return self.row.op("MatMul", a.transpose([1, 0]), b)
+
+    def stack(self, parts: list[Value]) -> Value:
+        return self.row.emitter.concat([v.unsqueeze([0]) for v in parts], 0)
+
+    def times(self, a: Value, b: Value) -> Value:
+        return self.row.op("MatMul", a, b)
+
+
+def pick(value: Value, axis: int, index: int) -> Value:
+    return value.slice([index], [index + 1], [axis]).squeeze([axis])
+
+
+def _unrolled(row: Row, sweep: Callable[[_Direction], _Sweep], defaults: list[str]) -> Grads:
+    for index, name in ((4, "sequence_lens"), (7, "P")):
+        if row.has(index):
+            raise row.unsupported(f"the input {name} is used")
+    for name in ("clip", "input_forget", "layout"):
+        if row.attr(name):
+            raise row.unsupported(f"the attribute {name} is used")
+    direction = row.attr("direction", "forward")
+    reversals = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
+    if _activations(row) not in ([], defaults * len(reversals)):
+        raise row.unsupported("the attribute activations is used")
+    shape = row.shape(row.x)
+    if shape is None or not isinstance(shape[0], int):
+        raise row.unsupported("the sequence length is not fixed")
+    hidden = int(row.attr("hidden_size"))
+    sweeps = [sweep(_Direction(row, d, b, shape[0], hidden)) for d, b in enumerate(reversals)]
+    dx = sweeps[0].x if len(sweeps) == 1 else sweeps[0].x + sweeps[1].x
+
+    def stack(parts: list[Value | None]) -> Value | None:
+        found = [part.unsqueeze([0]) for part in parts if part is not None]
+        return row.emitter.concat(found, 0) if found else None
+
+    w, r, b, h, c = (stack([getattr(s, key) for s in sweeps]) for key in "wrbhc")
+    return [dx, w, r, b, None, h, c][: len(row.node.input)]
+
+
+def _activations(row: Row) -> list[str]:
+    return [a.decode() if isinstance(a, bytes) else a for a in row.attr("activations", [])]
 
 
 @rule("LSTM", "GRU", "RNN")
@@ -58,3 +172,124 @@ def recurrent_cost(view: View) -> list[tuple[float, tuple[Labels, ...]]]:
     batch = 1 - view.attribute("layout", 0)
     steps = float(len(x[1 - batch]) * len(w[0]))
     return [(steps, (x[batch], w[1], w[2])), (steps, (x[batch], r[1], r[2]))]
+
+
+@gradient("LSTM")
+def lstm(row: Row) -> Grads:
+    """Gates in the order i, o, f, c; c = f c_before + i g, y = o tanh(c)."""
+    return _unrolled(row, _lstm_direction, ["Sigmoid", "Tanh", "Tanh"])
+
+
+def _lstm_direction(at: _Direction) -> _Sweep:
+    op, concat = at.row.op, at.row.emitter.concat
+    c0 = at.own(6) if at.row.has(6) else at.zero
+    z = at.times(at.x, at.w.transpose([1, 0])) + at.times(at.before, at.r.transpose([1, 0]))
+    biases = at.biases(4)
+    if biases is not None:
+        z = z + (biases[0] + biases[1])
+    parts = at.gates(z, 4, 2)
+    i, o, f = (at.steps(op("Sigmoid", part)) for part in parts[:3])
+    g = at.steps(op("Tanh", parts[3]))
+    cells = [c0]
+    for t in range(at.count):
+        cells.append(f[t] * cells[-1] + i[t] * g[t])
+    dh, dc = at.last(1), at.last(2)
+    dzs: list[Value] = []
+    for t in reversed(range(at.count)):
+        dh = dh if at.dys is None else dh + at.dys[t]
+        squashed = op("Tanh", cells[t + 1])
+        dc = dc + dh * o[t] * (1.0 - squashed * squashed)
+        inner = [
+            dc * g[t] * i[t] * (1.0 - i[t]),
+            dh * squashed * o[t] * (1.0 - o[t]),
+            dc * cells[t] * f[t] * (1.0 - f[t]),
+            dc * i[t] * (1.0 - g[t] * g[t]),
+        ]
+        dzs.insert(0, concat(inner, 1))
+        dh, dc = at.times(dzs[0], at.r), dc * f[t]
+    dz = at.stack(dzs)
+    db = dz.sum([0, 1], False)
+    dx = at.along(at.times(dz, at.w))
+    return _Sweep(dx, at.product(dz, at.x), at.product(dz, at.before), concat([db, db], 0), dh, dc)
+
+
+@gradient("GRU")
+def gru(row: Row) -> Grads:
+    """Gates in the order z, r, h; y = (1 - z) h + z y_before, with linear_before_reset 0 and 1."""
+    linear = bool(row.attr("linear_before_reset", 0))
+    return _unrolled(row, lambda at: _gru_direction(at, linear), ["Sigmoid", "Tanh"])
+
+
+def _gru_direction(at: _Direction, linear: bool) -> _Sweep:
+    op, concat = at.row.op, at.row.emitter.concat
+    rz, rr, rh = at.gates(at.r, 3, 0)
+    ax, ah = at.gates(at.times(at.x, at.w.transpose([1, 0])), 3, 2), at.before
+    biases = at.biases(3)
+    if biases is not None:
+        wb, rb = (at.gates(b, 3, 0) for b in biases)
+        ax = [a + b for a, b in zip(ax, wb, strict=True)]
+    az, ar = (a + at.times(ah, m.transpose([1, 0])) for a, m in zip(ax[:2], (rz, rr), strict=True))
+    if biases is not None:
+        az, ar = az + rb[0], ar + rb[1]
+    z, r = op("Sigmoid", az), op("Sigmoid", ar)
+    inner = at.times(ah if linear else r * ah, rh.transpose([1, 0]))
+    inner = inner if biases is None else inner + rb[2]
+    h = op("Tanh", ax[2] + (r * inner if linear else inner))
+    # what each step multiplies the arriving gradient with
+    to_h = at.steps((1.0 - z) * (1.0 - h * h))
+    to_z = at.steps((ah - h) * z * (1.0 - z))
+    to_r = at.steps((inner if linear else ah) * r * (1.0 - r))
+    keep, reset = at.steps(z), at.steps(r)
+    dz, dr, dn, dq = list[Value](), list[Value](), list[Value](), list[Value]()
+    dh = at.last(1)
+    for t in reversed(range(at.count)):
+        dh = dh if at.dys is None else dh + at.dys[t]
+        dn.insert(0, dh * to_h[t])
+        dz.insert(0, dh * to_z[t])
+        if linear:
+            dq.insert(0, dn[0] * reset[t])
+            dr.insert(0, dn[0] * to_r[t])
+            back = at.times(dq[0], rh)
+        else:
+            behind = at.times(dn[0], rh)
+            dr.insert(0, behind * to_r[t])
+            back = behind * reset[t]
+        dh = dh * keep[t] + back + at.times(dz[0], rz) + at.times(dr[0], rr)
+    zs, rs, ns = at.stack(dz), at.stack(dr), at.stack(dn)
+    qs = at.stack(dq) if linear else ns
+    da = concat([zs, rs, ns], 2)
+    outer = [at.product(zs, ah), at.product(rs, ah), at.product(qs, ah if linear else r * ah)]
+    sums = [v.sum([0, 1], False) for v in (zs, rs, ns, zs, rs, qs)]
+    dx = at.along(at.times(da, at.w))
+    return _Sweep(dx, at.product(da, at.x), concat(outer, 0), concat(sums, 0), dh)
+
+
+@gradient("RNN")
+def rnn(row: Row) -> Grads:
+    """y = f(x W' + h R' + b), f being Tanh, Relu or Sigmoid."""
+    kind = (_activations(row) or ["Tanh"])[0]
+    if kind not in ("Tanh", "Relu", "Sigmoid"):
+        raise row.unsupported(f"the activation {kind} is used")
+
+    def sweep(at: _Direction) -> _Sweep:
+        slope = {
+            "Tanh": lambda y: 1.0 - y * y,
+            "Relu": lambda y: (y > 0.0).cast_like(y),
+            "Sigmoid": lambda y: y * (1.0 - y),
+        }[kind](at.y)
+        slopes, dzs, dh = at.steps(slope), list[Value](), at.last(1)
+        for t in reversed(range(at.count)):
+            dh = dh if at.dys is None else dh + at.dys[t]
+            dzs.insert(0, dh * slopes[t])
+            dh = at.times(dzs[0], at.r)
+        dz = at.stack(dzs)
+        db = dz.sum([0, 1], False)
+        return _Sweep(
+            at.along(at.times(dz, at.w)),
+            at.product(dz, at.x),
+            at.product(dz, at.before),
+            row.emitter.concat([db, db], 0),
+            dh,
+        )
+
+    return _unrolled(row, sweep, [kind])

@@ -2,19 +2,64 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
+from tgonnx.emit import Value
+from tgonnx.gradient_row import Grads, Row
 from tgonnx.labels import Relation, Site, Tie
 from tgonnx.ops.gating import Gating
-from tgonnx.ops.registry import gated, rule
+from tgonnx.ops.registry import gated, gradient, rule
 from tgonnx.ops.view import Operand, View, same
 
 ADDITIVE = "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare".split()
+
+
 EXTREME = "ReduceMax ReduceMin ReduceLogSumExp".split()
+
+
 OTHER = "ReduceMean ReduceProd ReduceLogSum".split()
+
+
 LARGE = 1e4  # far below any activation when subtracted, finite in float16
+
+
+def _axes(row: Row) -> list[int] | Value | None:
+    """The reduced axes; None means all; an empty list means none."""
+    if row.has(1):
+        constant = row.constant(1)
+        if constant is None:
+            return row.input(1)
+        if constant.size:
+            return [int(a) for a in constant.reshape(-1)]
+    elif row.attr("axes"):
+        return [int(a) for a in row.attr("axes")]
+    return [] if row.attr("noop_with_empty_axes", 0) else None
+
+
+def _restore(row: Row, value: Value) -> Value:
+    """A reduced value with its lost axes back, so that it broadcasts against the input."""
+    axes = _axes(row)
+    if row.attr("keepdims", 1) or (not isinstance(axes, Value) and not axes):
+        return value  # a scalar broadcasts as it is
+    if isinstance(axes, list):
+        rank = row.rank(row.x)
+        axes = sorted(a % rank for a in axes)
+    return value.unsqueeze(axes)
+
+
+def _full(row: Row, grad: Value) -> Value:
+    return grad.expand(row.shape_of(row.x))
+
+
+def _scale(row: Row) -> Value:
+    """One over the number of reduced elements."""
+    static_in, static_out = row.static(row.x), row.static(row.y)
+    if static_in is not None and static_out is not None:
+        return row.like(math.prod(static_out) / math.prod(static_in))
+    return row.op("Size", row.y).cast_like(row.x) / row.op("Size", row.x).cast_like(row.x)
 
 
 def reduced_axes(view: View) -> list[int] | None:
@@ -62,6 +107,24 @@ def gated_product(g: Gating) -> None:
     _reduce_like(g, x)
 
 
+@gradient("ReduceProd")
+def reduce_product(row: Row) -> Grads:
+    """dy times the product of the others, which is not y / x where something is zero."""
+    x = row.x
+    zero = x.equals(0.0)
+    safe = row.op("Where", zero, row.like(1.0), x)
+    axes = row.input(1) if row.has(1) else None
+    keep = {"keepdims": 1, "noop_with_empty_axes": int(row.attr("noop_with_empty_axes", 0))}
+
+    def reduce(kind: str, value: Value) -> Value:
+        return row.op(kind, value, *([axes] if axes else []), **keep)
+
+    zeros, rest = reduce("ReduceSum", zero.cast_like(x)), reduce("ReduceProd", safe)
+    none, one = zeros.equals(0.0).cast_like(x), zeros.equals(1.0).cast_like(x)
+    others = row.op("Where", zero, rest * one, rest * none / safe)
+    return [_restore(row, row.dy) * others]
+
+
 @gated("ReduceMax", "ReduceLogSumExp", "ReduceMin")
 def gated_extreme(g: Gating) -> None:
     """Closed labels are moved far away: x * mask -+ LARGE * (1 - mask)."""
@@ -74,6 +137,36 @@ def _reduce_like(g: Gating, x: object) -> None:
     g.finish(g.reduce(g.view.op_type, x, reduced_axes(g.view) or [], g.view.attribute("keepdims", 1)))
 
 
+@gradient("ReduceMax", "ReduceMin")
+def reduce_extremum(row: Row) -> Grads:
+    """Shared equally among the elements that attain the extremum."""
+    hit = row.x.equals(_restore(row, row.y)).cast_like(row.x)
+    axes = _axes(row)
+    count = hit if axes == [] else hit.sum(axes)
+    return [_restore(row, row.dy) / count * hit]
+
+
+@gradient(
+    "ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"
+)
+def reduce_smooth(row: Row) -> Grads:
+    """dy expanded, times the derivative of the summand."""
+    x, dy, kind = row.x, _restore(row, row.dy), row.node.op_type[6:]
+    if kind in ("Sum", "Mean"):
+        return [_full(row, dy if kind == "Sum" else dy * _scale(row))]
+    if kind == "L1":
+        return [dy * row.op("Sign", x)]
+    if kind == "SumSquare":
+        return [dy * x * 2.0]
+    y = _restore(row, row.y)
+    if kind == "L2":
+        safe = row.op("Where", y > 0.0, y, row.like(1.0))
+        return [dy / safe * x]
+    if kind == "LogSum":
+        return [_full(row, dy / row.op("Exp", y))]
+    return [dy * row.op("Exp", x - y)]
+
+
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def softmax(view: View) -> Iterator[Relation]:
     x = view.input(0)
@@ -84,11 +177,32 @@ def softmax(view: View) -> Iterator[Relation]:
     yield from same(x, view.output(), skip=skip)
 
 
+@gradient("LogSoftmax")
+def log_softmax(row: Row) -> Grads:
+    """dy - exp(y) sum(dy)."""
+    return [row.dy - row.op("Exp", row.y) * row.dy.sum([row.axis(-1)])]
+
+
+@gradient("Softmax")
+def softmax_gradient(row: Row) -> Grads:
+    """y (dy - sum(y dy))."""
+    axis = row.axis(-1)
+    weighted = row.dy * row.y
+    return [weighted - row.y * weighted.sum([axis])]
+
+
 @rule("CumSum", "CumProd")
 def cumulative(view: View) -> Iterator[Relation]:
     x, axis = view.input(0), view.known(1)
     if axis is not None:
         yield from same(x, view.output(), skip=[int(np.ravel(axis)[0]) % x.rank])
+
+
+@gradient("CumSum")
+def cumulative_sum(row: Row) -> Grads:
+    """The cumulative sum from the other end."""
+    flags = {"exclusive": row.attr("exclusive", 0), "reverse": 1 - row.attr("reverse", 0)}
+    return [row.op("CumSum", row.dy, row.input(1), **flags)]
 
 
 @rule("ArgMax", "ArgMin")
@@ -104,3 +218,10 @@ def top_k(view: View) -> Iterator[Relation]:
     for y in view.outputs:
         if y is not None:
             yield from same(x, y, skip=[view.attribute("axis", -1) % x.rank])
+
+
+@gradient("TopK")
+def top_k_gradient(row: Row) -> Grads:
+    """The values came from the places in output 1."""
+    axis, places = row.axis(-1), row.output(1)
+    return [row.op("ScatterElements", row.zeros_like(row.x), places, row.dy, axis=axis)]

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
+from onnx import TensorProto
 
+from tgonnx.emit import Value
+from tgonnx.gradient_row import Grads, Row
 from tgonnx.labels import Relation, Tie
+from tgonnx.ops.convolution import Geometry, window
 from tgonnx.ops.cut import Cut
-from tgonnx.ops.registry import resize, rule
+from tgonnx.ops.registry import gradient, resize, rule
 from tgonnx.ops.view import View
+
+_SHARED = (
+    "mode",
+    "coordinate_transformation_mode",
+    "cubic_coeff_a",
+    "exclude_outside",
+    "nearest_mode",
+    "antialias",
+)
+
+
+_CUBIC = -0.75  # the coefficient of the cubic kernel that the standard fixes
+
+
+@dataclass
+class _Tap:
+    """One neighbour along one axis: its index (float), weight, the weight's slope; each (N, places)."""
+
+    index: Value
+    weight: Value
+    slope: Value
 
 
 @rule("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "MaxRoiPool")
@@ -21,11 +50,217 @@ def pool(view: View) -> Iterator[Relation]:
                 yield Tie(view.input(0)[0], y[0])
 
 
+@gradient("AveragePool")
+def average_pool(row: Row) -> Grads:
+    """Each dy, divided by the number of positions that it averages, goes back to all of them."""
+    g = _pool_geometry(row)
+    x, dy = row.x, row.dy
+    include = bool(row.attr("count_include_pad", 0))
+    axes = [2 + i for i in range(g.rank)]
+    plain = not any(g.pads) and not row.attr("ceil_mode", 0)
+    if plain or (include and not row.attr("ceil_mode", 0)):
+        dy = dy * (1.0 / math.prod(g.kernel))
+    else:
+        dy = dy / _counts(row, g, include)
+    # spread: a transposed convolution with a kernel of ones, on every channel as its own image
+    space = dy.shape(2)
+    images = dy.reshape(row.emitter.concat([row.emitter.ints([-1, 1]), space], 0))
+    ones = row.emitter.filled(row.emitter.ints([1, 1, *g.kernel]), 1.0, dy.elem_type)
+    options = {"strides": g.strides, "dilations": g.dilations, "kernel_shape": g.kernel}
+    full = row.op("ConvTranspose", images, ones, output_padding=[s - 1 for s in g.strides], **options)
+    begin, end = list(g.pads[: g.rank]), list(g.pads[g.rank :])
+    full = row.op("Pad", full, row.emitter.ints([0, 0, *[0] * g.rank, 0, 0, *end]))
+    starts = row.emitter.ints(begin)
+    cropped = full.slice(starts, starts + x.shape(2), axes)
+    return [cropped.reshape(row.shape_of(x))]
+
+
+def _pool_geometry(row: Row) -> Geometry:
+    return window(row, tuple(row.attr("kernel_shape")))
+
+
+def _counts(row: Row, g: Geometry, include: bool) -> Value:
+    """How many positions each output averages, (1, 1, out space)."""
+    space = row.x.shape(2)
+    ones = row.emitter.filled(row.emitter.concat([row.emitter.ints([1, 1]), space], 0), 1.0, row.x.elem_type)
+    begin, end = list(g.pads[: g.rank]), list(g.pads[g.rank :])
+    if include:  # padding counts; what ceil_mode reads beyond it does not
+        padded = row.op("Pad", ones, row.emitter.ints([0, 0, *begin, 0, 0, *end]), row.like(1.0))
+    else:
+        padded = row.op("Pad", ones, row.emitter.ints([0, 0, *begin, 0, 0, *end]))
+    if row.attr("ceil_mode", 0):
+        padded = row.op("Pad", padded, row.emitter.ints([0] * (2 + g.rank) + [0, 0, *g.reach]))
+    outs = row.y.shape(2)
+    extent = (outs - row.emitter.ints([1])) * row.emitter.ints(g.strides) + row.emitter.ints([1])
+    total: Value | None = None
+    for place in itertools.product(*(range(k) for k in g.kernel)):
+        starts = row.emitter.ints([p * d for p, d in zip(place, g.dilations, strict=True)])
+        part = padded.slice(starts, extent + starts, [2 + i for i in range(g.rank)], list(g.strides))
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+@gradient("MaxPool")
+def max_pool(row: Row) -> Grads:
+    """dy is added at the positions that the pool's second output names."""
+    if int(row.attr("storage_order", 0)):
+        attributes = {k: v for k, v in row.attributes.items() if k != "storage_order"}
+        _, places = row.emitter.ops("MaxPool", row.x, count=2, **attributes)
+    else:
+        places = row.output(1)
+    places.elem_type = 7
+    zeros = row.emitter.filled(row.op("Size", row.x).reshape([1]), 0.0, row.x.elem_type)
+    flat = row.op(
+        "ScatterElements", zeros, places.reshape([-1]), row.dy.reshape([-1]), axis=0, reduction="add"
+    )
+    return [flat.reshape(row.shape_of(row.x))]
+
+
+@gradient("GlobalMaxPool")
+def global_max(row: Row) -> Grads:
+    """Shared equally among the maxima."""
+    hit = row.x.equals(row.y).cast_like(row.x)
+    return [row.dy / hit.sum(list(range(2, row.rank(row.x)))) * hit]
+
+
+@gradient("GlobalAveragePool")
+def global_average(row: Row) -> Grads:
+    """dy / (number of positions), everywhere."""
+    space = list(range(2, row.rank(row.x)))
+    static = row.static(row.x)
+    shape = row.shape(row.x)
+    if shape is not None and all(isinstance(d, int) for d in shape[2:]):
+        count = row.like(float(math.prod(d for d in shape[2:] if isinstance(d, int))))
+    else:
+        count = row.op("ReduceProd", row.x.shape(2), keepdims=0).cast(row.x.elem_type)
+    del static, space
+    return [(row.dy / count).expand(row.shape_of(row.x))]
+
+
 @rule("GridSample", "AffineGrid")
 def grid_sample(view: View) -> Iterator[Relation]:
     if view.op_type == "GridSample":
         yield Tie(view.input(0)[1], view.output()[1])
         yield Tie(view.input(0)[0], view.output()[0])
+
+
+@gradient("GridSample")
+def grid_sample_gradient(row: Row) -> list[Value | None]:
+    """X (N, C, D1..Dr), grid (N, O1..Or, r) with the last axis of X first; all modes and paddings.
+
+    dX adds dY at the neighbours of each place, dGrid is the slope of the weights.
+    """
+    x, rank = row.x, row.rank(row.x) - 2
+    sizes = [x.shape(2 + k, 3 + k).cast_like(x) for k in range(rank)]
+    axes = [_Axis(row, k, rank, sizes[k]) for k in range(rank)]
+    flat = x.reshape([0, 0, -1])
+    dy = row.dy.reshape([0, 0, -1])
+    dx = row.zeros_like(flat)
+    slopes: list[Value | None] = [None] * rank
+    for taps in product(*(axis.taps() for axis in axes)):
+        place, inside = None, None
+        for axis, tap in zip(axes, taps, strict=True):
+            index, within = axis.bounded(tap.index)
+            place = index if place is None else place * axis.size + index
+            if within is not None:
+                inside = within if inside is None else inside * within
+        assert place is not None
+        index = place.cast(TensorProto.INT64).unsqueeze([1]).expand(dy.shape())
+        if row.need(0):
+            weight = _times([*(t.weight for t in taps), inside])
+            dx = row.op("ScatterElements", dx, index, dy * weight.unsqueeze([1]), axis=2, reduction="add")
+        if row.need(1) and row.attr("mode", "linear") != "nearest":
+            seen = (dy * row.op("GatherElements", flat, index, axis=2)).sum([1], False)
+            for k in range(rank):
+                others = [t.weight for j, t in enumerate(taps) if j != k]
+                part = _times([seen, taps[k].slope, *others, inside])
+                known = slopes[k]
+                slopes[k] = part if known is None else known + part
+    grid = None
+    if row.need(1):
+        found = [s if s is not None else axes[k].at * 0.0 for k, s in enumerate(slopes)]
+        parts = [(s * axes[k].stretch).unsqueeze([2]) for k, s in enumerate(found)]
+        grid = row.emitter.concat(parts[::-1], 2).reshape(row.input(1).shape())
+    return [dx.reshape(x.shape()) if row.need(0) else None, grid]
+
+
+def _times(factors: list[Value | None]) -> Value:
+    found = [f for f in factors if f is not None]
+    result = found[0]
+    for factor in found[1:]:
+        result = result * factor
+    return result
+
+
+class _Axis:
+    """Places along one axis: `at` in pixels (N, places), `stretch` = d at / d grid."""
+
+    def __init__(self, row: Row, k: int, rank: int, size: Value) -> None:
+        self.row, self.size = row, size
+        self.mode = {"bilinear": "linear", "bicubic": "cubic"}.get(
+            row.attr("mode", "linear"), row.attr("mode", "linear")
+        )
+        self.padding = row.attr("padding_mode", "zeros")
+        aligned = bool(row.attr("align_corners", 0))
+        half = row.like(0.0) if aligned else row.like(0.5)
+        self.low, self.high = (row.like(0.0) - half, size - 1.0 + half)
+        grid = row.input(1)
+        which = rank - 1 - k
+        normal = grid.slice([which], [which + 1], [-1])
+        normal = normal.reshape(row.emitter.concat([grid.shape(0, 1), row.emitter.ints([-1])], 0))
+        stretch = (size - 1.0) / 2.0 if aligned else size / 2.0
+        self.at = (normal + 1.0) * stretch - half
+        self.stretch = stretch
+        if self.mode != "cubic" and self.padding == "border":
+            inside = ((self.at > 0.0).cast_like(size)) * ((self.at < size - 1.0).cast_like(size))
+            self.at, self.stretch = self._clip(self.at), stretch * inside
+        elif self.mode != "cubic" and self.padding == "reflection":
+            self.at, sign = self._reflect(self.at)
+            self.stretch = stretch * sign
+
+    def _clip(self, at: Value) -> Value:
+        return self.row.op("Min", self.row.op("Max", at, self.row.like(0.0)), self.size - 1.0)
+
+    def _reflect(self, at: Value) -> tuple[Value, Value]:
+        """A triangle wave between the bounds, and its slope."""
+        span = self.high - self.low
+        turn = (at - self.low) / (span * 2.0)
+        phase = turn - self.row.op("Floor", turn)  # 0..1, of which the second half goes back
+        back = (phase > 0.5).cast_like(phase)
+        folded = (phase + back * (1.0 - 2.0 * phase)) * (span * 2.0) + self.low
+        return folded, 1.0 - 2.0 * back
+
+    def bounded(self, index: Value) -> tuple[Value, Value | None]:
+        """The index of a pixel that is there, and whether the one that was asked for is (None: always)."""
+        if self.mode == "cubic" and self.padding == "reflection":
+            index = self.row.op("Round", self._reflect(index)[0])
+        clipped = self._clip(index)
+        if self.padding != "zeros":
+            return clipped, None
+        return clipped, clipped.equals(index).cast_like(clipped)
+
+    def taps(self) -> Iterator[_Tap]:
+        at, row = self.at, self.row
+        if self.mode == "nearest":
+            yield _Tap(row.op("Round", at), at * 0.0 + 1.0, at * 0.0)
+            return
+        floor = row.op("Floor", at)
+        f = at - floor
+        if self.mode == "linear":
+            yield _Tap(floor, 1.0 - f, f * 0.0 - 1.0)
+            yield _Tap(floor + 1.0, f, f * 0.0 + 1.0)
+            return
+        a = _CUBIC
+        for k in (-1.0, 0.0, 1.0, 2.0):
+            d = f - k if k <= 0 else k - f  # the distance, at least 0
+            if abs(k - 0.5) < 1:
+                weight = ((a + 2) * d - (a + 3)) * d * d + 1.0
+                slope = (3 * (a + 2) * d - 2 * (a + 3)) * d
+            else:
+                weight = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+                slope = (3 * a * d - 10 * a) * d + 8 * a
+            yield _Tap(floor + k, weight, slope if k <= 0 else -slope)
 
 
 @rule("RoiAlign")
@@ -64,3 +299,49 @@ def resize_resize(view: View, cut: Cut) -> None:
         new = [cut.size(view.output()[axis]) for axis in axes]
         if new != sizes.tolist():
             cut.set_input(3, np.array(new, sizes.dtype))
+
+
+@gradient("Resize")
+def resize_gradient(row: Row) -> list[Value | None]:
+    """dX = dY times the resizing matrix of every resized axis."""
+    crops = row.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    if row.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise row.unsupported("keep_aspect_ratio_policy is not stretch")
+    rank, scales = row.rank(row.x), row.constant(2)
+    by_scale = scales is not None and scales.size > 0
+    axes = [a % rank for a in row.attr("axes", range(rank))]
+    given, result = row.shape(row.x), row.shape(row.y)
+    grad = row.dy
+    for position, axis in enumerate(axes):
+        if not crops and given and result and given[axis] is not None and given[axis] == result[axis]:
+            continue
+        source = 2 if by_scale or not row.has(3) else 3
+        matrix = _matrix(row, axis, position, source, _crop(row, position, len(axes)) if crops else None)
+        perm = [*(i for i in range(rank) if i != axis), axis]
+        moved = row.op("MatMul", grad.transpose(perm), matrix)
+        grad = moved.transpose([int(i) for i in np.argsort(perm)])
+    return [grad if grad is not row.dy else row.op("Identity", grad)]
+
+
+def _crop(row: Row, position: int, count: int) -> Value:
+    """The region of one axis, for a matrix: all of its rows, its columns from start to end."""
+    roi = row.input(1).cast(TensorProto.FLOAT)
+    start, end = (roi.slice([k], [k + 1], [0]) for k in (position, position + count))
+    zeros, ones = (row.emitter.constant(np.full(3, v, np.float32)) for v in (0, 1))
+    return row.emitter.concat([zeros, start, ones, end], 0)
+
+
+def _matrix(row: Row, axis: int, position: int, source: int, crop: Value | None) -> Value:
+    """(out, in): column j is what the j-th unit vector becomes."""
+    length = row.x.shape(axis, axis + 1)
+    square = row.emitter.concat([length, length], 0)
+    eye = row.op("EyeLike", row.emitter.filled(square, 0.0, row.x.elem_type)).unsqueeze([0, 1])
+    asked = row.input(source).slice([position], [position + 1], [0])
+    attributes = {k: v for k, v in row.attributes.items() if k in _SHARED}
+    if source == 2:
+        ones = row.emitter.constant(np.ones(3, np.float32))
+        resized = row.op("Resize", eye, crop, row.emitter.concat([ones, asked], 0), **attributes)
+    else:
+        keep = row.emitter.concat([row.emitter.ints([1, 1]), length, asked], 0)
+        resized = row.op("Resize", eye, crop, None, keep, **attributes)
+    return resized.squeeze([0, 1]).transpose([1, 0])

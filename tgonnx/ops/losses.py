@@ -1,14 +1,12 @@
-"""Losses."""
+"""Losses: they have gradients, and nothing that could be cut."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from tgonnx.emit import Value
-from tgonnx.gradient_row import Row
+from tgonnx.gradient_row import Grads, Row
 from tgonnx.ops.registry import gradient
-
-Grads = list[Value | None]
 
 
 @gradient("SoftmaxCrossEntropyLoss")

@@ -1,16 +1,22 @@
-"""Convolutions."""
+"""Convolutions: by groups or within them."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tgonnx.emit import Value
-from tgonnx.gradient_row import Row
-from tgonnx.ops.registry import gradient
+import numpy as np
 
-Grads = list[Value | None]
+from tgonnx.emit import Value
+from tgonnx.gradient_row import Grads, Row
+from tgonnx.labels import Alternative, Choice, Labels, Relation, Site, Tie
+from tgonnx.ops.cut import Cut
+from tgonnx.ops.registry import cost, gradient, resize, rule
+from tgonnx.ops.view import Operand, View
+
+Term = tuple[float, tuple[Labels, ...]]
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,80 @@ def conv_geometry(row: Row) -> tuple[Geometry, tuple[int, ...]]:
     return window(row, weight[2:]), weight
 
 
+@rule("Conv")
+def conv(view: View) -> Iterator[Relation]:
+    x, w, y = view.input(0), view.input(1), view.output()
+    yield Tie(x[0], y[0])
+    yield Tie(w[0], y[1])
+    if view.has(2):
+        yield Tie(view.input(2)[0], y[1])
+    yield from _channels(x[1], y[1], w, view.attribute("group", 1), summed=1)
+
+
+@rule("ConvTranspose")
+def conv_transpose(view: View) -> Iterator[Relation]:
+    x, w, y = view.input(0), view.input(1), view.output()
+    yield Tie(x[0], y[0])
+    yield Tie(w[0], x[1])
+    if view.has(2):
+        yield Tie(view.input(2)[0], y[1])
+    groups = view.attribute("group", 1)
+    if groups == 1:
+        yield Tie(w[1], y[1])
+        yield Site("contract", w.index, 0, w[0])
+        return
+    inside, outside = x[1].reshape(groups, -1), y[1].reshape(groups, -1)
+    yield Choice((
+        _whole_groups(inside, outside),
+        Alternative("in each group", np.concatenate([inside[0], outside[0]]), (
+            _alike(inside), _alike(outside), Tie(outside[0], w[1]), Site("contract", w.index, 0, w[0]),
+        )),
+    ))  # fmt: skip
+
+
+def _channels(x: Labels, y: Labels, w: Operand, groups: int, summed: int) -> Iterator[Relation]:
+    """Input channels `x` are summed over axis `summed` of the weight, by groups."""
+    if groups == 1:
+        yield Tie(x, w[summed])
+        yield Site("contract", w.index, summed, w[summed])
+        return
+    inside, outside = x.reshape(groups, -1), y.reshape(groups, -1)
+    within = Alternative("in each group", np.concatenate([inside[0], outside[0]]), (
+        _alike(inside), _alike(outside), Tie(inside[0], w[summed]), Site("contract", w.index, summed, w[summed]),
+    ))  # fmt: skip
+    yield Choice((_whole_groups(inside, outside), within))
+
+
+def _whole_groups(inside: Labels, outside: Labels) -> Alternative:
+    first = inside[:, :1]
+    both = (
+        Tie(np.broadcast_to(first, inside.shape), inside),
+        Tie(np.broadcast_to(first, outside.shape), outside),
+    )
+    return Alternative("whole groups", np.concatenate([first[:, 0], outside[:, 0]]), both)
+
+
+def _alike(grouped: Labels) -> Tie:
+    """Position i of every group lives or dies together."""
+    return Tie(np.broadcast_to(grouped[:1], grouped.shape), grouped)
+
+
+@resize("Conv", "ConvTranspose")
+def resize_groups(view: View, cut: Cut) -> None:
+    groups = view.attribute("group", 1)
+    if groups > 1:
+        kept = cut.keep(view.input(0)[1]).reshape(groups, -1).any(axis=1)
+        cut.set_attribute("group", int(kept.sum()))
+
+
+@cost("Conv")
+def conv_cost(view: View) -> list[Term]:
+    w, y = view.input(1), view.output()
+    return [(float(np.prod(w.shape[2:]) * np.prod(y.shape[2:])), (y[0], y[1], w[1]))]
+
+
 @gradient("Conv")
-def conv(row: Row) -> Grads:
+def conv_gradient(row: Row) -> Grads:
     """X (N, C, space), W (M, C / groups, kernel), bias (M)."""
     g, weight = conv_geometry(row)
     return [
@@ -167,8 +245,14 @@ def conv_weight_gradient(row: Row, x: Value, dy: Value, g: Geometry, weight: tup
     return row.emitter.concat(parts, 2).reshape([m, c, *g.kernel])
 
 
+@cost("ConvTranspose")
+def conv_transpose_cost(view: View) -> list[Term]:
+    x, w = view.input(0), view.input(1)
+    return [(float(np.prod(w.shape[2:]) * np.prod(x.shape[2:])), (x[0], x[1], w[1]))]
+
+
 @gradient("ConvTranspose")
-def conv_transpose(row: Row) -> Grads:
+def conv_transpose_gradient(row: Row) -> Grads:
     """X (N, C, space), W (C, M / groups, kernel): dX is a convolution, dW its weight gradient for x as dy."""
     weight = row.static(row.input(1))
     if weight is None:

@@ -1,0 +1,255 @@
+"""Operators that join, take apart, pad or repeat along an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tgonnx.emit import Value
+from tgonnx.gradient_row import Grads, Row
+from tgonnx.labels import Free, Labels, Relation, Tie
+from tgonnx.ops.cut import Cut
+from tgonnx.ops.indexing import zero_padded
+from tgonnx.ops.registry import gradient, resize, rule
+from tgonnx.ops.view import View, same
+
+
+@rule("Concat")
+def concat(view: View) -> Iterator[Relation]:
+    y = view.output()
+    axis, start = view.attribute("axis", 1) % y.rank, 0
+    for i in range(len(view.inputs)):
+        x = view.input(i)
+        yield from same(x, y, skip=[axis])
+        yield Tie(x[axis], y[axis][start : start + len(x[axis])])
+        start += len(x[axis])
+
+
+@gradient("Concat")
+def concat_gradient(row: Row) -> Grads:
+    """Split again."""
+    axis, operands = row.axis(0), [row.input(i) for i in range(len(row.node.input))]
+    if len(operands) == 1:
+        return [row.op("Identity", row.dy)]
+    shapes = [row.shape(v) for v in operands]
+    lengths = [None if s is None else s[axis] for s in shapes]
+    if all(isinstance(n, int) for n in lengths):
+        sizes = row.emitter.ints([n for n in lengths if isinstance(n, int)])
+    else:
+        sizes = row.emitter.concat([v.shape(axis, axis + 1) for v in operands], 0)
+    return list(row.emitter.ops("Split", row.dy, sizes, count=len(operands), axis=axis))
+
+
+@rule("Split")
+def split(view: View) -> Iterator[Relation]:
+    x = view.input(0)
+    axis, start = view.attribute("axis", 0) % x.rank, 0
+    for i, part in enumerate(view.outputs):
+        if part is None:
+            part = view.output(i)
+        yield from same(x, part, skip=[axis])
+        yield Tie(part[axis], x[axis][start : start + len(part[axis])])
+        start += len(part[axis])
+
+
+@resize("Split")
+def resize_split(view: View, cut: Cut) -> None:
+    axis = view.attribute("axis", 0) % view.input(0).rank
+    if not cut.touches([view.input(0)[axis]]):
+        return
+    sizes = [cut.size(view.output(i)[axis]) for i in range(len(view.outputs))]
+    if view.opset < 13:
+        cut.set_attribute("split", sizes)
+    else:
+        cut.set_attribute("num_outputs", None)
+        cut.set_input(1, np.array(sizes, np.int64))
+
+
+@gradient("Split")
+def split_gradient(row: Row) -> Grads:
+    """Concatenate; unused outputs contribute zeros."""
+    parts = []
+    for index in range(len(row.node.output)):
+        grad = row.gradient(index)
+        parts.append(row.zeros_like(row.output(index)) if grad is None else grad)
+    return [row.op("Concat", *parts, axis=row.axis(0))]
+
+
+@rule("Pad")
+def pad(view: View) -> Iterator[Relation]:
+    x, y = view.input(0), view.output()
+    widths = pad_widths(view)
+    if widths is None:
+        return
+    constant = view.attribute("mode", "constant") == "constant"
+    for axis, (before, after) in enumerate(widths):
+        inside, outside = x[axis], y[axis]
+        if not before and not after:
+            yield Tie(inside, outside)
+        elif constant:
+            inside = inside[max(-before, 0) : len(inside) - max(-after, 0)]
+            yield Tie(inside, outside[max(before, 0) : max(before, 0) + len(inside)])
+            yield Free(outside)
+            yield Free(x[axis])
+
+
+def pad_widths(view: View) -> list[tuple[int, int]] | None:
+    """(before, after) for each axis, or None if not known."""
+    pads, rank = view.constant(1, "pads"), view.input(0).rank
+    if pads is None:
+        return None
+    named = view.constant(3, "axes")
+    axes = list(range(rank)) if named is None else [axis % rank for axis in named]
+    widths = [(0, 0)] * rank
+    for i, axis in enumerate(axes):
+        widths[axis] = (pads[i], pads[i + len(axes)])
+    return widths
+
+
+@resize("Pad")
+def resize_pad(view: View, cut: Cut) -> None:
+    widths, x, y = pad_widths(view), view.input(0), view.output()
+    if widths is None or not cut.touches([*x.axes, *y.axes]):
+        return
+    new = [_cut_width(cut, x[axis], y[axis], *widths[axis]) for axis in range(x.rank)]
+    pads = [before for before, _ in new] + [after for _, after in new]
+    if view.has(3):
+        named = [axis % x.rank for axis in view.constant(3, "axes") or []]
+        pads = [new[axis][0] for axis in named] + [new[axis][1] for axis in named]
+    if "pads" in view.attributes:
+        cut.set_attribute("pads", pads)
+    else:
+        cut.set_input(1, np.array(pads, np.int64))
+
+
+def _cut_width(cut: Cut, x: Labels, y: Labels, before: int, after: int) -> tuple[int, int]:
+    lead = cut.size(y[:before]) if before >= 0 else -cut.size(x[:-before])
+    tail = cut.size(y[len(y) - after :]) if after > 0 else -cut.size(x[len(x) + after :]) if after else 0
+    return lead, tail
+
+
+@gradient("Pad")
+def pad_gradient(row: Row) -> Grads:
+    """Crop; what reflect, edge and wrap copied is added back where it came from."""
+    mode, x = row.attr("mode", "constant"), row.x
+    rank = row.rank(x)
+    axes_constant = row.constant(3)
+    if row.has(3) and axes_constant is None:
+        raise row.unsupported("the axes are not constant")
+    axes = list(range(rank)) if axes_constant is None else [int(a) % rank for a in axes_constant]
+    n, pads = len(axes), row.constant(1)
+    if mode == "constant":
+        value = row.dy.sum(None, False) if row.need(2) else None
+        if pads is not None:
+            crop = [-int(p) for p in pads]
+            dx = zero_padded(row, row.dy, axes, crop[:n], crop[n:])
+        else:
+            begin = row.input(1).slice([0], [n], [0])
+            lengths = row.shape_of(x)
+            if n < rank:
+                lengths = row.op("Gather", lengths, row.emitter.ints(axes))
+            dx = row.dy.slice(begin, begin + lengths, axes)
+        return [dx, None, value - dx.sum(None, False) if value is not None else None]
+    grad = row.dy
+    shape = row.shape(x)
+    for i, axis in enumerate(axes):
+        if pads is not None and not pads[i] and not pads[i + n]:
+            continue
+        length = shape[axis] if shape else None
+        if pads is not None and isinstance(length, int):
+            source = np.arange(length)
+            lo, hi = max(int(pads[i]), 0), max(int(pads[i + n]), 0)
+            source = np.pad(source, (lo, hi), mode=mode)
+            source = source[max(-int(pads[i]), 0) : len(source) - max(-int(pads[i + n]), 0)]
+            table = row.emitter.constant(source.astype(np.int64))
+            extent = row.emitter.ints([length])
+        else:
+            zero, one = row.emitter.scalar(0, 7), row.emitter.scalar(1, 7)
+            extent = x.shape(axis, axis + 1)
+            positions = row.op("Range", zero, extent.squeeze([0]), one)
+            both = [row.input(1).slice([j], [j + 1], [0]) for j in (i, i + n)]
+            table = row.op("Pad", positions, row.emitter.concat(both, 0), mode=mode)
+        grad = add_at(row, grad, table, axis, extent, rank)
+    return [grad]
+
+
+def add_at(row: Row, grad: Value, table: Value, axis: int, extent: Value, rank: int) -> Value:
+    """Sum slices of `grad` along `axis` into `extent` places given by the one-dimensional `table`."""
+    onehot = row.op("OneHot", table, extent, row.emitter.constant(np.array([0, 1], _np_type(grad))), axis=0)
+    onehot.elem_type = grad.elem_type
+    if axis == rank - 1:
+        return row.op("MatMul", grad, row.op("Transpose", onehot, perm=[1, 0]))
+    perm = [*(i for i in range(rank) if i != axis), axis]
+    moved = row.op("MatMul", grad.transpose(perm), row.op("Transpose", onehot, perm=[1, 0]))
+    return moved.transpose([int(i) for i in np.argsort(perm)])
+
+
+def _np_type(value: Value) -> np.dtype[np.generic]:
+    from onnx import helper
+
+    return helper.tensor_dtype_to_np_dtype(value.elem_type)
+
+
+@rule("Expand", "Tile")
+def repeat(view: View) -> Iterator[Relation]:
+    """An axis of size 1 that is repeated makes labels of its own; a longer one repeats its labels."""
+    x, y = view.input(0), view.output()
+    offset = y.rank - x.rank
+    for axis, labels in enumerate(y.axes):
+        source = x[axis - offset] if axis >= offset else None
+        if source is None or (len(source) == 1 and len(labels) > 1):
+            yield Free(labels)
+        else:
+            yield Tie(np.tile(source, len(labels) // len(source)), labels)
+
+
+@resize("Expand")
+def resize_expand(view: View, cut: Cut) -> None:
+    target = cut.now(1)
+    if target is None:
+        return
+    sizes, new = cut.sizes(view.output()), target.copy()
+    offset = view.output().rank - len(target)
+    for axis, size in enumerate(target):
+        if size != 1:
+            new[axis] = sizes[axis + offset]
+    if not np.array_equal(new, target):
+        cut.set_input(1, new)
+
+
+@gradient("Expand")
+def expand(row: Row) -> Grads:
+    """Sum over the broadcast axes."""
+    return [row.unbroadcast(row.op("Identity", row.dy), row.x)]
+
+
+@resize("Tile")
+def resize_tile(view: View, cut: Cut) -> None:
+    repeats, x, y = cut.now(1), view.input(0), view.output()
+    if repeats is None:
+        return
+    new = [n if len(x[axis]) > 1 or n == 1 else cut.size(y[axis]) for axis, n in enumerate(repeats.tolist())]
+    if new != repeats.tolist():
+        cut.set_input(1, np.array(new, np.int64))
+
+
+@gradient("Tile")
+def tile(row: Row) -> Grads:
+    """Split each axis into (repeats, length) and sum over the repeats."""
+    rank = row.rank(row.x)
+    pairs = row.emitter.concat([row.input(1).unsqueeze([1]), row.shape_of(row.x).unsqueeze([1])], 1)
+    return [row.dy.reshape(pairs.reshape([-1])).sum(list(range(0, 2 * rank, 2)), keepdims=False)]
+
+
+@rule("ConstantOfShape")
+def fill(view: View) -> Iterator[Relation]:
+    """A constant fill may have any size."""
+    yield from (Free(labels) for labels in view.output().axes)
+
+
+@resize("ConstantOfShape")
+def resize_constant_of_shape(view: View, cut: Cut) -> None:
+    sizes, wanted = cut.now(0), np.array(cut.sizes(view.output()), np.int64)
+    if sizes is not None and cut.touches(view.output().axes) and not np.array_equal(sizes, wanted):
+        cut.set_input(0, wanted)
