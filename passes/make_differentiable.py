@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import onnx
+import onnx.inliner
+import onnx.shape_inference
+import onnx.version_converter
 from onnx import FunctionProto, ModelProto, NodeProto, OperatorSetIdProto, helper
 
+import tgonnx.gates
+import tgonnx.ops  # noqa: F401  (both fill the table)
 from tgonnx.emit import Emitter, attributes_of
 from tgonnx.errors import UnsupportedError
+from tgonnx.ops.registry import gradient
 
 M = TypeVar("M", ModelProto, NodeProto, FunctionProto, OperatorSetIdProto)
 OLDEST = 18
+# The first two have no gradient, and kernels everywhere; the last one's definition has subgraphs
+_STEPS = {"Range", "Bernoulli", "AffineGrid"}
 
 
 def make_differentiable(
@@ -22,7 +29,7 @@ def make_differentiable(
 
     Raises UnsupportedError if the opset cannot be converted.
     """
-    model = _convert(model, newest)
+    model = _convert(_spelled_out(model, newest), newest)
     model.ir_version = max(model.ir_version, 8)
     if newest_ir is not None:
         model.ir_version = min(model.ir_version, newest_ir)
@@ -46,6 +53,37 @@ def make_differentiable(
 def opset_of(model: ModelProto) -> int:
     """The version of the standard operators that the model imports."""
     return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+
+def _spelled_out(model: ModelProto, newest: int | None) -> ModelProto:
+    """Standard operators that have neither a gradient row nor a form at opset `newest`, as their definitions."""
+    opset = opset_of(model)
+    found = set()
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, opset, ""):
+            continue
+        schema = onnx.defs.get_schema(node.op_type, opset, "")
+        kinds = ("has_function", "has_context_dependent_function")
+        defined = any(getattr(schema, kind) for kind in kinds)
+        too_new = newest is not None and not onnx.defs.has(node.op_type, newest, "")
+        if defined and (too_new or gradient.get(node.op_type, "") is None) and node.op_type not in _STEPS:
+            found.add(("", node.op_type))
+    if not found:
+        return model
+    typed = onnx.shape_inference.infer_shapes(model)
+    typed.graph.value_info.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
+    )
+    for node in typed.graph.node:  # a definition refers to attributes that the node may leave out
+        if ("", node.op_type) in found:
+            given = {attribute.name for attribute in node.attribute}
+            known = onnx.defs.get_schema(node.op_type, opset, "").attributes
+            node.attribute.extend(
+                a.default_value for n, a in known.items() if n not in given and a.default_value.name
+            )
+    result = onnx.inliner.inline_selected_functions(typed, sorted(found), inline_schema_functions=True)
+    del result.graph.value_info[:]
+    return result
 
 
 def _convert(model: ModelProto, newest: int | None) -> ModelProto:
