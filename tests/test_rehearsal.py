@@ -163,3 +163,31 @@ def test_a_missing_device_is_named() -> None:
         engines.build(spec, "portable", device="cuda")
     with pytest.raises(InstallationError, match="onnxruntime-gpu"):
         rehearsal.rehearse(spec, feeds, device="cuda")
+
+
+def test_training_stops_before_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash in the child reaches the caller of `prune` as an error, or as a note on the other engine."""
+    from small_task import network as small_network
+    from small_task import samples
+
+    from tgonnx.prune import prune
+
+    program = (
+        "import json, os, pathlib, sys; from tgonnx.engines.rehearsal import play; place = sys.argv[1]; "
+        "options = json.loads(pathlib.Path(place, 'options.json').read_text()); "
+        "play(place) if options['engine'] == sys.argv[2] else os.abort()"
+    ).replace("sys.argv[2]", "'portable'" if TRAINS else "'none'")
+    monkeypatch.setattr(rehearsal, "CHILD", [sys.executable, "-c", program])
+    found = samples(64)
+    if TRAINS:
+        result = prune(small_network(), found, epochs=3, batch=16, threads=1)
+        assert any("SIGABRT" in note and "portable" in note for note in result.notes)
+    with pytest.raises(UnsupportedError, match="SIGABRT"):
+        prune(
+            small_network(),
+            found,
+            epochs=3,
+            batch=16,
+            threads=1,
+            engine="ort-training" if TRAINS else "portable",
+        )
