@@ -329,6 +329,25 @@ def reverse_sequence(view: View) -> Iterator[Relation]:
     yield Tie(view.input(1)[0], view.input(0)[batch])
 
 
+@gradient("ReverseSequence")
+def reverse_sequence_gradient(row: Row) -> Grads:
+    """Reversing twice changes nothing."""
+    axes = {"batch_axis": row.attr("batch_axis", 1), "time_axis": row.attr("time_axis", 0)}
+    return [row.op("ReverseSequence", row.dy, row.input(1), **axes)]
+
+
+@gradient("Compress")
+def compress_gradient(row: Row) -> Grads:
+    """The slices of dy at the places where the condition holds."""
+    x, flat = row.x, row.attr("axis") is None
+    axis = 0 if flat else row.axis()
+    places = row.op("NonZero", row.input(1)).reshape([-1, *([1] * (0 if flat else row.rank(x) - 1 - axis))])
+    zeros = row.zeros_like(x).reshape([-1]) if flat else row.zeros_like(x)
+    index = places.expand(row.dy.shape())
+    grad = row.op("ScatterElements", zeros, index, row.dy, axis=axis)
+    return [grad.reshape(x.shape()) if flat else grad]
+
+
 @rule("Shape", "Size")
 def shape(view: View) -> Iterator[Relation]:
     """Sizes that only tell other operators their sizes follow the cut by themselves."""
