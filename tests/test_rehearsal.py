@@ -191,3 +191,15 @@ def test_training_stops_before_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
             threads=1,
             engine="ort-training" if TRAINS else "portable",
         )
+
+
+@pytest.mark.skipif(not TRAINS, reason="newer runtimes may not crash on it")
+def test_a_real_crash_is_survived() -> None:
+    """onnxruntime 1.19 divides by the size of an empty batch (SIGFPE)."""
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[N,2] s, int64[N] t) => (float loss)'
+        "<float[2] b = {1, 2}> { x = Add(s, b) loss = SoftmaxCrossEntropyLoss(x, t) }"
+    )
+    feeds = {"s": np.zeros((0, 2), np.float32), "t": np.zeros(0, np.int64)}
+    with pytest.raises(UnsupportedError, match=r"ort-training: the first training step crashed \(SIGFPE\)"):
+        rehearsal.rehearse(StepSpec(model, (ParameterGroup(("b",)),)), feeds, "ort-training", 1)
