@@ -20,7 +20,7 @@ import numpy as np
 import tgonnx as tg
 from tgonnx.data import npz, open_dataset, validate
 from tgonnx.metric import Metric
-from tgonnx.prune import BATCH, LR_NORMALISED, steps_for
+from tgonnx.prune import BATCH, LR, steps_for
 from tgonnx.training import Journal, Recipe, Task, Teacher, fine_tune, refresh_statistics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +84,7 @@ class Benchmark:
         """Selection without training, then fine-tuning with the whole budget."""
         began = time.monotonic()
         mask = tg.select(self.coupling, tg.Target(flops=target), criterion, seed)
-        recipe = Recipe(lr=LR_NORMALISED, batch=BATCH, seed=seed, threads=self.threads)
+        recipe = Recipe(lr=LR, batch=BATCH, seed=seed, threads=self.threads)
         pruned = refresh_statistics(tg.apply(self.model, mask), self.task, recipe)
         committed = self.accuracy(pruned)
         steps = sum(steps_for(self.task.steps_per_epoch(BATCH), None, True))

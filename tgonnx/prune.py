@@ -46,7 +46,7 @@ from tgonnx.verify import Check, contract_differences, verify
 BATCH = 64
 SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if the epochs are not given
 SEARCH_EPOCHS, TUNE_EPOCHS = 2, 4
-LR_NORMALISED, LR_PLAIN = 1e-3, 2e-4  # with and without BatchNormalization
+LR = 2e-4  # a trained network that learns faster forgets what it knew
 CHECKED_BATCHES = 2
 CLOSE = 0.99  # a target is met closely above this share of it
 
@@ -156,7 +156,7 @@ def prune(
     dataset = open_dataset(data, model.original)
     fitting = validate(dataset, model.original, loss)
     recipe = Recipe(
-        lr=_rate(model) if lr is None else lr,
+        lr=LR if lr is None else lr,
         gate_lr=gate_lr,
         lambda_=None if lambda_ == "auto" else float(lambda_),
         gradient=gradient,
@@ -245,11 +245,6 @@ def _reachable(
         middle = (low + high) / 2
         low, high = (low, middle) if possible(middle) else (middle, high)
     return Target(**{target.kind: high})
-
-
-def _rate(model: Model) -> float:
-    normalised = any(node.op_type == "BatchNormalization" for node in model.nodes)
-    return LR_NORMALISED if normalised else LR_PLAIN
 
 
 def _batch_size(model: Model, dataset: Dataset, wanted: int | None) -> int:
