@@ -1,7 +1,9 @@
 """The objective: a task loss, and the paper's penalty (Kim et al., equation 7) on what the open gates cost.
 
 Handled:
-* `ce`: cross-entropy of labels. A Softmax at the end of the model is taken off first, as it is for `distill`;
+* `ce`: cross-entropy of labels. A Softmax at the end of the model is taken off first, as it is for `distill`.
+  With `imitation`, that share of the loss is cross-entropy of the original model's probabilities (less their
+  entropy), which keeps small data sets from being learned by heart;
 * `bce`: binary cross-entropy of logits; a Sigmoid at the end is taken off first;
 * `mse`, `l1`: the first output against targets;
 * `distill`: every float output against the original model's. Probabilities by Kullback-Leibler divergence,
@@ -50,17 +52,21 @@ def add_objective(
     answer_shape: tuple[int, ...] | None = None,
     outputs: Mapping[str, tuple[int, ...]] | None = None,
     penalty: Penalty | None = None,
+    imitation: float = 0.0,
 ) -> onnx.ModelProto:
     """A copy whose outputs are the loss, the task's part of it and, with a penalty, the cost ratio.
 
     `answer_shape` is the shape of a batch of labels or targets, `outputs` those of the float outputs to
-    distill. Raises UnsupportedError if there is nothing to distill.
+    distill (the first output if `imitation` is not 0). Raises UnsupportedError if there is nothing to distill.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     writer = _Writer(copy)
     distilled = fit.loss == "distill"
     task = writer.distill(outputs or {}) if distilled else writer.supervised(fit, answer_shape or ())
+    if imitation and fit.loss == "ce":
+        same = writer.probabilities(fit.output, (outputs or {})[fit.output], fit.class_axis)
+        task = task * (1 - imitation) + same * imitation
     del copy.graph.output[:]
     loss = task
     if penalty is not None:
@@ -149,13 +155,24 @@ class _Writer:
         teacher = self.input(TEACHER + name, TensorProto.FLOAT, shape)
         student, axis = self.before(name, "Softmax")
         if axis is not None:
-            log_student = self.emitter.op("LogSoftmax", student, axis=axis)
-            log_teacher = self.emitter.op("Log", self.emitter.op("Max", teacher, self.emitter.scalar(1e-8)))
-            samples = float(np.prod(shape) / shape[axis])
-            return (teacher * (log_teacher - log_student)).sum(None, False) / samples
+            return self._divergence(teacher, student, axis, float(np.prod(shape) / shape[axis]))
         centred = teacher - teacher.mean(None, False)
         difference = student - teacher
         return (difference * difference).mean(None, False) / ((centred * centred).mean(None, False) + 1e-12)
+
+    def probabilities(self, name: str, shape: tuple[int, ...], class_axis: int | None) -> Value:
+        """Kullback-Leibler divergence of the student's probabilities from the teacher's."""
+        teacher = self.input(TEACHER + name, TensorProto.FLOAT, shape)
+        student, axis = self.before(name, "Softmax")
+        if axis is None:
+            axis = 1 if class_axis is None else class_axis
+            teacher = self.emitter.op("Softmax", teacher, axis=axis)
+        return self._divergence(teacher, student, axis, float(np.prod(shape) / shape[axis]))
+
+    def _divergence(self, teacher: Value, student: Value, axis: int, samples: float) -> Value:
+        log_student = self.emitter.op("LogSoftmax", student, axis=axis)
+        log_teacher = self.emitter.op("Log", self.emitter.op("Max", teacher, self.emitter.scalar(1e-8)))
+        return (teacher * (log_teacher - log_student)).sum(None, False) / samples
 
     def cost_ratio(self, cost: CostModel, kind: Kind) -> Value:
         """C(w) / Ctot: each term is its share of the total times the kept fraction of every axis."""

@@ -196,7 +196,8 @@ def test_constants_of_the_computation_are_not_trained() -> None:
 def test_scales_behind_gated_layers_are_trained() -> None:
     body = """<ir_version: 8, opset_import: ["" : 17]>
     net (float[N, 4] x) => (float[N, 2] y)
-    <float[4, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, float[3] s = {1, 2, 3}, float[3, 2] v = {1, 2, 3, 4, 5, 6}> {
+    <float[4, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, float[3] s = {1, 2, 3},
+     float[3, 2] v = {1, 2, 3, 4, 5, 6}> {
         a = MatMul(x, w)
         b = Mul(a, s)
         c = Relu(b)
@@ -206,3 +207,20 @@ def test_scales_behind_gated_layers_are_trained() -> None:
     copy = prepare_training(insert_gates(coupling.model.proto, coupling, None), {"x": (8, 4)})
     assert coupling.units == 3
     assert list(copy.weights) == ["w", "s", "v"]
+
+
+@pytest.mark.parametrize("ending", ["y = Identity(s)", "y = Softmax <axis = 1> (s)"])
+def test_imitation_is_a_share_of_the_cross_entropy(ending: str) -> None:
+    model = network(ending)
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(4, 2, 6, 6)).astype(np.float32)
+    scores = session(network()).run(["y"], {"x": x})[0].astype(np.float64)
+    p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    taught = rng.normal(size=(4, 3))
+    q = np.exp(taught) / np.exp(taught).sum(1, keepdims=True)
+    teacher = (q if "Softmax" in ending else taught).astype(np.float32)
+    labelled = -np.log(p)[np.arange(4), LABELS].mean()
+    imitated = (q * (np.log(q) - np.log(p))).sum(1).mean()
+    objective = add_objective(model, Fit("ce", "y", 1), (4,), {"y": (4, 3)}, imitation=0.25)
+    loss = run(objective, {"x": x, ANSWER: LABELS, TEACHER + "y": teacher}, LOSS)
+    assert loss == pytest.approx(0.75 * labelled + 0.25 * imitated, rel=1e-4)

@@ -35,11 +35,13 @@ Array = np.ndarray[Any, Any]
 FAST = Recipe(lr=1e-2, gate_lr=0.05, batch=32, threads=1)
 
 
-def task_for(model: onnx.ModelProto, data: dict[str, Array] | None = None, loss: str = "auto") -> Task:
+def task_for(
+    model: onnx.ModelProto, data: dict[str, Array] | None = None, loss: str = "auto", imitation: float = 0.0
+) -> Task:
     dataset = open_dataset(arrays(samples() if data is None else data), model)
     fit = validate(dataset, model, loss)
     metric = None if dataset.held_out is None else Metric(fit, dataset.held_out, model)
-    return Task(dataset.train, fit, Teacher(model, fit, 1), metric)
+    return Task(dataset.train, fit, Teacher(model, fit, 1, imitation), metric)
 
 
 def stored(model: onnx.ModelProto) -> dict[str, Array]:
@@ -194,3 +196,11 @@ def test_tiny_batches_train_with_the_stored_statistics() -> None:
     tuned = fine_tune(model, task_for(model, samples(60)), 20, Recipe(batch=4, threads=1), Journal())
     assert np.array_equal(stored(tuned)["mean"], stored(model)["mean"])
     assert not np.array_equal(stored(tuned)["scale"], stored(model)["scale"])
+
+
+def test_a_teacher_of_fixed_batch_is_asked_in_pieces() -> None:
+    free, fixed = network(), network(batch="3")
+    batch = next(task_for(free).batches(8, 0))
+    fit = validate(open_dataset(arrays(samples()), free), free, "distill")
+    wanted, found = (Teacher(model, fit, 1).feeds(batch)["tgonnx.teacher/y"] for model in (free, fixed))
+    assert found == pytest.approx(wanted, rel=1e-5, abs=1e-6)

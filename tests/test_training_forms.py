@@ -108,7 +108,7 @@ def test_every_form_trains(tmp_path: Path, opset: int, kind: Any) -> None:
     x = np.random.default_rng(1).normal(size=(8, 3, 8, 8)).astype(kind)
     batch = Batch({"x": x}, np.arange(8) % 5)
     fit = Fit("ce", "y", 1)
-    task = Task(None, fit, Teacher(model.original, fit, 1), None)  # type: ignore[arg-type]
+    task = Task(None, fit, Teacher(model.original, fit, 1, imitation=0.0), None)  # type: ignore[arg-type]
     spec = make_spec(model.proto, task, Recipe(threads=1), batch)
     feeds = task.teacher.feeds(batch) | {"tgonnx.lr": np.zeros((), np.float32)}
     trained = {name for group in spec.groups for name in group.names}

@@ -32,7 +32,7 @@ from tgonnx.engines.rehearsal import rehearse
 from tgonnx.engines.trainer import session
 from tgonnx.errors import DivergedError
 from tgonnx.gates import Shape
-from tgonnx.metric import Metric
+from tgonnx.metric import Metric, fixed_batch
 from tgonnx.passes.add_objective import (
     ANSWER,
     COST,
@@ -46,7 +46,7 @@ from tgonnx.passes.add_objective import (
 )
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.prepare_training import LOGITS, prepare_training
-from tgonnx.runtime import Session, open_session
+from tgonnx.runtime import Feeds, Session, open_session
 from tgonnx.selection import floors
 
 Phase = Literal["search", "commit", "fine-tune"]
@@ -121,21 +121,39 @@ class Journal:
 
 
 class Teacher:
-    """The original model, asked for its outputs batch by batch if the loss is `distill`."""
+    """The original model, asked for its outputs batch by batch by `distill`, and by `ce`.
 
-    def __init__(self, model: onnx.ModelProto, fit: Fit, threads: int | None) -> None:
-        self._session: Session | None = open_session(model, threads or 0) if fit.loss == "distill" else None
+    `imitation` is the share of a cross-entropy that follows its probabilities instead of the labels.
+    """
+
+    def __init__(self, model: onnx.ModelProto, fit: Fit, threads: int | None, imitation: float = 0.5) -> None:
+        asked = fit.loss == "distill" or (fit.loss == "ce" and imitation > 0)
+        self._session: Session | None = open_session(model, threads or 0) if asked else None
+        self._insists = fixed_batch(model)
+        self._only = fit.output if fit.loss == "ce" else None
+        self.imitation = imitation if fit.loss == "ce" else 0.0
         self._kind = np.int64 if fit.loss == "ce" else np.float32
 
     def feeds(self, batch: Batch) -> dict[str, Array]:
         """Inputs of the training copy for a batch: the model's own, and labels or what the teacher says."""
         feeds = dict(batch.feeds)
         if self._session is not None:
-            outputs = self._session.run(batch.feeds)
-            found = {n: v.astype(np.float32) for n, v in outputs.items() if v.dtype.kind == "f"}
-            return feeds | {TEACHER + name: value for name, value in found.items()}
+            outputs = self._ask(self._session, batch.feeds)
+            used = {n: v for n, v in outputs.items() if v.dtype.kind == "f" and self._only in (None, n)}
+            feeds |= {TEACHER + name: value.astype(np.float32) for name, value in used.items()}
+        if self._session is not None and self._only is None:
+            return feeds
         assert batch.answer is not None
         return feeds | {ANSWER: np.ascontiguousarray(batch.answer, self._kind)}
+
+    def _ask(self, session: Session, feeds: Feeds) -> Feeds:
+        """The outputs for a batch of any size; a model of fixed batch is asked in pieces, the last filled up."""
+        count = len(next(iter(feeds.values())))
+        if self._insists is None or self._insists == count:
+            return session.run(feeds)
+        chosen = [np.arange(start, start + self._insists) % count for start in range(0, count, self._insists)]
+        parts = [session.run({name: value[piece] for name, value in feeds.items()}) for piece in chosen]
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 
 @dataclass(frozen=True)
@@ -191,7 +209,7 @@ def make_spec(
     feeds = task.teacher.feeds(batch)
     answer = feeds[ANSWER].shape if ANSWER in feeds else None
     outputs = {n.removeprefix(TEACHER): v.shape for n, v in feeds.items() if n.startswith(TEACHER)}
-    model = add_objective(copy.model, task.fit, answer, outputs, penalty)
+    model = add_objective(copy.model, task.fit, answer, outputs, penalty, task.teacher.imitation)
     groups = []
     if recipe.train_weights:
         groups += _weight_groups(copy.model, copy.weights, recipe)
