@@ -46,7 +46,7 @@ from tgonnx.verify import Check, contract_differences, verify
 BATCH = 64
 SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if the epochs are not given
 SEARCH_EPOCHS, TUNE_EPOCHS = 2, 4
-LR = 2e-4  # a trained network that learns faster forgets what it knew
+LR = 5e-4  # a trained network that learns faster forgets what it knew
 CHECKED_BATCHES = 2
 CLOSE = 0.99  # a target is met closely above this share of it
 
