@@ -269,7 +269,7 @@ def steps_for(per_epoch: int, epochs: int | None, train_weights: bool) -> tuple[
         (least, most), (tune_least, tune_most) = SEARCH_STEPS, TUNE_STEPS
         tune = min(max(TUNE_EPOCHS * per_epoch, tune_least), tune_most)
         search_steps = min(max(SEARCH_EPOCHS * per_epoch, least), most)
-        return (search_steps, tune) if train_weights else (2 * search_steps, 0)
+        return (search_steps, tune) if train_weights else (4 * search_steps, 0)
     total = epochs * per_epoch
     if not train_weights:
         return total, 0
