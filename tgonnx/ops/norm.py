@@ -347,11 +347,3 @@ def gated_mean_variance_norm(g: Gating) -> None:
     x = g.emit("Sub", x, g.mean(x, axes))
     deviation = g.emit("Sqrt", g.mean(g.emit("Mul", x, x), axes))
     g.finish(g.emit("Div", x, g.emit("Add", deviation, g.scalar(1e-9))))
-
-
-@gradient("MeanVarianceNormalization")
-def mean_variance_normalization(row: Row) -> Grads:
-    """(x - mean) / std over `axes`."""
-    axes = [int(a) for a in row.attr("axes", [0, 2, 3])]
-    n, inverse = _normalized(row, row.x, axes, 1e-9)
-    return [_denormalize(row.dy, n, inverse, axes)]
