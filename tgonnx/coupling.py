@@ -374,12 +374,13 @@ class _Solver:
         order = np.argsort(roots, kind="stable")
         unit_number = np.full(self.labelling.size, -1, np.int64)
         groups: list[Group] = []
+        start = 0
         for family in families.values():
             members = [root for kind in family for root in kind]
             if len(members) < 2:
                 continue
-            start = sum(g.size for g in groups)
             units = np.arange(start, start + len(members))
+            start += len(members)
             unit_number[members] = units
             spans = [np.searchsorted(roots, [r, r + 1], sorter=order) for r in (kind[0] for kind in family)]
             held = [axis_of[order[low:high]] for low, high in spans]

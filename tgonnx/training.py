@@ -269,7 +269,6 @@ class _Loop:
         self.trainer, self.task, self.phase, self.steps, self.journal = trainer, task, phase, steps, journal
         self.per_epoch = task.steps_per_epoch(recipe.batch)
         self.epochs = max(1, math.ceil(steps / self.per_epoch))
-        self.batch_size = recipe.batch
         self.began = time.monotonic()
         self.loss = math.nan
         self.metric: float | None = None
