@@ -480,7 +480,3 @@ def _finish(terminal: Terminal, out: Path, before: Any, after: Any) -> None:
     parts = ", ".join(f"{value:.1%} of {name}" for name, value in left.items())
     data = {"out": str(out), "before": vars(before), "after": vars(after), "left": left}
     terminal.result(data, f"wrote {out}: {parts} left")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,7 @@
+"""`python -m tgonnx`."""
+
+import sys
+
+from tgonnx.cli import main
+
+sys.exit(main())
