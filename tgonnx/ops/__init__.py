@@ -1,6 +1,7 @@
 """Everything tgonnx knows of each operator, one block an operator; importing this package fills the tables."""
 
 from tgonnx.ops import (
+    attention,
     convolution,
     elementwise,
     indexing,
@@ -11,11 +12,13 @@ from tgonnx.ops import (
     norm,
     recurrent,
     reduce,
+    regions,
     spatial,
 )
 from tgonnx.ops.registry import cost, gated, gradient, resize, rule
 
 __all__ = [
+    "attention",
     "convolution",
     "cost",
     "elementwise",
@@ -29,6 +32,7 @@ __all__ = [
     "norm",
     "recurrent",
     "reduce",
+    "regions",
     "resize",
     "rule",
     "spatial",
