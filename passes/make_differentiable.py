@@ -17,8 +17,8 @@ from tgonnx.ops.registry import gradient
 
 M = TypeVar("M", ModelProto, NodeProto, FunctionProto, OperatorSetIdProto)
 OLDEST = 18
-# The first two have no gradient, and kernels everywhere; the last one's definition has subgraphs
-_STEPS = {"Range", "Bernoulli", "AffineGrid"}
+# No gradient, and kernels everywhere
+_STEPS = {"Range", "Bernoulli"}
 
 
 def make_differentiable(

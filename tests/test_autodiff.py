@@ -10,6 +10,7 @@ from gradient_cases import Case, build, directional
 from onnx import parser
 
 from tgonnx import autodiff, engines
+from tgonnx.engines.versions import newest_versions
 from tgonnx.errors import UnsupportedError
 
 ENGINES = ["portable", "ort-training"] if engines.choose() == "ort-training" else ["portable"]
@@ -112,6 +113,15 @@ REDUCTIONS = [
     Case("ReduceMean", [(2, 3), ints(1)], {"keepdims": 0}, dynamic=True),
     *(Case("CumSum", [(3, 4), np.array(1)], {"exclusive": e, "reverse": r}) for e in (0, 1) for r in (0, 1)),
     *(Case(op, [(2, 3, 4)], {"axis": axis}) for op in ("Softmax", "LogSoftmax") for axis in (-1, 1)),
+]
+CUMULATIVE_PRODUCTS = [  # not before opset 26
+    *(
+        Case("CumProd", [(2, 4, 3), np.array(axis)], {"exclusive": e, "reverse": r}, opset=26, runtime=True)
+        for e in (0, 1)
+        for r in (0, 1)
+        for axis in (1, -1)
+    ),
+    Case("CumProd", [f32([2, 0, 3, 0, 1]), np.array(0)], opset=26, trained=(0,), runtime=True),
 ]
 SHAPING = [
     Case("Reshape", [(2, 6), ints(3, -1)]),
@@ -245,6 +255,8 @@ CONVOLUTION = [
     Case("ConvTranspose", [(2, 3, 4, 4), (3, 2, 2, 2)], {"strides": [2, 2]}, dynamic=True),
     Case("ConvTranspose", [(1, 2, 5), (2, 3, 4)], {"strides": [2], "pads": [1, 1]}),
 ]
+AWAY = f32(SPREAD / SPREAD.size + 0.1) * np.where(SPREAD % 2, 1, -1).astype(np.float32)  # from zero
+UNPOOLED = np.array([[[[0, 3], [8, 10]], [[21, 19], [28, 31]]]])
 POOLING = [
     Case("MaxPool", [(2, 3, 6, 6)], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
     Case("MaxPool", [(2, 3, 6, 6)], {"kernel_shape": [2, 2], "strides": [2, 2]}),
@@ -262,6 +274,26 @@ POOLING = [
     Case("GlobalAveragePool", [(2, 3, 4, 5)]),
     Case("GlobalAveragePool", [(2, 3, 4, 5)], dynamic=True),
     Case("GlobalMaxPool", [(2, 3, 4, 5)]),
+    *(
+        Case("LpPool", [AWAY], {"kernel_shape": [3, 2], "p": p, **options}, trained=(0,), runtime=True)
+        for p, options in (
+            (2, {"strides": [2, 2]}),
+            (1, {"pads": [1, 0, 1, 1]}),
+            (3, {"strides": [2, 2], "ceil_mode": 1}),
+            (2, {"dilations": [2, 2]}),
+            (2, {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+        )
+    ),
+    Case("LpPool", [(2, 3, 6)], {"kernel_shape": [2]}, runtime=True),
+    Case("LpPool", [(2, 3, 7)], {"kernel_shape": [2], "strides": [2]}, low=0.5, dynamic=True, runtime=True),
+    *(Case("GlobalLpPool", [AWAY], {"p": p}, trained=(0,), runtime=True) for p in (1, 2, 3)),
+    Case("MaxUnpool", [(1, 2, 2, 2), UNPOOLED], {"kernel_shape": [2, 2], "strides": [2, 2]}, runtime=True),
+    Case(
+        "MaxUnpool",
+        [(1, 2, 2, 2), UNPOOLED, ints(1, 2, 5, 5)],
+        {"kernel_shape": [2, 2], "strides": [2, 2]},
+        runtime=True,
+    ),
 ]
 MOMENTS = [f32([0.1, -0.2, 0.3]), f32([0.5, 1.5, 1.0])]
 NORMALIZATION = [
@@ -385,6 +417,7 @@ RECURRENT = [
     ),
 ]
 GRID = np.random.default_rng(7).uniform(-1.3, 1.3, (2, 3, 4, 2)).astype(np.float32)
+REGIONS = f32([[0.62, 1.13, 5.41, 4.37], [-2.41, 1.26, 3.1, 9.3], [2.25, 2.35, 2.61, 4.42]])
 SAMPLING = [
     *(
         Case(
@@ -422,6 +455,29 @@ SAMPLING = [
         runtime=True,
         eps=2e-3,
     ),
+    *(
+        Case("AffineGrid", [(2, 2, 3), ints(2, 3, 4, 5)], {"align_corners": c}, opset=20, runtime=True)
+        for c in (0, 1)
+    ),
+    Case("AffineGrid", [(2, 3, 4), ints(2, 3, 2, 4, 5)], opset=20, runtime=True),
+    *(
+        Case(
+            "RoiAlign",
+            [(2, 3, 7, 8), REGIONS, ints(1, 0, 1)],
+            {"output_height": 2, "output_width": 3, **options},
+            opset=16,
+            trained=(1,),
+            runtime=True,
+            eps=2e-3,
+        )
+        for options in (
+            {},
+            {"sampling_ratio": 2},
+            {"sampling_ratio": 3, "coordinate_transformation_mode": "output_half_pixel"},
+            {"sampling_ratio": 2, "spatial_scale": 0.5},
+        )
+    ),
+    Case("RoiAlign", [(2, 3, 7, 8), REGIONS, ints(1, 0, 1)], {"sampling_ratio": 2}, opset=10, runtime=True),
 ]
 DEFINED = [  # trained as their definitions in simpler operators
     Case("Attention", [(1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8)], opset=23),
@@ -445,6 +501,7 @@ CASES = [
     *ACTIVATIONS,
     *BROADCAST,
     *REDUCTIONS,
+    *(CUMULATIVE_PRODUCTS if newest_versions()[0] >= 26 else []),
     *SHAPING,
     *INDEXING,
     *LINEAR,

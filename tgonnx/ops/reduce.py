@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from onnx import TensorProto
 
 from tgonnx.emit import Value
 from tgonnx.gradient_row import Grads, Row
@@ -203,6 +204,37 @@ def cumulative_sum(row: Row) -> Grads:
     """The cumulative sum from the other end."""
     flags = {"exclusive": row.attr("exclusive", 0), "reverse": 1 - row.attr("reverse", 0)}
     return [row.op("CumSum", row.dy, row.input(1), **flags)]
+
+
+@gradient("CumProd")
+def cumulative_product(row: Row) -> Grads:
+    """For every element the cumulative product without it, by putting 1 in its place: right at zeros, too.
+
+    Takes the square of the axis in memory.
+    """
+    where = row.constant(1)
+    if where is None:
+        raise row.unsupported("its axis is not a constant")
+    rank, op = row.rank(row.x), row.op
+    axis = int(np.ravel(where)[0]) % rank
+    length = row.x.shape(axis, axis + 1)
+    square = row.emitter.concat([length, length], 0)
+    ones = row.emitter.filled(square, 1.0, row.x.elem_type)
+    aside = row.emitter.concat(
+        [square, row.emitter.ints([1] * (rank - 1 - axis))], 0
+    )  # [left out, place, ...]
+    out = op("EyeLike", ones).reshape(aside) > 0.0
+    product = op(
+        "CumProd",
+        row.emitter.where(out, row.like(1.0), row.x.unsqueeze([axis])),
+        row.emitter.scalar(axis + 1, TensorProto.INT64),
+        **{name: row.attr(name, 0) for name in ("exclusive", "reverse")},
+    )
+    diagonal = row.emitter.scalar(int(row.attr("exclusive", 0)), TensorProto.INT64)
+    reaches = op("Trilu", ones, diagonal, upper=1)  # the places whose product holds the one left out
+    if row.attr("reverse", 0):
+        reaches = reaches.transpose([1, 0])
+    return [(product * reaches.reshape(aside) * row.dy.unsqueeze([axis])).sum([axis + 1], False)]
 
 
 @rule("ArgMax", "ArgMin")

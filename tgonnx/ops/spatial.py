@@ -54,15 +54,19 @@ def pool(view: View) -> Iterator[Relation]:
 def average_pool(row: Row) -> Grads:
     """Each dy, divided by the number of positions that it averages, goes back to all of them."""
     g = _pool_geometry(row)
-    x, dy = row.x, row.dy
+    dy = row.dy
     include = bool(row.attr("count_include_pad", 0))
-    axes = [2 + i for i in range(g.rank)]
     plain = not any(g.pads) and not row.attr("ceil_mode", 0)
     if plain or (include and not row.attr("ceil_mode", 0)):
         dy = dy * (1.0 / math.prod(g.kernel))
     else:
         dy = dy / _counts(row, g, include)
-    # spread: a transposed convolution with a kernel of ones, on every channel as its own image
+    return [_spread(row, g, dy)]
+
+
+def _spread(row: Row, g: Geometry, dy: Value) -> Value:
+    """The sum over the windows that see a place: a transposed convolution with ones, each channel an image."""
+    x, axes = row.x, [2 + i for i in range(g.rank)]
     space = dy.shape(2)
     images = dy.reshape(row.emitter.concat([row.emitter.ints([-1, 1]), space], 0))
     ones = row.emitter.filled(row.emitter.ints([1, 1, *g.kernel]), 1.0, dy.elem_type)
@@ -72,7 +76,29 @@ def average_pool(row: Row) -> Grads:
     full = row.op("Pad", full, row.emitter.ints([0, 0, *[0] * g.rank, 0, 0, *end]))
     starts = row.emitter.ints(begin)
     cropped = full.slice(starts, starts + x.shape(2), axes)
-    return [cropped.reshape(row.shape_of(x))]
+    return cropped.reshape(row.shape_of(x))
+
+
+@gradient("LpPool")
+def lp_pool(row: Row) -> Grads:
+    """y = (sum |x|^p)^(1/p) over each window."""
+    arriving, slope = _norm_parts(row)
+    return [_spread(row, _pool_geometry(row), arriving) * slope]
+
+
+@gradient("GlobalLpPool")
+def global_lp_pool(row: Row) -> Grads:
+    """y = (sum |x|^p)^(1/p) over all positions."""
+    arriving, slope = _norm_parts(row)
+    return [arriving * slope]
+
+
+def _norm_parts(row: Row) -> tuple[Value, Value]:
+    """dy / y^(p-1), 0 where the norm is 0, and sign(x) |x|^(p-1); their product is the gradient."""
+    power = row.like(float(row.attr("p", 2)) - 1.0)
+    safe = row.op("Where", row.y > 0.0, row.y, row.like(1.0))
+    arriving = row.dy * (row.y > 0.0).cast_like(row.y) / safe**power
+    return arriving, row.op("Sign", row.x) * row.op("Abs", row.x) ** power
 
 
 def _pool_geometry(row: Row) -> Geometry:
@@ -117,6 +143,13 @@ def max_pool(row: Row) -> Grads:
     return [flat.reshape(row.shape_of(row.x))]
 
 
+@gradient("MaxUnpool")
+def max_unpool(row: Row) -> Grads:
+    """Each element went to one place of the flattened output, which input 1 names."""
+    places = row.input(1)
+    return [row.op("Gather", row.dy.reshape([-1]), places.reshape([-1]), axis=0).reshape(places.shape())]
+
+
 @gradient("GlobalMaxPool")
 def global_max(row: Row) -> Grads:
     """Shared equally among the maxima."""
@@ -143,6 +176,23 @@ def grid_sample(view: View) -> Iterator[Relation]:
     if view.op_type == "GridSample":
         yield Tie(view.input(0)[1], view.output()[1])
         yield Tie(view.input(0)[0], view.output()[0])
+
+
+@gradient("AffineGrid")
+def affine_grid(row: Row) -> Grads:
+    """grid = theta . place: the places are the grid of the identity. theta (N, r, r + 1), grid (N, O.., r)."""
+    theta = row.static(row.x)
+    if theta is None:
+        raise row.unsupported("the shape of its theta is unknown")
+    rank = theta[1]
+    identity = row.emitter.constant(np.eye(rank, rank + 1)[None].astype(np.float32)).cast_like(row.x)
+    size = row.emitter.concat([row.emitter.ints([1]), row.input(1).slice([1], [rank + 2], [0])], 0)
+    aligned = row.attr("align_corners", 0)
+    places = row.op("AffineGrid", identity, size, align_corners=aligned).reshape([-1, rank])
+    ones = (places.slice([0], [1], [1]) * 0.0) + 1.0
+    homogeneous = row.emitter.concat([places, ones], 1)
+    arriving = row.dy.reshape([theta[0], -1, rank]).transpose([0, 2, 1])
+    return [row.op("MatMul", arriving, homogeneous)]
 
 
 @gradient("GridSample")
@@ -261,11 +311,6 @@ class _Axis:
                 weight = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
                 slope = (3 * a * d - 10 * a) * d + 8 * a
             yield _Tap(floor + k, weight, slope if k <= 0 else -slope)
-
-
-@rule("RoiAlign")
-def roi_align(view: View) -> Iterator[Relation]:
-    yield Tie(view.input(0)[1], view.output()[1])
 
 
 @rule("Resize", "Upsample")
