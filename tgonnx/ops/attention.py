@@ -126,8 +126,6 @@ def rotary_embedding(view: View) -> Iterator[Relation]:
     time = x.rank - 2
     for operand in places:
         yield from (Tie(operand[i], x[j]) for i, j in ((0, 0), (1, time)) if len(operand[i]) == len(x[j]))
-    if view.has(3):
-        yield from (Tie(table[0], tables[0][0]) for table in tables[1:])
     last = x[x.rank - 1]
     if x.rank == 4:
         yield from _rotated(view, last[None], tables)
