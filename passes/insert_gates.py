@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -141,18 +142,22 @@ class _Inserter:
         name = self.coupling.model.nodes[index].inputs[0]
         elem_type, rank = self.types[name], len(self.coupling.labelling.axes[name])
         dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
-        mask = ratio = None
-        for site in sites:
-            gates = self._gates(site, rank, elem_type)
-            mask = gates if mask is None else self.emit("Mul", mask, gates)
+        masks = [self._gates(site, rank, elem_type) for site in sites]
+        mask = reduce(lambda a, b: self.emit("Mul", a, b), masks)
+        axes = tuple(site.axis for site in sites)
+        ratio = partial(self._ratio, sites, masks, dtype)
+        gating = Gating(view, node, mask, ratio, axes, self.emit, self.constant, dtype, self.nodes.append)
+        entry = ops.gated.get(node.op, node.domain)
+        assert entry is not None  # the solver pins what has no gated form
+        entry(gating)
+
+    def _ratio(self, sites: list[PlacedSite], masks: list[gs.Variable], dtype: Any) -> gs.Variable:
+        """Number of labels over number of open ones, over all sites."""
+        parts = []
+        for site, gates in zip(sites, masks, strict=True):
             size = self.constant(np.array(len(site.units), dtype))
             row = self.emit("Reshape", gates, self.constant(np.array([1, -1], np.int64)))
             total = self.emit("MatMul", row, self.constant(np.ones((len(site.units), 1), dtype)))
             total = self.emit("Reshape", total, self.constant(np.zeros(0, np.int64)))
-            part = self.emit("Div", size, total)
-            ratio = part if ratio is None else self.emit("Mul", ratio, part)
-        axes = tuple(site.axis for site in sites)
-        gating = Gating(view, node, mask, ratio, axes, self.emit, self.constant, dtype)
-        entry = ops.gated.get(node.op, node.domain)
-        assert entry is not None  # the solver pins what has no gated form
-        entry(gating)
+            parts.append(self.emit("Div", size, total))
+        return reduce(lambda a, b: self.emit("Mul", a, b), parts)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from tgonnx.cost import FLOAT_TYPES, CostModel
-from tgonnx.coupling import Coupling, analyze
+from tgonnx.coupling import Attention, Coupling, analyze
 from tgonnx.model import Model, load
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
@@ -44,11 +44,15 @@ def float_parameters(proto: onnx.ModelProto) -> int:
 
 
 def check_exact(
-    source: onnx.ModelProto, seed: int = 0, keep: float = 0.5, tolerance: float = 1e-4
+    source: onnx.ModelProto,
+    seed: int = 0,
+    keep: float = 0.5,
+    tolerance: float = 1e-4,
+    attention: Attention = "heads",
 ) -> Coupling:
     """Assert the invariants of a model for one random mask."""
     model = load(source)
-    coupling = analyze(model)
+    coupling = analyze(model, attention)
     mask, cost = random_mask(coupling, keep, seed), CostModel(coupling)
     feeds = feeds_of(model, seed)
     pruned = apply(coupling, mask)
@@ -61,7 +65,7 @@ def check_exact(
     assert difference(run(gate(coupling, mask), feeds), run(pruned, feeds)) < tolerance
     if not mask.open.all():
         assert cost.cost(mask.open).params == float_parameters(pruned)
-        again = analyze(load(pruned))
+        again = analyze(load(pruned), attention)
         recounted, predicted = CostModel(again).cost().flops, cost.cost(mask.open).flops
         assert abs(recounted - predicted) <= 1e-6 * predicted
     assert [(v.name, v.type) for v in pruned.graph.output] == [(v.name, v.type) for v in source.graph.output]

@@ -59,7 +59,11 @@ def _heads(shared: Labels, by_query: Sequence[Labels]) -> Iterator[Relation]:
 
 
 def _packed(
-    view: View, query_heads: Sequence[Labels], stored: Sequence[Labels], keys: Sequence[Labels], values: Sequence[Labels]
+    view: View,
+    query_heads: Sequence[Labels],
+    stored: Sequence[Labels],
+    keys: Sequence[Labels],
+    values: Sequence[Labels],
 ) -> Choice:
     """Three axes: heads and head dimension are one. `keys`, `values` are head dimensions of caches."""
     groups, heads = view.attribute("kv_num_heads"), view.attribute("q_num_heads")

@@ -85,7 +85,35 @@ def conv(view: View) -> Iterator[Relation]:
     yield Tie(w[0], y[1])
     if view.has(2):
         yield Tie(view.input(2)[0], y[1])
-    yield from _channels(x[1], y[1], w, view.attribute("group", 1), summed=1)
+    yield from summed_channels(x[1], y[1], w, view.attribute("group", 1))
+
+
+@rule("DeformConv")
+def deform_conv(view: View) -> Iterator[Relation]:
+    """A convolution that reads where `offset` says; with groups of offsets, its input channels stay."""
+    x, w, y = view.input(0), view.input(1), view.output()
+    for operand in (y, view.input(2), *(o for o in view.inputs[4:5] if o is not None)):
+        yield Tie(x[0], operand[0])
+    yield Tie(w[0], y[1])
+    if view.has(3):
+        yield Tie(view.input(3)[0], y[1])
+    if view.attribute("offset_group", 1) == 1:
+        yield from summed_channels(x[1], y[1], w, view.attribute("group", 1))
+
+
+@rule("CausalConvWithState")
+def causal_conv(view: View) -> Iterator[Relation]:
+    """Depthwise, over time; the state holds the last places of every channel."""
+    x = view.input(0)
+    for operand in (*view.inputs[3:4], *view.outputs):
+        if operand is not None:
+            yield from (Tie(x[0], operand[0]), Tie(x[1], operand[1]))
+    yield from (Tie(x[1], view.input(i)[0]) for i in (1, 2) if view.has(i))
+
+
+@cost("CausalConvWithState")
+def causal_conv_cost(view: View) -> list[Term]:
+    return [(float(len(view.input(1)[2])), view.output().axes)]
 
 
 @rule("ConvTranspose")
@@ -109,15 +137,15 @@ def conv_transpose(view: View) -> Iterator[Relation]:
     ))  # fmt: skip
 
 
-def _channels(x: Labels, y: Labels, w: Operand, groups: int, summed: int) -> Iterator[Relation]:
-    """Input channels `x` are summed over axis `summed` of the weight, by groups."""
+def summed_channels(x: Labels, y: Labels, w: Operand, groups: int) -> Iterator[Relation]:
+    """Input channels `x` are summed over axis 1 of the weight, by groups."""
     if groups == 1:
-        yield Tie(x, w[summed])
-        yield Site("contract", w.index, summed, w[summed])
+        yield Tie(x, w[1])
+        yield Site("contract", w.index, 1, w[1])
         return
     inside, outside = x.reshape(groups, -1), y.reshape(groups, -1)
     within = Alternative("in each group", np.concatenate([inside[0], outside[0]]), (
-        _alike(inside), _alike(outside), Tie(inside[0], w[summed]), Site("contract", w.index, summed, w[summed]),
+        _alike(inside), _alike(outside), Tie(inside[0], w[1]), Site("contract", w.index, 1, w[1]),
     ))  # fmt: skip
     yield Choice((_whole_groups(inside, outside), within))
 
@@ -136,7 +164,7 @@ def _alike(grouped: Labels) -> Tie:
     return Tie(np.broadcast_to(grouped[:1], grouped.shape), grouped)
 
 
-@resize("Conv", "ConvTranspose")
+@resize("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv")
 def resize_groups(view: View, cut: Cut) -> None:
     groups = view.attribute("group", 1)
     if groups > 1:
@@ -144,7 +172,7 @@ def resize_groups(view: View, cut: Cut) -> None:
         cut.set_attribute("group", int(kept.sum()))
 
 
-@cost("Conv")
+@cost("Conv", "ConvInteger", "DeformConv")
 def conv_cost(view: View) -> list[Term]:
     w, y = view.input(1), view.output()
     return [(float(np.prod(w.shape[2:]) * np.prod(y.shape[2:])), (y[0], y[1], w[1]))]

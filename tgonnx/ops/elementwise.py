@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterator
 
 from tgonnx.emit import Value
 from tgonnx.gradient_row import Grads, Row
-from tgonnx.labels import Relation, Tie
+from tgonnx.labels import Relation
 from tgonnx.ops.registry import gradient, rule
 from tgonnx.ops.view import View, broadcast, same
 
 UNARY = """
-    Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
-    HardSwish IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
+    Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu
+    HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
     Softsign Sqrt Swish Tan Tanh ThresholdedRelu
 """.split()
 
 
 BINARY = """
     Add Sub Mul Div Pow Mod And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual BitShift BitwiseAnd BitwiseOr
-    BitwiseXor CastLike PRelu
+    BitwiseXor CastLike PRelu SwiGLU
 """.split()
 
 
@@ -290,14 +290,3 @@ def dropout_gradient(row: Row) -> Grads:
     ratio = row.input(1).cast_like(row.x) if row.has(1) else row.like(0.5)
     scaled = row.dy * mask.cast_like(row.x) / (1.0 - ratio)
     return [scaled if training is not None else row.op("Where", row.input(2), scaled, row.dy)]
-
-
-@rule("QuantizeLinear", "DequantizeLinear")
-def quantize(view: View) -> Iterator[Relation]:
-    x, axis, block = view.input(0), view.attribute("axis", 1), view.attribute("block_size", 0)
-    if block:  # blocked scales have the rank of x; a cut would have to leave whole blocks
-        return
-    yield from same(x, view.output())
-    for i in (1, 2):
-        if view.has(i) and view.input(i).rank == 1 and len(view.input(i)[0]) > 1:
-            yield Tie(view.input(i)[0], x[axis])

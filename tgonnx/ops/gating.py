@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ class Gating:
     """One node during gate insertion.
 
     `mask` is the product of the gates at all gated axes of input 0, broadcastable to it, in its element type;
-    `ratio` is the number of labels over the number of open ones (a scalar), so that
+    `ratio` makes the number of labels over the number of open ones (a scalar), so that
     mean over open = mean(x * mask) * ratio.
     """
 
@@ -24,14 +25,20 @@ class Gating:
         view: View,
         node: gs.Node,
         mask: gs.Variable,
-        ratio: gs.Variable,
+        ratio: Callable[[], gs.Variable],
         axes: tuple[int, ...],
         emit: Callable[..., gs.Variable],
         constant: Callable[[np.ndarray], gs.Constant],
         dtype: Any,
+        keep: Callable[[gs.Node], None],
     ) -> None:
-        self.view, self.node, self.mask, self.ratio, self.axes = view, node, mask, ratio, axes
-        self.emit, self.constant, self.dtype = emit, constant, dtype
+        self.view, self.node, self.mask, self._ratio, self.axes = view, node, mask, ratio, axes
+        self.emit, self.constant, self.dtype, self.keep = emit, constant, dtype, keep
+
+    @cached_property
+    def ratio(self) -> gs.Variable:
+        """Number of labels over number of open ones; made only where it is used."""
+        return self._ratio()
 
     def scalar(self, value: float) -> gs.Constant:
         """A number in the element type of input 0."""
@@ -58,6 +65,11 @@ class Gating:
             x = self.emit("Sub", x, self.mean(x, axes))
         variance = self.mean(self.emit("Mul", x, x), axes)
         return self.emit("Div", x, self.emit("Sqrt", self.emit("Add", variance, self.scalar(epsilon))))
+
+    def replace_input(self, x: gs.Tensor) -> None:
+        """Keep the node as it is, but for its first input."""
+        self.node.inputs[0] = x
+        self.keep(self.node)
 
     def finish(self, value: gs.Tensor, output: int = 0) -> None:
         """Make `value` the node's output."""

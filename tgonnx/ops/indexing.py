@@ -296,7 +296,7 @@ def gather_elements_gradient(row: Row) -> Grads:
     return [row.op("ScatterElements", zeros, row.input(1), row.dy, axis=axis, reduction="add")]
 
 
-@rule("ScatterElements")
+@rule("ScatterElements", "Scatter")
 def scatter_elements(view: View) -> Iterator[Relation]:
     x, y = view.input(0), view.output()
     for i, labels in enumerate(x.axes):
@@ -336,6 +336,14 @@ def reverse_sequence_gradient(row: Row) -> Grads:
     return [row.op("ReverseSequence", row.dy, row.input(1), **axes)]
 
 
+@rule("Compress")
+def compress(view: View) -> Iterator[Relation]:
+    """Without an axis, the data is flattened and every index counts."""
+    x, axis = view.input(0), view.attribute("axis")
+    if axis is not None:
+        yield from same(x, view.output(), skip=[axis % x.rank])
+
+
 @gradient("Compress")
 def compress_gradient(row: Row) -> Grads:
     """The slices of dy at the places where the condition holds."""
@@ -346,6 +354,25 @@ def compress_gradient(row: Row) -> Grads:
     index = places.expand(row.dy.shape())
     grad = row.op("ScatterElements", zeros, index, row.dy, axis=axis)
     return [grad.reshape(x.shape()) if flat else grad]
+
+
+@rule("TensorScatter")
+def tensor_scatter(view: View) -> Iterator[Relation]:
+    """A cache and what is written into it, along one axis."""
+    cache, axis = view.input(0), view.attribute("axis", -2) % view.input(0).rank
+    yield from same(cache, view.input(1), skip=[axis])
+    yield from same(cache, view.output(), skip=[axis])
+    if view.has(2):
+        yield Tie(view.input(2)[0], cache[0])
+
+
+@rule("OneHot")
+def one_hot(view: View) -> Iterator[Relation]:
+    """The new axis has one entry for each value that an index may have: it stays."""
+    indices, y = view.input(0), view.output()
+    place = view.attribute("axis", -1) % y.rank
+    for axis, labels in enumerate(indices.axes):
+        yield Tie(labels, y[axis if axis < place else axis + 1])
 
 
 @rule("Shape", "Size")

@@ -191,6 +191,25 @@ def _np_type(value: Value) -> np.dtype[np.generic]:
     return helper.tensor_dtype_to_np_dtype(value.elem_type)
 
 
+@rule("CenterCropPad")
+def center_crop_pad(view: View) -> Iterator[Relation]:
+    """The axes that change are not cut: their centre would move."""
+    for x, y in zip(view.input(0).axes, view.output().axes, strict=True):
+        if len(x) == len(y):
+            yield Tie(x, y)
+
+
+@resize("CenterCropPad")
+def resize_center_crop_pad(view: View, cut: Cut) -> None:
+    sizes, x = cut.now(1), view.input(0)
+    if sizes is None:
+        return
+    axes = [axis % x.rank for axis in view.attribute("axes", range(x.rank))]
+    new = np.array([cut.size(view.output()[axis]) for axis in axes], sizes.dtype)
+    if cut.touches(x.axes) and not np.array_equal(new, sizes):
+        cut.set_input(1, new)
+
+
 @rule("Expand", "Tile")
 def repeat(view: View) -> Iterator[Relation]:
     """An axis of size 1 that is repeated makes labels of its own; a longer one repeats its labels."""

@@ -52,7 +52,11 @@ def gemm_gradient(row: Row) -> Grads:
 
 @rule("MatMul")
 def matmul(view: View) -> Iterator[Relation]:
-    a, b, y = view.input(0), view.input(1), view.output()
+    yield from matrix_product(view.input(0), view.input(1), view.output())
+
+
+def matrix_product(a: Operand, b: Operand, y: Operand) -> Iterator[Relation]:
+    """Sums over the last axis of `a`; leading axes broadcast."""
     yield from contract(a, a.rank - 1, b, max(b.rank - 2, 0))
     batch = [Operand(o.name, o.index, o.axes[:-2], o.static) for o in (a, b)]
     tail = (a.rank > 1) + (b.rank > 1)
@@ -63,7 +67,7 @@ def matmul(view: View) -> Iterator[Relation]:
         yield Tie(b[b.rank - 1], y[y.rank - 1])
 
 
-@cost("MatMul")
+@cost("MatMul", "MatMulInteger", "QLinearMatMul")
 def matmul_cost(view: View) -> list[Term]:
     a, y = view.input(0), view.output()
     return [(1.0, (*y.axes, a[a.rank - 1]))]

@@ -244,6 +244,25 @@ def arg_extreme(view: View) -> Iterator[Relation]:
     yield from surviving(x, view.output(), axes, bool(view.attribute("keepdims", 1)))
 
 
+@rule("Det")
+def determinant(view: View) -> Iterator[Relation]:
+    yield from map(Tie, view.input(0).axes[:-2], view.output().axes)
+
+
+@rule("DFT")
+def fourier_transform(view: View) -> Iterator[Relation]:
+    """Along one axis; the last one holds real and imaginary parts."""
+    x, axis = view.input(0), [view.attribute("axis", 1)] if view.opset < 20 else view.constant(2, "axis")
+    if axis is None and view.has(2):
+        return
+    yield from same(x, view.output(), skip=[(axis or [-2])[0] % x.rank, x.rank - 1])
+
+
+@rule("STFT")
+def short_time_fourier_transform(view: View) -> Iterator[Relation]:
+    yield Tie(view.input(0)[0], view.output()[0])
+
+
 @rule("TopK")
 def top_k(view: View) -> Iterator[Relation]:
     x = view.input(0)

@@ -143,6 +143,22 @@ def max_pool(row: Row) -> Grads:
     return [flat.reshape(row.shape_of(row.x))]
 
 
+@rule("MaxUnpool")
+def unpool(view: View) -> Iterator[Relation]:
+    """Indices count through all of the pool's input: they follow a cut if a pool makes them, not if stored."""
+    x, indices, y = view.input(0), view.input(1), view.output()
+    if not indices.static:
+        for operand in (indices, y):
+            yield from map(Tie, x.axes[:2], operand.axes[:2])
+
+
+@resize("MaxUnpool")
+def resize_max_unpool(view: View, cut: Cut) -> None:
+    sizes = cut.now(2)
+    if sizes is not None and cut.touches(view.output().axes):
+        cut.set_input(2, np.array(cut.sizes(view.output()), sizes.dtype))
+
+
 @gradient("MaxUnpool")
 def max_unpool(row: Row) -> Grads:
     """Each element went to one place of the flattened output, which input 1 names."""
