@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 from oracle import check_exact
 
 from tgonnx.coupling import Attention, analyze
@@ -43,14 +43,16 @@ ROTATED = "(float[2,5,7] x, int64[2,5] p) => (float[2,5,7] y)"
     (TOKENS, (24, 12, 12), "", "h = Attention <q_num_heads=4, kv_num_heads=4> (q, k, v)", [4], [3, 6]),
     (TOKENS, (8, 6, 18), "", "h = Attention <q_num_heads=6, kv_num_heads=2, is_causal=1> (q, k, v)", [3], [3, 4]),
     (TOKENS, (4, 3, 18), "", "h = Attention <q_num_heads=6, kv_num_heads=1> (q, k, v)", [6], [3, 4]),
-    (TOKENS, (24, 12, 12), ", float[4,5,5] m", "h = Attention <q_num_heads=4, kv_num_heads=4, softcap=2.0> (q, k, v, m)", [4], [3, 6]),
+    (TOKENS, (24, 12, 12), ", float[4,5,5] m",
+     "h = Attention <q_num_heads=4, kv_num_heads=4, softcap=2.0> (q, k, v, m)", [4], [3, 6]),
     ("(float[2,5,7] x, float[2,2,3,4] pk, float[2,2,3,3] pv) => (float[2,5,7] y, float[2,2,8,4] nk, float[2,2,8,3] nv)",
      (8, 6, 18), "", "h, nk, nv = Attention <q_num_heads=6, kv_num_heads=2> (q, k, v, , pk, pv)", [3], [3]),
     (TOKENS, (8, 6, 18), "", "q1 = Reshape(q, sq) q2 = Transpose <perm=[0,2,1,3]> (q1) k1 = Reshape(k, sk) "
      "k2 = Transpose <perm=[0,2,1,3]> (k1) v1 = Reshape(v, sv) v2 = Transpose <perm=[0,2,1,3]> (v1) "
      "g = Attention(q2, k2, v2) h1 = Transpose <perm=[0,2,1,3]> (g) h = Reshape(h1, so)", [3], [3, 4]),
     (ROTATED, (24, 12, 12), ", float[9,3] cs, float[9,3] sn", "q2 = RotaryEmbedding <num_heads=4> (q, cs, sn, p) "
-     "k2 = RotaryEmbedding <num_heads=4> (k, cs, sn, p) h = Attention <q_num_heads=4, kv_num_heads=4> (q2, k2, v)", [4], [3, 3]),
+     "k2 = RotaryEmbedding <num_heads=4> (k, cs, sn, p) h = Attention <q_num_heads=4, kv_num_heads=4> (q2, k2, v)",
+     [4], [3, 3]),
     (ROTATED, (24, 12, 12), ", float[9,2] cs, float[9,2] sn",
      "q2 = RotaryEmbedding <num_heads=4, rotary_embedding_dim=4, interleaved=1> (q, cs, sn, p) "
      "k2 = RotaryEmbedding <num_heads=4, rotary_embedding_dim=4, interleaved=1> (k, cs, sn, p) "
@@ -61,9 +63,57 @@ def test_attention(
 ) -> None:
     k, v, o = sizes
     targets = {"sq": [0, 0, 6, 4], "sk": [0, 0, 2, 4], "sv": [0, 0, 2, 3], "so": [0, 0, -1]}
-    proto = model(23, signature, PACKED.format(k=k, v=v, o=o) + more, PROJECTED + body + " y = MatMul(h, d)", ir=11)
+    proto = model(
+        23, signature, PACKED.format(k=k, v=v, o=o) + more, PROJECTED + body + " y = MatMul(h, d)", ir=11
+    )
     for name, target in targets.items():
         if name in {i for node in proto.graph.node for i in node.input}:
             proto.graph.initializer.append(numpy_helper.from_array(np.array(target), name))
     assert units_of(proto, "heads") == heads
     assert units_of(proto, "head-dim") == dims
+
+
+IMAGE = "(float[2,3,6,6] x) => (float[2,4,{n},{n}] y)"
+QUANTISED = (
+    "s = Constant <value = float {0.05}> () z = Constant <value = uint8 {128}> () "
+    "t = Constant <value = float {0.1}> () "
+)
+
+
+@pytest.mark.parametrize(("signature", "weights", "body", "groups"), [
+    ("(float[2,5] x) => (float[2,4] y)", "float[5,8] a, uint8[8,4] b, uint8[4] n",
+     "h = MatMul(x, a) q, s, z = DynamicQuantizeLinear(h) i = MatMulInteger(q, b, z, n) y = Cast <to=1> (i)", [8]),
+    ("(float[2,5] x) => (float[2,4] y)",
+     "uint8[5,8] a, uint8[8,4] b, float[8] s8, uint8[8] z8, float[4] s4, uint8[4] z4",
+     QUANTISED + "q = QuantizeLinear(x, s, z) h = QLinearMatMul(q, s, z, a, s8, z8, t, z) "
+     "i = QLinearMatMul(h, t, z, b, s4, z4, t, z) y = DequantizeLinear(i, t, z)", [8]),
+    (IMAGE.format(n=2), "float[6,3,3,3] a, uint8[4,6,3,3] b, uint8 n",
+     "h = Conv(x, a) q, s, z = DynamicQuantizeLinear(h) i = ConvInteger(q, b, z, n) y = Cast <to=1> (i)", [6]),
+    (IMAGE.format(n=2), "int8[6,3,3,3] a, int8[6,3,1,1] b, int8[4,6,3,3] c, "
+     "float[6] sa, int8 za, int32[6] ba, float[6] sb, int32[6] bb, float[4] sc, int8 zc, int32[4] bc",
+     QUANTISED + "q = QuantizeLinear(x, s, z) h = QLinearConv(q, s, z, a, sa, za, t, z, ba) "
+     "g = QLinearConv <group=2> (h, t, z, b, sb, za, t, z, bb) i = QLinearConv(g, t, z, c, sc, zc, t, z, bc) "
+     "y = DequantizeLinear(i, t, z)", [3, 3]),
+    (IMAGE.format(n=2), "int8[6,3,3,3] a, int8[4,6,3,3] b, float[6] sa, int8[6] za, float[4] sb, int8[4] zb",
+     QUANTISED + "w = DequantizeLinear <axis=0> (a, sa, za) v = DequantizeLinear <axis=0> (b, sb, zb) h = Conv(x, w) "
+     "q = QuantizeLinear(h, t, z) r = DequantizeLinear(q, t, z) y = Conv(r, v)", [6]),
+], ids=["MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv", "quantize-dequantize"])  # fmt: skip
+def test_quantised(signature: str, weights: str, body: str, groups: list[int]) -> None:
+    assert units_of(model(17, signature, weights, body)) == groups
+
+
+@pytest.mark.parametrize(("opset", "signature", "weights", "body", "groups"), [
+    (19, IMAGE.format(n=4), "float[6,3,1,1] a, float[18,3,3,3] o, float[4,6,3,3] b, float[4] c",
+     "h = Conv(x, a) p = Conv(x, o) y = DeformConv(h, b, p, c)", [6]),
+    (18, "(float[2,5] x) => (float[2,4] y)", "float[5,8] a, float[8,4] b",
+     "h = MatMul(x, a) n = Shape(h) k = CenterCropPad(h, n) y = MatMul(k, b)", [8]),
+    (18, IMAGE.format(n=4), "float[6,3,3,3] a, float[4,6,1,1] b",
+     "h = Conv(x, a) p, i = MaxPool <kernel_shape=[2,2], strides=[2,2]> (h) "
+     "u = MaxUnpool <kernel_shape=[2,2], strides=[2,2]> (p, i) "
+     "y = Conv(u, b)", [6]),
+    (20, "(float[2,5,9] x) => (float[2,5,4] y)", "float[9,8] a, float[8,2,4] b",
+     "h = MatMul(x, a) l = Constant <value = int64[1] {-1}> () e = Unsqueeze(h, l) n = Constant <value = int64 {1}> () "
+     'f = DFT(e, , n) y = Einsum <equation = "tlcr,crd->tld"> (f, b)', [8]),
+], ids=["DeformConv", "CenterCropPad", "MaxUnpool", "DFT"])  # fmt: skip
+def test_others(opset: int, signature: str, weights: str, body: str, groups: list[int]) -> None:
+    assert units_of(model(opset, signature, weights, body)) == groups

@@ -13,8 +13,8 @@ from tgonnx.ops.view import View, broadcast, same
 
 UNARY = """
     Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu
-    HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
-    Softsign Sqrt Swish Tan Tanh ThresholdedRelu
+    HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin
+    Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
 """.split()
 
 
