@@ -43,6 +43,14 @@ def test_inspect_shows_layers_groups_and_reasons(model: Path, capsys: Capture) -
         assert part in shown.out
 
 
+def test_inspect_says_why_a_weight_stays(model: Path, capsys: Capture) -> None:
+    assert main(["inspect", str(model), "--why", "*", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["why"]
+    assert found
+    assert all(entry["way"][0] == f"{entry['value']}[{entry['axis']}]" for entry in found)
+    assert main(["inspect", str(model), "--why", "nothing"]) == 2
+
+
 def test_inspect_as_json(model: Path, capsys: Capture) -> None:
     assert main(["inspect", str(model), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import networkx as nx
 import numpy as np
 import onnx
 from hypothesis import given, settings
@@ -120,3 +121,30 @@ def test_every_unit_is_in_one_group_and_in_a_weight(seed: int) -> None:
     for group in coupling.groups:
         held = [coupling.axis_units(m) for m in group.members if m.value in coupling.model.static]
         assert set(group.units.tolist()) <= set(np.concatenate(held).tolist())
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds)
+def test_a_group_is_connected_in_the_axis_graph(seed: int) -> None:
+    coupling = coupling_of(random_model(seed, 17, 3))
+    for group in coupling.groups:
+        inside = nx.node_connected_component(coupling.axis_graph, group.members[0])
+        assert set(group.members) <= inside
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds)
+def test_a_reason_reaches_the_axis_that_it_pins(seed: int) -> None:
+    coupling = coupling_of(random_model(seed, 17, 3))
+    for pin in coupling.pinned:
+        if not pin.op_type:
+            continue
+        way = coupling.why(pin)
+        axes, nodes = way[::2], way[1::2]
+        assert str(axes[0]) == f"{pin.value}[{pin.axis}]"
+        for a, b, node in zip(axes, axes[1:], nodes, strict=False):
+            assert coupling.axis_graph.edges[a, b]["node"] == node
+        last = axes[-1].value  # type: ignore[union-attr]
+        makers = [n for n in coupling.model.nodes if last in (*n.inputs, *n.outputs)]
+        ends = {"input": coupling.model.inputs, "output": coupling.model.outputs}.get(pin.op_type, ())
+        assert last in ends if not pin.node else pin.node in {n.label for n in makers}

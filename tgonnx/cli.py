@@ -12,6 +12,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -155,6 +156,14 @@ def inspect(
     terminal: Terminal,
     model: ModelPath,
     groups: Annotated[bool, typer.Option("--groups", help="List all members of all groups.")] = False,
+    why: Annotated[
+        str | None,
+        typer.Option(
+            "--why",
+            metavar="'GLOB'",
+            help="What keeps the axes of these weights, and how.",
+        ),
+    ] = None,
     attention: AttentionCut = "heads",
 ) -> None:
     """Show what a model costs, what can be cut together, and what cannot be cut and why."""
@@ -165,6 +174,13 @@ def inspect(
     costs, original = CostModel(coupling), coupling.model.original
     size = model.stat().st_size
     everything = terminal.verbose > 0
+    if why is not None:
+        asked = [pin for pin in coupling.pinned if why == pin.value or fnmatchcase(pin.value, why)]
+        if not asked:
+            raise UsageError(f"--why {why!r} matches no weight with an axis that stays")
+        data = [vars(pin) | {"way": [str(step) for step in coupling.why(pin)]} for pin in asked]
+        terminal.result({"why": data}, report.why_table(coupling, asked))
+        return
     terminal.result(
         report.inspect_json(str(model), original, size, coupling, costs) if terminal.json else {},
         report.overview(str(model), original, size, coupling, costs.cost()),

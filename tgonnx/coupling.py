@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 
 from tgonnx import ops
+from tgonnx.axis_graph import Axis, axis_graph, way
 from tgonnx.labels import (
     Choice,
     Classes,
@@ -42,17 +43,6 @@ SIZE_INPUTS = {
     "Resize": (2, 3),
     "Range": (0, 1, 2),
 }
-
-
-@dataclass(frozen=True)
-class Axis:
-    """An axis of a named value."""
-
-    value: str
-    axis: int
-
-    def __str__(self) -> str:
-        return f"{self.value}[{self.axis}]"
 
 
 @dataclass(frozen=True)
@@ -122,13 +112,16 @@ class Labelling:
 class Coupling:
     """The result of `analyze`.
 
-    `unit_of[label]` is the unit of each label, -1 where it is pinned.
+    `unit_of[label]` is the unit of each label, -1 where it is pinned; `class_of[label]` names its class. `ties` are
+    what made the classes, each with the number of its node.
     """
 
     model: Model
     labelling: Labelling
     views: tuple[View, ...]
     unit_of: npt.NDArray[np.int64]
+    class_of: npt.NDArray[np.int64]
+    ties: tuple[tuple[int, Tie], ...]
     groups: tuple[Group, ...]
     sites: tuple[PlacedSite, ...]
     pinned: tuple[Pinned, ...]
@@ -173,13 +166,26 @@ class Coupling:
     def axis_units(self, axis: Axis) -> npt.NDArray[np.int64]:
         return self.unit_of[self.labelling.axes[axis.value][axis.axis]]
 
+    @cached_property
     def axis_graph(self) -> nx.Graph:
-        """Axes as nodes, an edge where two axes share a unit's fate; connected components are coupled sets."""
-        graph = nx.Graph()
-        for group in self.groups:
-            nx.add_path(graph, group.members)
-            graph.add_nodes_from(group.members)
-        return graph
+        """Axes, and the operators that tie them: the components that hold units are the coupled sets."""
+        ties = ((self.model.nodes[node].label, tie) for node, tie in self.ties)
+        return axis_graph(self.labelling.axes, ties)
+
+    def why(self, pin: Pinned) -> list[Axis | str]:
+        """How the reason reaches a pinned axis: axis, node, axis, ... to an axis of the node that pins it."""
+        labels = self.labelling.axes[pin.value][pin.axis]
+        pinned = self.class_of[labels[self.unit_of[labels] < 0][0]]
+        alike = {
+            Axis(value, i)
+            for value, parts in self.labelling.axes.items()
+            for i, part in enumerate(parts)
+            if pinned in self.class_of[part]
+        }
+        ends = {"input": self.model.inputs, "output": self.model.outputs}.get(pin.op_type, ())
+        values = {name for n in self.model.nodes if n.label == pin.node for name in (*n.inputs, *n.outputs)}
+        near = [axis for axis in alike if axis.value in (values if pin.node else ends)]
+        return way(self.axis_graph.subgraph(alike), Axis(pin.value, pin.axis), near)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -257,12 +263,12 @@ class _Solver:
         self.model, self.labelling, self.views = model, labelling, views
         self.classes = Classes(labelling.size)
         self.reasons: list[tuple[str, str, str]] = []  # node, op_type, text
+        self.ties: list[tuple[int, Tie]] = []
         self.sites: list[tuple[int, Site]] = []
         self.choices: list[OpenChoice] = []
         self._seen = np.full(labelling.size, -1, np.int64)
 
     def run(self, attention: Attention) -> None:
-        ties: list[Tie] = []
         pins: list[tuple[Labels, int]] = [
             (self.labelling.all_of(self.model.inputs), self._reason("", "input", "an axis of a model input")),
             (
@@ -274,7 +280,7 @@ class _Solver:
             relations, why = self._relations(node, view)
             for relation in relations:
                 if isinstance(relation, Tie):
-                    ties.append(relation)
+                    self.ties.append((node.index, relation))
                 elif isinstance(relation, Site):
                     self.sites.append((node.index, relation))
                 elif isinstance(relation, Choice):
@@ -287,13 +293,20 @@ class _Solver:
             unsaid = self._unsaid(node, relations)
             if unsaid.size:
                 pins.append((unsaid, self._reason(node.label, node.op_type, why)))
-        if ties:
+        if self.ties:
             self.classes.union(
-                np.concatenate([t.a.ravel() for t in ties]), np.concatenate([t.b.ravel() for t in ties])
+                np.concatenate([tie.a.ravel() for _, tie in self.ties]),
+                np.concatenate([tie.b.ravel() for _, tie in self.ties]),
             )
         for labels, reason in pins:
             self.classes.pin(labels, reason)
         solve_choices(self.classes, self.choices, _Preference(self, attention))
+        for choice in self.choices:
+            for relation in choice.decided.relations if choice.decided is not None else ():
+                if isinstance(relation, Tie):
+                    self.ties.append((choice.node, relation))
+                elif isinstance(relation, Site):
+                    self.sites.append((choice.node, relation))
 
     def _reason(self, node: str, op_type: str, text: str) -> int:
         self.reasons.append((node, op_type, text))
@@ -340,6 +353,8 @@ class _Solver:
             self.labelling,
             self.views,
             unit_of,
+            roots,
+            tuple(self.ties),
             groups,
             tuple(self._placed_sites(unit_of)),
             tuple(self._pinned(roots, unit_of)),
@@ -391,9 +406,7 @@ class _Solver:
         return tuple(groups), np.where(free, unit_number[roots], -1)
 
     def _placed_sites(self, unit_of: npt.NDArray[np.int64]) -> Iterator[PlacedSite]:
-        decided = [(c.node, r) for c in self.choices if c.decided is not None for r in c.decided.relations]
-        sites = [*self.sites, *((node, r) for node, r in decided if isinstance(r, Site))]
-        for node, site in sites:
+        for node, site in self.sites:
             units = unit_of[site.labels]
             if (units >= 0).any():
                 yield PlacedSite(site.kind, node, site.input, site.axis, units)

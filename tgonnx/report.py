@@ -225,6 +225,16 @@ def pinned_table(pinned: Sequence[Pinned], everything: bool) -> Table:
     return table
 
 
+def why_table(coupling: Coupling, pinned: Sequence[Pinned]) -> Table:
+    """How the reason reaches each pinned axis, operator by operator."""
+    table = _table("Why they stay", "axis", ">kept", "way", "reason")
+    for pin in pinned:
+        nodes = [step for step in coupling.why(pin) if isinstance(step, str)]
+        way = "\n".join(dict.fromkeys([*nodes, pin.node or f"the model's {pin.op_type}"]))
+        _row(table, f"{pin.value}[{pin.axis}]", str(pin.kept), way, pin.reason)
+    return table
+
+
 def _rest(table: Table, count: int, what: str) -> None:
     if count > 0:
         _row(table, f"and {count} {what} (-v shows all)", style="dim")

@@ -1,0 +1,53 @@
+"""The axis graph: axes of values as nodes, an edge where an operator ties labels of both.
+
+Labels are solved as arrays (`labels`); which axes hang together, and through which operators, is read off here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import networkx as nx
+import numpy as np
+
+from tgonnx.labels import Labels, Tie
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a named value."""
+
+    value: str
+    axis: int
+
+    def __str__(self) -> str:
+        return f"{self.value}[{self.axis}]"
+
+
+def axis_graph(axes: Mapping[str, Sequence[Labels]], ties: Iterable[tuple[str, Tie]]) -> nx.Graph:
+    """Every axis that has labels, and an edge for each pair of tied axes, with the first `node` that ties them.
+
+    `axes` are the labels of each axis of each value, numbered in this order; `ties` come with their node's name.
+    """
+    names = [Axis(value, i) for value, parts in axes.items() for i in range(len(parts))]
+    owner = np.repeat(np.arange(len(names)), [len(part) for parts in axes.values() for part in parts])
+    graph = nx.Graph()
+    graph.add_nodes_from(names)
+    for node, tie in ties:
+        pairs = np.unique(np.stack([owner[tie.a.ravel()], owner[tie.b.ravel()]]), axis=1)
+        for a, b in pairs.T.tolist():
+            if not graph.has_edge(names[a], names[b]):
+                graph.add_edge(names[a], names[b], node=node)
+    return graph
+
+
+def way(graph: nx.Graph, start: Axis, ends: Iterable[Axis]) -> list[Axis | str]:
+    """The shortest way from an axis to the nearest of `ends`: axis, node, axis, ... ; empty if there is none."""
+    paths = nx.single_source_shortest_path(graph, start) if start in graph else {}
+    axes: list[Axis] = min((paths[end] for end in ends if end in paths), key=len, default=[])
+    steps: list[Axis | str] = [*axes[:1]]
+    for a, b in pairwise(axes):
+        steps += [graph.edges[a, b]["node"], b]
+    return steps
