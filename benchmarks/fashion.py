@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 import tgonnx as tg
-from tgonnx.data import open_dataset, validate
+from tgonnx.data import open_dataset
+from tgonnx.fitting import validate
 from tgonnx.metric import Metric
 from tgonnx.prune import BATCH, LR, steps_for
 from tgonnx.training import Journal, Recipe, Task, Teacher, fine_tune, refresh_statistics

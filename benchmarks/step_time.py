@@ -15,9 +15,10 @@ import numpy as np
 
 from tgonnx.cost import CostModel
 from tgonnx.coupling import analyze
-from tgonnx.data import arrays, open_dataset, validate
+from tgonnx.data import arrays, open_dataset
 from tgonnx.engines import EngineName
 from tgonnx.feeds import random_feeds
+from tgonnx.fitting import validate
 from tgonnx.model import load
 from tgonnx.passes.add_objective import MU, RHO, Penalty
 from tgonnx.passes.insert_gates import insert_gates

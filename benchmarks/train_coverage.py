@@ -31,13 +31,14 @@ from rich.table import Table
 from tgonnx import engines
 from tgonnx.cost import CostModel
 from tgonnx.coupling import analyze
-from tgonnx.data import Batch, Fit
 from tgonnx.engines.check import TOLERANCE, judge, relaxed
 from tgonnx.feeds import random_feeds
+from tgonnx.fitting import Fit
 from tgonnx.model import load
 from tgonnx.passes.add_objective import MU, RHO, Penalty
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.prepare_training import SMALLEST_BATCH
+from tgonnx.samples import Batch
 from tgonnx.training import Recipe, Task, Teacher, make_spec
 
 AGREE = 1e-4

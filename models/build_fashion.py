@@ -15,9 +15,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tgonnx.data import Batch, Dataset, Split, arrays, open_dataset, validate
+from tgonnx.data import arrays, open_dataset
 from tgonnx.emit import Emitter, Value
+from tgonnx.fitting import validate
 from tgonnx.metric import Metric
+from tgonnx.samples import Batch, Dataset, Split
 from tgonnx.training import Journal, Progress, Recipe, Task, Teacher, fine_tune, refresh_statistics
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")

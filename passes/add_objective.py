@@ -25,9 +25,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from tgonnx.cost import CostModel, Kind
-from tgonnx.data import Fit
 from tgonnx.emit import Emitter, Value
 from tgonnx.errors import UnsupportedError
+from tgonnx.fitting import Fit
 from tgonnx.passes.insert_gates import GATES
 
 ANSWER = "tgonnx.answer"  # labels int64 or targets float32, one per sample

@@ -14,6 +14,8 @@ from PIL import Image
 
 from tgonnx import data
 from tgonnx.errors import DataError, UsageError
+from tgonnx.fitting import Fit, validate
+from tgonnx.samples import Dataset
 
 
 def classifier(batch: str = "N") -> onnx.ModelProto:
@@ -30,7 +32,7 @@ def good(count: int = 40) -> dict[str, Any]:
     return {"image": images, "label": rng.integers(0, 16, count)}
 
 
-def opened(values: Mapping[str, Any]) -> data.Dataset:
+def opened(values: Mapping[str, Any]) -> Dataset:
     return data.open_dataset(data.arrays(values), classifier())
 
 
@@ -39,7 +41,7 @@ def test_npz_and_its_path_and_its_arrays_are_the_same(tmp_path: Path) -> None:
     for form in (tmp_path / "d.npz", str(tmp_path / "d.npz"), data.npz(tmp_path / "d.npz"), good()):
         dataset = data.open_dataset(form, classifier())
         assert (len(dataset.train), len(dataset.held_out or ())) == (36, 4)
-        assert data.validate(dataset, classifier()) == data.Fit("ce", "logits", 1)
+        assert validate(dataset, classifier()) == Fit("ce", "logits", 1)
 
 
 def test_the_held_out_tenth_is_always_the_same_and_disjoint() -> None:
@@ -87,7 +89,7 @@ def test_feeds_and_calibration_readers() -> None:
     for form in (items, (item for item in items), Reader(), data.feeds(items)):
         dataset = data.open_dataset(form, classifier())  # type: ignore[arg-type]
         assert len(dataset.train) == 36
-        assert data.validate(dataset, classifier()).loss == "distill"
+        assert validate(dataset, classifier()).loss == "distill"
 
 
 def make_images(root: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
@@ -101,7 +103,7 @@ def make_images(root: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
 def test_a_folder_of_images(tmp_path: Path) -> None:
     dataset = data.open_dataset(make_images(tmp_path / "images"), classifier())
     assert dataset.classes == ("cat", "dog")
-    assert data.validate(dataset, classifier()).loss == "ce"
+    assert validate(dataset, classifier()).loss == "ce"
     batch = dataset.train.take(np.arange(9))
     assert batch.feeds["image"].shape == (9, 1, 4, 4)
     assert batch.answer is not None
@@ -128,9 +130,9 @@ def test_targets_and_losses() -> None:
     targets = np.random.default_rng(0).random((40, 16), np.float32)
     dataset = opened({"image": good()["image"], "target": targets})
     for loss, want in (("auto", "mse"), ("l1", "l1"), ("bce", "bce"), ("distill", "distill")):
-        assert data.validate(dataset, classifier(), loss).loss == want
+        assert validate(dataset, classifier(), loss).loss == want
     with pytest.raises(UsageError, match="unknown loss"):
-        data.validate(dataset, classifier(), "huber")
+        validate(dataset, classifier(), "huber")
 
 
 def test_the_class_axis_is_found_by_shape() -> None:
@@ -140,7 +142,7 @@ def test_the_class_axis_is_found_by_shape() -> None:
     x = np.zeros((4, 6, 3), np.float32)
     for shape, axis in (((4, 6), 2), ((4, 3), 1)):
         dataset = data.open_dataset({"x": x, "label": np.zeros(shape, np.int64)}, tagger)
-        assert data.validate(dataset, tagger).class_axis == axis
+        assert validate(dataset, tagger).class_axis == axis
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -173,23 +175,23 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_bad_arrays_are_refused(case: str) -> None:
     values, message = BAD[case]
     with pytest.raises(DataError, match=message):
-        data.validate(opened(values), classifier())
+        validate(opened(values), classifier())
 
 
 def test_losses_need_their_answers() -> None:
     unlabelled = opened({"image": good()["image"]})
     with pytest.raises(DataError, match="loss ce needs an array 'label'"):
-        data.validate(unlabelled, classifier(), "ce")
+        validate(unlabelled, classifier(), "ce")
     with pytest.raises(DataError, match="loss mse needs an array 'target'"):
-        data.validate(opened(good()), classifier(), "mse")
+        validate(opened(good()), classifier(), "mse")
     beyond = opened({"image": good()["image"], "target": np.full((40, 16), 2.0)})
     with pytest.raises(DataError, match=r"within 0\.\.1"):
-        data.validate(beyond, classifier(), "bce")
+        validate(beyond, classifier(), "bce")
 
 
 def test_a_fixed_batch_needs_that_many_samples() -> None:
     with pytest.raises(DataError, match="the model's batch is fixed at 64"):
-        data.validate(opened(good()), classifier("64"))
+        validate(opened(good()), classifier("64"))
 
 
 def test_a_file_that_is_no_npz(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, parser
 from tgonnx import gates
 from tgonnx.cost import KINDS, CostModel, Kind
 from tgonnx.coupling import Coupling, analyze
-from tgonnx.data import Fit
 from tgonnx.engines import gradients
 from tgonnx.engines.trainer import session
 from tgonnx.errors import UnsupportedError
+from tgonnx.fitting import Fit
 from tgonnx.model import load
 from tgonnx.passes.add_objective import ANSWER, COST, LOSS, MU, RHO, TASK, TEACHER, Penalty, add_objective
 from tgonnx.passes.insert_gates import GATES, insert_gates

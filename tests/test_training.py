@@ -12,7 +12,8 @@ from small_task import network, samples
 
 from tgonnx.cost import Target
 from tgonnx.coupling import Coupling, analyze
-from tgonnx.data import arrays, open_dataset, validate
+from tgonnx.data import arrays, open_dataset
+from tgonnx.fitting import validate
 from tgonnx.metric import Metric
 from tgonnx.model import load
 from tgonnx.training import (

@@ -11,10 +11,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tgonnx import engines
-from tgonnx.data import Batch, Fit
 from tgonnx.engines.check import judge
 from tgonnx.engines.versions import newest_versions
+from tgonnx.fitting import Fit
 from tgonnx.model import load
+from tgonnx.samples import Batch
 from tgonnx.training import Recipe, Task, Teacher, make_spec
 
 TRAINS = engines.choose() == "ort-training"

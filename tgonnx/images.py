@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tgonnx.data import Dataset, Split, element_type, hold_out
 from tgonnx.errors import DataError, InstallationError, UsageError
+from tgonnx.samples import Dataset, Split, element_type, hold_out
 from tgonnx.verify import describe_type
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")

@@ -9,9 +9,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tgonnx.data import Fit, Split
 from tgonnx.feeds import model_inputs
+from tgonnx.fitting import Fit
 from tgonnx.runtime import Feeds, Session, open_session
+from tgonnx.samples import Split
 
 Array = NDArray[Any]
 BATCH = 250

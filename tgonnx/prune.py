@@ -16,9 +16,10 @@ from onnx import numpy_helper
 
 from tgonnx.cost import Cost, CostModel, Target
 from tgonnx.coupling import Attention, Coupling, analyze
-from tgonnx.data import Array, Data, Dataset, Fit, open_dataset, validate
+from tgonnx.data import Data, open_dataset
 from tgonnx.engines import Device, EngineName
 from tgonnx.errors import ModelError, TargetError, UnsupportedError, UsageError, VerificationError
+from tgonnx.fitting import Fit, validate
 from tgonnx.gates import Shape
 from tgonnx.metric import Metric, fixed_batch
 from tgonnx.model import Model, Source, load
@@ -26,6 +27,7 @@ from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.prepare_training import prepare_training
 from tgonnx.passes.remove_channels import apply, remove_channels
 from tgonnx.runtime import Feeds, open_session
+from tgonnx.samples import Array, Dataset
 from tgonnx.saving import save
 from tgonnx.selection import Mask, fit, select
 from tgonnx.training import (

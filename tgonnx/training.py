@@ -26,11 +26,11 @@ from onnx import numpy_helper
 
 from tgonnx.cost import CostModel, Target
 from tgonnx.coupling import Coupling
-from tgonnx.data import Array, Batch, Fit, Split
 from tgonnx.engines import Device, EngineName, ParameterGroup, StepSpec, Trainer, build
 from tgonnx.engines.rehearsal import rehearse
 from tgonnx.engines.trainer import session
 from tgonnx.errors import DivergedError
+from tgonnx.fitting import Fit
 from tgonnx.gates import Shape
 from tgonnx.metric import Metric, fixed_batch
 from tgonnx.passes.add_objective import (
@@ -47,6 +47,7 @@ from tgonnx.passes.add_objective import (
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.prepare_training import LOGITS, prepare_training
 from tgonnx.runtime import Feeds, Session, open_session
+from tgonnx.samples import Array, Batch, Split
 from tgonnx.selection import floors
 
 Phase = Literal["search", "commit", "fine-tune"]
