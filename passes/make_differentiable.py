@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import onnx.inliner
-import onnx.shape_inference
 import onnx.version_converter
 from onnx import FunctionProto, ModelProto, NodeProto, OperatorSetIdProto, helper
 
 import tgonnx.gates
 import tgonnx.ops  # noqa: F401  (both fill the table)
+from tgonnx.definitions import opset_of, write_out
 from tgonnx.emit import Emitter, attributes_of
 from tgonnx.errors import UnsupportedError
 from tgonnx.ops.registry import gradient
@@ -50,40 +49,14 @@ def make_differentiable(
     return model
 
 
-def opset_of(model: ModelProto) -> int:
-    """The version of the standard operators that the model imports."""
-    return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
-
-
 def _spelled_out(model: ModelProto, newest: int | None) -> ModelProto:
     """Standard operators that have neither a gradient row nor a form at opset `newest`, as their definitions."""
-    opset = opset_of(model)
-    found = set()
-    for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, opset, ""):
-            continue
-        schema = onnx.defs.get_schema(node.op_type, opset, "")
-        kinds = ("has_function", "has_context_dependent_function")
-        defined = any(getattr(schema, kind) for kind in kinds)
-        too_new = newest is not None and not onnx.defs.has(node.op_type, newest, "")
-        if defined and (too_new or gradient.get(node.op_type, "") is None) and node.op_type not in _STEPS:
-            found.add(("", node.op_type))
-    if not found:
-        return model
-    typed = onnx.shape_inference.infer_shapes(model)
-    typed.graph.value_info.extend(
-        helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
-    )
-    for node in typed.graph.node:  # a definition refers to attributes that the node may leave out
-        if ("", node.op_type) in found:
-            given = {attribute.name for attribute in node.attribute}
-            known = onnx.defs.get_schema(node.op_type, opset, "").attributes
-            node.attribute.extend(
-                a.default_value for n, a in known.items() if n not in given and a.default_value.name
-            )
-    result = onnx.inliner.inline_selected_functions(typed, sorted(found), inline_schema_functions=True)
-    del result.graph.value_info[:]
-    return result
+
+    def wanted(op_type: str) -> bool:
+        too_new = newest is not None and not onnx.defs.has(op_type, newest, "")
+        return (too_new or gradient.get(op_type, "") is None) and op_type not in _STEPS
+
+    return write_out(model, wanted)
 
 
 def _convert(model: ModelProto, newest: int | None) -> ModelProto:

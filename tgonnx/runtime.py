@@ -1,7 +1,8 @@
 """Running a model on any installed onnxruntime, and saying what really ran it.
 
 Runtimes lag behind the standard: onnxruntime-training 1.19.2 ends at opset 21 and IR version 10. A model
-beyond that runs by the first way that works: an older IR version, an older opset, onnx's own evaluator.
+beyond that runs by the first way that works: an older IR version, an older opset (newer operators being written as
+their definitions), onnx's own evaluator.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from tgonnx.definitions import write_out
 from tgonnx.errors import InstallationError, ModelError, UnsupportedError
 from tgonnx.saving import save
 from tgonnx.wellformed import describe, without_initializers
@@ -90,7 +92,8 @@ def _forms(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
         yield f", on a copy with IR version {SAFE_IR}", _with_ir(model, SAFE_IR)
     if opset > SAFE_OPSET:
         try:
-            copy = onnx.version_converter.convert_version(model, SAFE_OPSET)
+            copy = write_out(model, lambda op_type: not onnx.defs.has(op_type, SAFE_OPSET, ""))
+            copy = onnx.version_converter.convert_version(copy, SAFE_OPSET)
         except Exception:  # no adapter for an operator: the next form is tried
             return
         yield f", on a copy converted from opset {opset} to {SAFE_OPSET}", _with_ir(copy, SAFE_IR)

@@ -160,4 +160,4 @@ def resize_rotary_embedding(view: View, cut: Cut) -> None:
     elif "num_heads" in view.attributes and view.attribute("num_heads"):
         cut.set_attribute("num_heads", cut.size(x[1]))
     if size := view.attribute("rotary_embedding_dim", 0):
-        cut.set_attribute("rotary_embedding_dim", int(keep.any(axis=0)[:size].sum()))
+        cut.set_attribute("rotary_embedding_dim", int(keep[:, :size].any(axis=0).sum()))

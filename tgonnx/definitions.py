@@ -1,0 +1,49 @@
+"""Standard operators written as their own definitions: what the standard says of them, in older operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx.inliner
+import onnx.shape_inference
+from onnx import ModelProto, defs, helper
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of the standard operators that the model imports."""
+    return next((int(o.version) for o in model.opset_import if o.domain in STANDARD_DOMAINS), 1)
+
+
+def write_out(model: ModelProto, wanted: Callable[[str], bool]) -> ModelProto:
+    """A copy in which the operators that are `wanted` and have a definition are replaced by it.
+
+    The model itself if there are none. Raises what onnx raises for a model that it cannot infer shapes of.
+    """
+    opset = opset_of(model)
+    found = {n.op_type for n in model.graph.node if n.domain in STANDARD_DOMAINS and _defined(n.op_type, opset)}
+    chosen = sorted(("", op_type) for op_type in found if wanted(op_type))
+    if not chosen:
+        return model
+    typed = onnx.shape_inference.infer_shapes(model)
+    typed.graph.value_info.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
+    )
+    for node in typed.graph.node:  # a definition refers to attributes that the node may leave out
+        if ("", node.op_type) in chosen and node.domain in STANDARD_DOMAINS:
+            given = {attribute.name for attribute in node.attribute}
+            known = defs.get_schema(node.op_type, opset, "").attributes
+            node.attribute.extend(
+                a.default_value for n, a in known.items() if n not in given and a.default_value.name
+            )
+    result = onnx.inliner.inline_selected_functions(typed, chosen, inline_schema_functions=True)
+    del result.graph.value_info[:]
+    return result
+
+
+def _defined(op_type: str, opset: int) -> bool:
+    if not defs.has(op_type, opset, ""):
+        return False
+    schema = defs.get_schema(op_type, opset, "")
+    return bool(schema.has_function or schema.has_context_dependent_function)
