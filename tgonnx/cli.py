@@ -58,7 +58,15 @@ TargetText = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
-RoundTo = Annotated[int, typer.Option("--round-to", min=1, help="Keep a multiple of this many units.")]
+RoundTo = Annotated[
+    int | None,
+    typer.Option(
+        "--round-to",
+        min=1,
+        help="Keep multiples of this many units; auto: up to 8 where the target allows it, which runtimes like.",
+        show_default="auto",
+    ),
+]
 MinChannels = Annotated[int, typer.Option("--min-channels", min=1, help="Keep at least this many units.")]
 Freeze = Annotated[
     list[str] | None,
@@ -304,7 +312,7 @@ def prune(
     gradient: Annotated[
         Literal["one", "sigmoid", "tanh"], typer.Option("--gradient", help="Shape of a gate's derivative.")
     ] = "one",
-    round_to: RoundTo = 1,
+    round_to: RoundTo = None,
     min_channels: MinChannels = 1,
     freeze: Freeze = None,
     weights: Annotated[
@@ -382,7 +390,7 @@ def mask(
     criterion: Annotated[
         Literal["l2", "random"], typer.Option("--criterion", help="How units are ranked.")
     ] = "l2",
-    round_to: RoundTo = 1,
+    round_to: RoundTo = None,
     min_channels: MinChannels = 1,
     freeze: Freeze = None,
     attention: AttentionCut = "heads",

@@ -29,7 +29,7 @@ from tgonnx.passes.remove_channels import apply, remove_channels
 from tgonnx.runtime import Feeds, open_session
 from tgonnx.samples import Array, Dataset
 from tgonnx.saving import save
-from tgonnx.selection import Mask, fit, select
+from tgonnx.selection import CLOSE, Mask, fit, select
 from tgonnx.training import (
     WATCHED,
     Journal,
@@ -50,7 +50,6 @@ SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if 
 SEARCH_EPOCHS, TUNE_EPOCHS = 2, 4
 LR = 5e-4  # a trained network that learns faster forgets what it knew
 CHECKED_BATCHES = 2
-CLOSE = 0.99  # a target is met closely above this share of it
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class _Plan:
     coupling: Coupling
     target: Target
     goal: Target
-    round_to: int
+    round_to: int | None
     min_channels: int
     freeze: tuple[str, ...]
 
@@ -119,7 +118,7 @@ def prune(
     gate_lr: float = 0.02,
     lambda_: float | Literal["auto"] = "auto",
     gradient: Shape = "one",
-    round_to: int = 1,
+    round_to: int | None = None,
     min_channels: int = 1,
     freeze: Sequence[str] = (),
     weights: Literal["train", "frozen"] = "train",
@@ -133,7 +132,8 @@ def prune(
     """Make a model cheaper by deleting channels, learning which ones; without data, by the size of their
     weights.
 
-    `target` defaults to half of the FLOPs. `epochs` counts all passes over the data, of which a third goes to
+    `target` defaults to half of the FLOPs. Groups keep multiples of `round_to` units, by default up to 8, as far as
+    the target can be met closely. `epochs` counts all passes over the data, of which a third goes to
     the search; without it, the number depends on the amount of data. `weights="frozen"` learns gates only and
     trains nothing afterwards. `lambda_` "auto" adapts the weight of the cost. `seed` determines a run.
 
@@ -228,7 +228,7 @@ def embed(full: onnx.ModelProto, pruned: onnx.ModelProto, coupling: Coupling, ma
 
 
 def _reachable(
-    coupling: Coupling, target: Target, round_to: int, min_channels: int, freeze: tuple[str, ...]
+    coupling: Coupling, target: Target, round_to: int | None, min_channels: int, freeze: tuple[str, ...]
 ) -> Target:
     """The target, or the least ratio above it that can be met."""
     scores = np.zeros(coupling.units)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -20,6 +19,8 @@ from tgonnx.coupling import Attention, Coupling, Group
 from tgonnx.errors import TargetError, UsageError
 
 Open = npt.NDArray[np.bool_]
+BLOCK = 8  # onnxruntime's fast convolutions work on blocks of this many channels
+CLOSE = 0.99  # a target is met closely above this share of it
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,6 @@ class Mask:
             raise UsageError(f"{path}: not a mask file ({error})") from error
         return cls(np.concatenate(parts) if parts else np.zeros(0, bool), tuple(groups), attention)
 
-    def digest(self) -> str:
-        return hashlib.sha256(np.packbits(self.open).tobytes()).hexdigest()[:12]
-
 
 def _outline(coupling: Coupling) -> tuple[tuple[str, int], ...]:
     return tuple((group.name, group.size) for group in coupling.groups)
@@ -115,11 +113,9 @@ def _matches(coupling: Coupling, group: Group, pattern: str) -> bool:
     return pattern in names or any(fnmatch.fnmatchcase(name, pattern) for name in names)  # names have [ and ]
 
 
-def floors(
-    coupling: Coupling, min_channels: int = 1, round_to: int = 1, freeze: Sequence[str] = ()
-) -> npt.NDArray[np.int64]:
+def floors(coupling: Coupling, min_channels: int = 1, freeze: Sequence[str] = ()) -> npt.NDArray[np.int64]:
     """The fewest units that each group may keep."""
-    fewest = np.array([min(max(min_channels, round_to, 1), g.size) for g in coupling.groups], np.int64)
+    fewest = np.array([min(max(min_channels, 1), g.size) for g in coupling.groups], np.int64)
     for number in frozen_groups(coupling, freeze):
         fewest[number] = coupling.groups[number].size
     return fewest
@@ -130,7 +126,7 @@ def select(
     target: Target,
     criterion: Literal["random", "l2"] = "random",
     seed: int = 0,
-    round_to: int = 1,
+    round_to: int | None = None,
     min_channels: int = 1,
     freeze: Sequence[str] = (),
 ) -> Mask:
@@ -157,21 +153,48 @@ def fit(
     coupling: Coupling,
     scores: npt.NDArray[np.float64],
     target: Target,
-    round_to: int = 1,
+    round_to: int | None = None,
     min_channels: int = 1,
     freeze: Sequence[str] = (),
 ) -> Mask:
     """The mask that keeps the units of highest score and meets `target`: at most it, and as close as units allow.
 
     Units are closed from the lowest score upwards until the target is met; then units that were closed on the way
-    are opened again, the highest score first, where the target still allows it.
+    are opened again, the highest score first, where the target still allows it. Groups keep multiples of `round_to`
+    units; by default of a power of two up to `BLOCK`, the largest that meets the target closely.
+    Raises TargetError if the target cannot be met.
     """
+    sizes = np.array([group.size for group in coupling.groups], np.int64)
+    if round_to is not None:
+        return _fit(coupling, scores, target, np.full_like(sizes, round_to), min_channels, freeze)
     model = CostModel(coupling)
-    fewest = floors(coupling, min_channels, round_to, freeze)
-    closable = _closable(coupling, np.argsort(scores, kind="stable"), fewest, round_to)
+    coarse = 2 ** np.floor(np.log2(np.maximum(sizes // 4, 1))).astype(np.int64)  # four sizes to choose from
+    for block in (BLOCK, BLOCK // 2, BLOCK // 4):
+        try:
+            mask = _fit(coupling, scores, target, np.minimum(coarse, block), min_channels, freeze)
+        except TargetError:
+            continue
+        if model.ratio(mask.open, target.kind) >= CLOSE * target.value:
+            return mask
+    return _fit(coupling, scores, target, np.ones_like(sizes), min_channels, freeze)
+
+
+def _fit(
+    coupling: Coupling,
+    scores: npt.NDArray[np.float64],
+    target: Target,
+    steps: npt.NDArray[np.int64],
+    min_channels: int,
+    freeze: Sequence[str],
+) -> Mask:
+    """`fit` where each group keeps a multiple of its own step."""
+    model = CostModel(coupling)
+    sizes = np.array([group.size for group in coupling.groups], np.int64)
+    fewest = np.maximum(floors(coupling, min_channels, freeze), np.minimum(steps, sizes))
+    closable = _closable(coupling, np.argsort(scores, kind="stable"), fewest, steps)
     low, high = 0, len(closable)
-    if model.ratio(_mask_of(coupling, closable, high), target.kind) > target.value + 1e-9:
-        least = model.ratio(_mask_of(coupling, closable, high), target.kind)
+    least = model.ratio(_mask_of(coupling, closable, high), target.kind)
+    if least > target.value + 1e-9:
         raise TargetError(f"{target}: at least {least:.3f} of the {target.kind} must stay")
     while low < high:
         middle = (low + high) // 2
@@ -185,16 +208,19 @@ def fit(
 
 
 def _closable(
-    coupling: Coupling, order: npt.NDArray[np.int64], fewest: npt.NDArray[np.int64], round_to: int
+    coupling: Coupling,
+    order: npt.NDArray[np.int64],
+    fewest: npt.NDArray[np.int64],
+    steps: npt.NDArray[np.int64],
 ) -> list[npt.NDArray[np.int64]]:
-    """Batches of units to close, in order; a group is cut in steps that leave multiples of `round_to`."""
+    """Batches of units to close, in order; a group is cut so that multiples of its step are left."""
     left = np.array([g.size for g in coupling.groups], np.int64)
     waiting: list[list[int]] = [[] for _ in left]
     guards = _Guards(coupling)
     batches = []
     for unit in order.tolist():
         group = coupling.group_of[unit]
-        step = left[group] % round_to or round_to
+        step = left[group] % steps[group] or steps[group]
         if left[group] - step < fewest[group] or not guards.close(unit):
             continue
         waiting[group].append(unit)
@@ -230,7 +256,7 @@ def random_mask(coupling: Coupling, keep: float, seed: int = 0) -> Mask:
     """Keep a fraction of every group, at least one unit, drawn at random."""
     rng = np.random.default_rng(seed)
     fewest = np.array([max(1, int(np.ceil(g.size * keep))) for g in coupling.groups], np.int64)
-    closed = _closable(coupling, rng.permutation(coupling.units), fewest, 1)
+    closed = _closable(coupling, rng.permutation(coupling.units), fewest, np.ones_like(fewest))
     return Mask.of(coupling, _mask_of(coupling, closed, len(closed)))
 
 

@@ -365,7 +365,7 @@ def search_floors(
     even = target.value if target.kind == "channels" else math.sqrt(target.value)
     share = min(FLOOR, 0.67 * even)
     sizes = np.array([group.size for group in coupling.groups], np.int64)
-    fewest = floors(coupling, min_channels, 1, freeze)
+    fewest = floors(coupling, min_channels, freeze)
     return np.asarray(np.maximum(fewest, np.ceil(share * sizes)), np.int64)
 
 
