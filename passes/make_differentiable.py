@@ -9,10 +9,12 @@ from onnx import FunctionProto, ModelProto, NodeProto, OperatorSetIdProto, helpe
 
 import tgonnx.gates
 import tgonnx.ops  # noqa: F401  (both fill the table)
-from tgonnx.definitions import opset_of, write_out
+from tgonnx.definitions import SETTLED, opset_of, write_out
 from tgonnx.emit import Emitter, attributes_of
 from tgonnx.errors import UnsupportedError
+from tgonnx.model import fold
 from tgonnx.ops.registry import gradient
+from tgonnx.passes.normalize import ConstantsToInitializers
 
 M = TypeVar("M", ModelProto, NodeProto, FunctionProto, OperatorSetIdProto)
 OLDEST = 18
@@ -53,10 +55,13 @@ def _spelled_out(model: ModelProto, newest: int | None) -> ModelProto:
     """Standard operators that have neither a gradient row nor a form at opset `newest`, as their definitions."""
 
     def wanted(op_type: str) -> bool:
-        too_new = newest is not None and not onnx.defs.has(op_type, newest, "")
+        too_new = newest is not None and not onnx.defs.has(op_type, min(newest, SETTLED), "")
         return (too_new or gradient.get(op_type, "") is None) and op_type not in _STEPS
 
-    return write_out(model, wanted)
+    written = write_out(model, wanted)
+    if written is model:
+        return model
+    return fold(ConstantsToInitializers()(written).model, {})[0]  # definitions compute axes and sizes
 
 
 def _convert(model: ModelProto, newest: int | None) -> ModelProto:

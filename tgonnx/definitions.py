@@ -9,6 +9,7 @@ import onnx.shape_inference
 from onnx import ModelProto, defs, helper
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+SETTLED = 21  # every supported runtime has the operators of this opset; newer ones only some
 
 
 def opset_of(model: ModelProto) -> int:

@@ -131,7 +131,7 @@ def load(source: Source, sizes: Mapping[str, Shape] | None = None) -> Model:
     proto.CopyFrom(original)
     steps = (InlineFunctions(), ConstantsToInitializers(), ResolveInitializerAliases())
     proto = Pipeline(steps)(proto).model
-    proto, first, second = _fold(proto, sizes or {})
+    proto, first, second = fold(proto, sizes or {})
     proto = UnshareConstants()(proto).model
     for state in (first, second):
         for tensor in proto.graph.initializer:
@@ -140,7 +140,8 @@ def load(source: Source, sizes: Mapping[str, Shape] | None = None) -> Model:
     return Model(original, proto, first, second, name)
 
 
-def _fold(proto: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[onnx.ModelProto, Sweep, Sweep]:
+def fold(proto: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[onnx.ModelProto, Sweep, Sweep]:
+    """Store what depends on no dynamic axis; `proto` is changed. Its shapes under two bindings come with it."""
     first, second = _sweeps(proto, sizes)
     for _ in range(3):  # a branch that was inlined may bring more to fold
         nodes = len(proto.graph.node)

@@ -18,15 +18,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tgonnx.definitions import write_out
+from tgonnx.definitions import SETTLED, write_out
 from tgonnx.errors import InstallationError, ModelError, UnsupportedError
 from tgonnx.saving import save
 from tgonnx.wellformed import describe, without_initializers
 
 Feeds = dict[str, NDArray[Any]]
-# The newest that every supported runtime runs.
-SAFE_OPSET = 21
-SAFE_IR = 10
+SAFE_IR = 10  # the newest that every supported runtime reads
 
 
 @dataclass(frozen=True)
@@ -90,13 +88,13 @@ def _forms(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if model.ir_version > SAFE_IR:
         yield f", on a copy with IR version {SAFE_IR}", _with_ir(model, SAFE_IR)
-    if opset > SAFE_OPSET:
+    if opset > SETTLED:
         try:
-            copy = write_out(model, lambda op_type: not onnx.defs.has(op_type, SAFE_OPSET, ""))
-            copy = onnx.version_converter.convert_version(copy, SAFE_OPSET)
+            copy = write_out(model, lambda op_type: not onnx.defs.has(op_type, SETTLED, ""))
+            copy = onnx.version_converter.convert_version(copy, SETTLED)
         except Exception:  # no adapter for an operator: the next form is tried
             return
-        yield f", on a copy converted from opset {opset} to {SAFE_OPSET}", _with_ir(copy, SAFE_IR)
+        yield f", on a copy converted from opset {opset} to {SETTLED}", _with_ir(copy, SAFE_IR)
 
 
 def _with_ir(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
