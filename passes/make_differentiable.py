@@ -12,8 +12,9 @@ import tgonnx.ops  # noqa: F401  (both fill the table)
 from tgonnx.definitions import SETTLED, opset_of, write_out
 from tgonnx.emit import Emitter, attributes_of
 from tgonnx.errors import UnsupportedError
+from tgonnx.gradient_row import Row, Types
 from tgonnx.model import fold
-from tgonnx.ops.registry import gradient
+from tgonnx.ops.registry import definition, gradient
 from tgonnx.passes.normalize import ConstantsToInitializers
 
 M = TypeVar("M", ModelProto, NodeProto, FunctionProto, OperatorSetIdProto)
@@ -25,8 +26,8 @@ _STEPS = {"Range", "Bernoulli"}
 def make_differentiable(
     model: ModelProto, newest: int | None = None, newest_ir: int | None = None
 ) -> ModelProto:
-    """A copy at opset 18 or later (at most `newest`), with BatchNormalization statistics explicit and
-    Einsum of one operand as sum and transpose.
+    """A copy at opset 18 or later (at most `newest`), with BatchNormalization statistics explicit, Einsum of one
+    operand as sum and transpose, and definitions in place of forms that no gradient row reaches.
 
     Raises UnsupportedError if the opset cannot be converted.
     """
@@ -35,7 +36,7 @@ def make_differentiable(
     if newest_ir is not None:
         model.ir_version = min(model.ir_version, newest_ir)
     nodes: list[NodeProto] = []
-    for index, node in enumerate(model.graph.node):
+    for index, node in enumerate(_defined(model)):
         if node.op_type == "BatchNormalization":
             nodes.extend(_explicit_statistics(node, index))
         else:
@@ -62,6 +63,27 @@ def _spelled_out(model: ModelProto, newest: int | None) -> ModelProto:
     if written is model:
         return model
     return fold(ConstantsToInitializers()(written).model, {})[0]  # definitions compute axes and sizes
+
+
+def _defined(model: ModelProto) -> list[NodeProto]:
+    """The nodes, with what an operator's `definition` emits in place of those that have one."""
+    found = list(model.graph.node)
+    if not any(definition.get(node.op_type, node.domain) for node in found):
+        return found
+    types, opset = Types.of(model), opset_of(model)
+    nodes: list[NodeProto] = []
+    for node in found:
+        define = definition.get(node.op_type, node.domain)
+        emitter = Emitter(f"{next(filter(None, node.output), '')}/steps/")
+        outputs = define(Row(node, emitter, types, [], []), opset) if define else None
+        if outputs is None:
+            nodes.append(node)
+            continue
+        for name, value in zip(node.output, outputs, strict=False):
+            if name and value is not None:
+                emitter.nodes.append(helper.make_node("Identity", [value.name], [name], name=f"{name}/whole"))
+        nodes.extend(emitter.nodes)
+    return nodes
 
 
 def _convert(model: ModelProto, newest: int | None) -> ModelProto:

@@ -45,7 +45,7 @@ _WEIGHTS: Mapping[str, tuple[int, ...]] = {
     "GroupNormalization": (1, 2),
     "LayerNormalization": (1, 2),
     "RMSNormalization": (1,),
-    "LSTM": (1, 2, 3),
+    "LSTM": (1, 2, 3, 7),
     "GRU": (1, 2, 3),
     "RNN": (1, 2, 3),
 }

@@ -416,6 +416,42 @@ RECURRENT = [
         )
     ),
 ]
+LENGTHS = np.array([3, 1], np.int32)
+
+
+def recurrent(op_type: str, directions: int, used: tuple[int, ...], inputs: str, **attributes: Any) -> Case:
+    """Four steps, two sequences; `inputs` are the optional ones: bias, lengths, states, peepholes (b l h c p)."""
+    d, gates = directions, {"LSTM": 4, "GRU": 3, "RNN": 1}[op_type]
+    optional = {"b": (d, 2 * gates * 3), "l": LENGTHS, "h": (d, 2, 3), "c": (d, 2, 3), "p": (d, 9)}
+    chosen: list[Any] = [(4, 2, 2), (d, gates * 3, 2), (d, gates * 3, 3)]
+    chosen += [optional[key] if key in inputs else None for key in "blhcp"[: 5 if op_type == "LSTM" else 3]]
+    options = {"hidden_size": 3, **attributes}
+    count = 3 if op_type == "LSTM" else 2
+    return Case(op_type, chosen, options, count, used, opset=14, runtime=True, eps=1e-3)  # small: kinks
+
+
+BOTH: dict[str, Any] = {"direction": "bidirectional"}
+STEP_BY_STEP = [  # forms that are written out
+    recurrent("LSTM", 1, (0, 1, 2), "bl"),
+    recurrent("LSTM", 1, (0, 1, 2), "lhc", direction="reverse"),
+    recurrent("LSTM", 2, (0, 1, 2), "blhc", **BOTH),
+    recurrent("LSTM", 1, (0, 2), "bp"),
+    recurrent("LSTM", 2, (1,), "bhcp", **BOTH),
+    recurrent("LSTM", 1, (0,), "bp", input_forget=1),
+    recurrent("LSTM", 1, (0, 2), "bp", clip=0.4),
+    recurrent("LSTM", 1, (0,), "b", activations=["HardSigmoid", "Softsign", "Relu"], activation_alpha=[0.3]),
+    recurrent("LSTM", 1, (0,), "", activations=["Sigmoid", "ScaledTanh", "LeakyRelu"],
+              activation_alpha=[1.5, 0.2], activation_beta=[0.7]),
+    *(recurrent("GRU", 1, (0, 1), "bl", linear_before_reset=k) for k in (0, 1)),
+    *(recurrent("GRU", 2, (0, 1), "blh", linear_before_reset=k, **BOTH) for k in (0, 1)),
+    *(recurrent("GRU", 1, (0,), "b", linear_before_reset=k, clip=0.3) for k in (0, 1)),
+    recurrent("GRU", 2, (0,), "b", activations=["HardSigmoid", "Elu", "Sigmoid", "Softplus"],
+              activation_alpha=[0.3, 0.5], activation_beta=[0.4], **BOTH),
+    recurrent("RNN", 1, (0, 1), "bl", direction="reverse"),
+    recurrent("RNN", 2, (0, 1), "blh", activations=["Softplus", "Softsign"], **BOTH),
+    recurrent("RNN", 1, (0,), "b", activations=["Affine"], activation_alpha=[0.5], activation_beta=[0.1]),
+    recurrent("RNN", 1, (0,), "b", clip=0.3),
+]  # fmt: skip
 GRID = np.random.default_rng(7).uniform(-1.3, 1.3, (2, 3, 4, 2)).astype(np.float32)
 REGIONS = f32([[0.62, 1.13, 5.41, 4.37], [-2.41, 1.26, 3.1, 9.3], [2.25, 2.35, 2.61, 4.42]])
 SAMPLING = [
@@ -484,6 +520,15 @@ DEFINED = [  # trained as their definitions in simpler operators
     Case("Attention", [(1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8)], {"is_causal": 1}, opset=23),
     Case("CenterCropPad", [(4, 5), ints(2, 7)]),
 ]
+PIXELS = (2, 4, 5, 6)
+OFFSETS = [(2, 8, 4, 5), (2, 16, 4, 5), (2, 8, 2, 6)]
+DEFORMED = [
+    Case("DeformConv", [PIXELS, (6, 4, 2, 2), OFFSETS[0]], opset=19, low=0.1, high=0.9),
+    Case("DeformConv", [PIXELS, (6, 2, 2, 2), OFFSETS[1], (6,), (2, 8, 4, 5)], {"group": 2, "offset_group": 2},
+         opset=19, low=0.1, high=0.9),
+    Case("DeformConv", [PIXELS, (3, 4, 2, 2), OFFSETS[2], None, (2, 4, 2, 6)],
+         {"strides": [2, 1], "pads": [1, 1, 0, 1], "dilations": [2, 2]}, opset=19, low=0.1, high=0.9),
+]  # fmt: skip
 LABELS = np.array([0, 2, 1, 2])
 LOSSES = [
     *(
@@ -511,8 +556,10 @@ CASES = [
     *LOSSES,
     *RESIZING,
     *RECURRENT,
+    *STEP_BY_STEP,
     *SAMPLING,
     *DEFINED,
+    *DEFORMED,
 ]
 
 

@@ -3,6 +3,7 @@
 from tgonnx.ops import (
     attention,
     convolution,
+    deformable,
     elementwise,
     indexing,
     joining,
@@ -13,16 +14,19 @@ from tgonnx.ops import (
     norm,
     quantized,
     recurrent,
+    recurrent_steps,
     reduce,
     regions,
     spatial,
 )
-from tgonnx.ops.registry import cost, gated, gradient, resize, rule
+from tgonnx.ops.registry import cost, definition, gated, gradient, resize, rule
 
 __all__ = [
     "attention",
     "convolution",
     "cost",
+    "definition",
+    "deformable",
     "elementwise",
     "gated",
     "gradient",
@@ -35,6 +39,7 @@ __all__ = [
     "norm",
     "quantized",
     "recurrent",
+    "recurrent_steps",
     "reduce",
     "regions",
     "resize",

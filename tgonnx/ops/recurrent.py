@@ -15,6 +15,8 @@ from tgonnx.ops.registry import cost, gradient, resize, rule
 from tgonnx.ops.view import View
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+DEFAULTS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"]}
+REVERSALS = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}
 
 
 @dataclass
@@ -98,20 +100,22 @@ def pick(value: Value, axis: int, index: int) -> Value:
     return value.slice([index], [index + 1], [axis]).squeeze([axis])
 
 
-def _unrolled(row: Row, sweep: Callable[[_Direction], _Sweep], defaults: list[str]) -> Grads:
-    for index, name in ((4, "sequence_lens"), (7, "P")):
-        if row.has(index):
-            raise row.unsupported(f"the input {name} is used")
-    for name in ("clip", "input_forget", "layout"):
-        if row.attr(name):
-            raise row.unsupported(f"the attribute {name} is used")
-    direction = row.attr("direction", "forward")
-    reversals = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
-    if _activations(row) not in ([], defaults * len(reversals)):
-        raise row.unsupported("the attribute activations is used")
+def plain(row: Row) -> bool:
+    """Is this a form that the gradient rows reach? Others are trained step by step (`recurrent_steps`)."""
+    if row.has(4) or row.has(7) or any(row.attr(name) for name in ("clip", "input_forget", "layout")):
+        return False
+    directions = 2 if row.attr("direction") == "bidirectional" else 1
+    named = activations(row)
+    if row.node.op_type == "RNN" and named:
+        return set(named) <= {"tanh"} or set(named) <= {"relu"} or set(named) <= {"sigmoid"}
+    return named in ([], DEFAULTS[row.node.op_type] * directions)
+
+
+def _unrolled(row: Row, sweep: Callable[[_Direction], _Sweep]) -> Grads:
     shape = row.shape(row.x)
-    if shape is None or not isinstance(shape[0], int):
+    if not plain(row) or shape is None or not isinstance(shape[0], int):
         raise row.unsupported("the sequence length is not fixed")
+    reversals = REVERSALS[row.attr("direction", "forward")]
     hidden = int(row.attr("hidden_size"))
     sweeps = [sweep(_Direction(row, d, b, shape[0], hidden)) for d, b in enumerate(reversals)]
     dx = sweeps[0].x if len(sweeps) == 1 else sweeps[0].x + sweeps[1].x
@@ -124,8 +128,10 @@ def _unrolled(row: Row, sweep: Callable[[_Direction], _Sweep], defaults: list[st
     return [dx, w, r, b, None, h, c][: len(row.node.input)]
 
 
-def _activations(row: Row) -> list[str]:
-    return [a.decode() if isinstance(a, bytes) else a for a in row.attr("activations", [])]
+def activations(row: Row) -> list[str]:
+    """The names of the activations as given, in lower case."""
+    given = row.attr("activations", [])
+    return [(a.decode() if isinstance(a, bytes) else a).lower() for a in given]
 
 
 @rule("LSTM", "GRU", "RNN")
@@ -177,7 +183,7 @@ def recurrent_cost(view: View) -> list[tuple[float, tuple[Labels, ...]]]:
 @gradient("LSTM")
 def lstm(row: Row) -> Grads:
     """Gates in the order i, o, f, c; c = f c_before + i g, y = o tanh(c)."""
-    return _unrolled(row, _lstm_direction, ["Sigmoid", "Tanh", "Tanh"])
+    return _unrolled(row, _lstm_direction)
 
 
 def _lstm_direction(at: _Direction) -> _Sweep:
@@ -217,7 +223,7 @@ def _lstm_direction(at: _Direction) -> _Sweep:
 def gru(row: Row) -> Grads:
     """Gates in the order z, r, h; y = (1 - z) h + z y_before, with linear_before_reset 0 and 1."""
     linear = bool(row.attr("linear_before_reset", 0))
-    return _unrolled(row, lambda at: _gru_direction(at, linear), ["Sigmoid", "Tanh"])
+    return _unrolled(row, lambda at: _gru_direction(at, linear))
 
 
 def _gru_direction(at: _Direction, linear: bool) -> _Sweep:
@@ -267,15 +273,13 @@ def _gru_direction(at: _Direction, linear: bool) -> _Sweep:
 @gradient("RNN")
 def rnn(row: Row) -> Grads:
     """y = f(x W' + h R' + b), f being Tanh, Relu or Sigmoid."""
-    kind = (_activations(row) or ["Tanh"])[0]
-    if kind not in ("Tanh", "Relu", "Sigmoid"):
-        raise row.unsupported(f"the activation {kind} is used")
+    kind = (activations(row) or ["tanh"])[0]
 
     def sweep(at: _Direction) -> _Sweep:
         slope = {
-            "Tanh": lambda y: 1.0 - y * y,
-            "Relu": lambda y: (y > 0.0).cast_like(y),
-            "Sigmoid": lambda y: y * (1.0 - y),
+            "tanh": lambda y: 1.0 - y * y,
+            "relu": lambda y: (y > 0.0).cast_like(y),
+            "sigmoid": lambda y: y * (1.0 - y),
         }[kind](at.y)
         slopes, dzs, dh = at.steps(slope), list[Value](), at.last(1)
         for t in reversed(range(at.count)):
@@ -292,4 +296,4 @@ def rnn(row: Row) -> Grads:
             dh,
         )
 
-    return _unrolled(row, sweep, [kind])
+    return _unrolled(row, sweep)

@@ -7,6 +7,7 @@ An operator's block stands in one file of this package and reads
     @cost("Relu")        multiply-accumulates, as products of axis lengths
     @gated("Relu")       statistics over the open channels only
     @gradient("Relu")    the vector-Jacobian product in standard operators (tgonnx.autodiff)
+    @definition("LSTM")  the operator written in simpler ones, for training where its row does not reach
 
 Only `rule` is needed for an operator to be understood; an operator without one pins what touches it.
 """
@@ -56,3 +57,4 @@ resize: Table[Callable[..., Any]] = Table("resize")
 cost: Table[Callable[..., Any]] = Table("cost")
 gated: Table[Callable[..., Any]] = Table("gated")
 gradient: Table[Callable[..., Any]] = Table("gradient")
+definition: Table[Callable[..., Any]] = Table("definition")
