@@ -1,7 +1,8 @@
 """The objective: a task loss, and the paper's penalty (Kim et al., equation 7) on what the open gates cost.
 
 Handled:
-* `ce`: cross-entropy of labels. A Softmax at the end of the model is taken off first, as it is for `distill`.
+* `ce`: cross-entropy of labels. A Softmax at the end of the model is taken off first, as it is for `distill`,
+  also where reshapes or transposes follow (a Softmax of opset 12 stands between two reshapes).
   With `imitation`, that share of the loss is cross-entropy of the original model's probabilities (less their
   entropy), which keeps small data sets from being learned by heart;
 * `bce`: binary cross-entropy of logits; a Sigmoid at the end is taken off first;
@@ -17,12 +18,12 @@ the report counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from tgonnx.cost import CostModel, Kind
 from tgonnx.emit import Emitter, Value
@@ -35,6 +36,7 @@ TEACHER = "tgonnx.teacher/"  # + output: what the original model says
 MU, RHO = "tgonnx.mu", "tgonnx.rho"  # scalars
 LOSS, TASK, COST = "tgonnx.loss", "tgonnx.task_loss", "tgonnx.cost"  # scalars; COST is a ratio
 _PASSES = ("Identity", "Cast", "Dropout")
+_MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 
 
 @dataclass(frozen=True)
@@ -101,22 +103,40 @@ class _Writer:
         for name in (LOSS, TASK, *([COST] if penalised else [])):
             self.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
 
-    def before(self, output: str, op_type: str) -> tuple[Value, int | None]:
-        """The float32 input and axis of the `op_type` that ends the model; without one, the output itself."""
-        name = output
-        while name in self.makers and self.makers[name].op_type in _PASSES:
-            name = self.makers[name].input[0]
-        maker = self.makers.get(name)
-        found = maker is not None and maker.op_type == op_type
-        axis = None
-        if maker is not None and found:
+    def before(self, output: str, op_type: str) -> tuple[NodeProto, list[NodeProto]] | None:
+        """The node of `op_type` that ends the model, and the nodes behind it that move its values."""
+        name, moves = output, list[NodeProto]()
+        while name in self.makers and self.makers[name].op_type in (*_PASSES, *_MOVES):
+            maker = self.makers[name]
+            moves[:0] = [maker] if maker.op_type in _MOVES else []
             name = maker.input[0]
-            axis = next((a.i for a in maker.attribute if a.name == "axis"), -1)
-        else:
-            name = output
-        return self.float32(name, self.types.get(output, TensorProto.FLOAT)), axis
+        maker = self.makers.get(name)
+        return (maker, moves) if maker is not None and maker.op_type == op_type else None
 
-    def float32(self, name: str, elem_type: int) -> Value:
+    def moved(self, value: Value, moves: Sequence[NodeProto]) -> Value:
+        """What `moves` do, done to another value."""
+        for move in moves:
+            copy = NodeProto()
+            copy.CopyFrom(move)
+            copy.name = copy.output[0] = self.emitter.fresh(move.op_type)
+            copy.input[0] = value.name
+            self.emitter.nodes.append(copy)
+            value = self.emitter.value(copy.output[0], value.elem_type)
+        return value
+
+    def log_probabilities(self, output: str) -> Value | None:
+        """In the shape of the output, if the model ends with a Softmax."""
+        found = self.before(output, "Softmax")
+        if found is None:
+            return None
+        softmax, moves = found
+        axis = next((a.i for a in softmax.attribute if a.name == "axis"), -1)
+        scores = self.float32(softmax.input[0], output)
+        return self.moved(self.emitter.op("LogSoftmax", scores, axis=axis), moves)
+
+    def float32(self, name: str, output: str = "") -> Value:
+        """A value as float32; it is an output of the model, or has the type of one."""
+        elem_type = self.types.get(output or name, TensorProto.FLOAT)
         value = self.emitter.value(name, elem_type)
         return value if elem_type == TensorProto.FLOAT else value.cast(TensorProto.FLOAT)
 
@@ -125,22 +145,28 @@ class _Writer:
             return self._cross_entropy(fit, answer_shape)
         answer = self.input(ANSWER, TensorProto.FLOAT, answer_shape)
         if fit.loss == "bce":
-            x, _ = self.before(fit.output, "Sigmoid")
+            found = self.before(fit.output, "Sigmoid")
+            if found is None:
+                x = self.float32(fit.output)
+            else:
+                x = self.moved(self.float32(found[0].input[0], fit.output), found[1])
             # -(t log s(x) + (1 - t) log(1 - s(x))) = max(x, 0) - x t + log(1 + exp(-|x|))
             soft = self.emitter.op("Log", self.emitter.op("Exp", -self.emitter.op("Abs", x)) + 1.0)
             return (self.emitter.op("Relu", x) - x * answer + soft).mean(None, False)
-        difference = self.float32(fit.output, self.types.get(fit.output, TensorProto.FLOAT)) - answer
+        difference = self.float32(fit.output) - answer
         if fit.loss == "l1":
             return self.emitter.op("Abs", difference).mean(None, False)
         return (difference * difference).mean(None, False)
 
     def _cross_entropy(self, fit: Fit, answer_shape: tuple[int, ...]) -> Value:
         labels = self.input(ANSWER, TensorProto.INT64, answer_shape)
-        scores, _ = self.before(fit.output, "Softmax")
+        logs = self.log_probabilities(fit.output)
+        scores = self.float32(fit.output) if logs is None else logs
         rank = len(answer_shape) + 1
         if fit.class_axis not in (None, 1) and rank > 2:
             scores = scores.transpose([0, rank - 1, *range(1, rank - 1)])
-        return self.emitter.op("SoftmaxCrossEntropyLoss", scores, labels, reduction="mean")
+        kind = "SoftmaxCrossEntropyLoss" if logs is None else "NegativeLogLikelihoodLoss"
+        return self.emitter.op(kind, scores, labels, reduction="mean")
 
     def distill(self, outputs: Mapping[str, tuple[int, ...]]) -> Value:
         if not outputs:
@@ -153,26 +179,27 @@ class _Writer:
 
     def _imitate(self, name: str, shape: tuple[int, ...]) -> Value:
         teacher = self.input(TEACHER + name, TensorProto.FLOAT, shape)
-        student, axis = self.before(name, "Softmax")
-        if axis is not None:
-            return self._divergence(teacher, student, axis, float(np.prod(shape) / shape[axis]))
+        logs = self.log_probabilities(name)
+        if logs is not None:
+            return self._divergence(teacher, logs)
         centred = teacher - teacher.mean(None, False)
-        difference = student - teacher
+        difference = self.float32(name) - teacher
         return (difference * difference).mean(None, False) / ((centred * centred).mean(None, False) + 1e-12)
 
     def probabilities(self, name: str, shape: tuple[int, ...], class_axis: int | None) -> Value:
         """Kullback-Leibler divergence of the student's probabilities from the teacher's."""
         teacher = self.input(TEACHER + name, TensorProto.FLOAT, shape)
-        student, axis = self.before(name, "Softmax")
-        if axis is None:
+        logs = self.log_probabilities(name)
+        if logs is None:
             axis = 1 if class_axis is None else class_axis
             teacher = self.emitter.op("Softmax", teacher, axis=axis)
-        return self._divergence(teacher, student, axis, float(np.prod(shape) / shape[axis]))
+            logs = self.emitter.op("LogSoftmax", self.float32(name), axis=axis)
+        return self._divergence(teacher, logs)
 
-    def _divergence(self, teacher: Value, student: Value, axis: int, samples: float) -> Value:
-        log_student = self.emitter.op("LogSoftmax", student, axis=axis)
+    def _divergence(self, teacher: Value, log_student: Value) -> Value:
+        """The mean over the distributions, of which there are as many as the probabilities add up to."""
         log_teacher = self.emitter.op("Log", self.emitter.op("Max", teacher, self.emitter.scalar(1e-8)))
-        return (teacher * (log_teacher - log_student)).sum(None, False) / samples
+        return (teacher * (log_teacher - log_student)).sum(None, False) / teacher.sum(None, False)
 
     def cost_ratio(self, cost: CostModel, kind: Kind) -> Value:
         """C(w) / Ctot: each term is its share of the total times the kept fraction of every axis."""

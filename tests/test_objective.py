@@ -27,9 +27,9 @@ Array = np.ndarray[Any, Any]
 LABELS = np.array([1, 0, 2, 1])
 
 
-def network(ending: str = "y = Identity(s)", seed: int = 0) -> onnx.ModelProto:
+def network(ending: str = "y = Identity(s)", seed: int = 0, opset: int = 17) -> onnx.ModelProto:
     """A residual block with BatchNormalization and a classifier of three classes."""
-    body = f"""<ir_version: 8, opset_import: ["" : 17]>
+    body = f"""<ir_version: 8, opset_import: ["" : {opset}]>
     net (float[N, 2, 6, 6] x) => (float[N, 3] y) {{
         a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1)
         b = BatchNormalization (a, scale, bias, mean, var)
@@ -130,6 +130,46 @@ def test_cross_entropy_takes_a_softmax_off(ending: str) -> None:
     wanted = -np.log(np.exp(scores) / np.exp(scores).sum(1, keepdims=True))[np.arange(4), LABELS].mean()
     loss = run(add_objective(model, Fit("ce", "y", 1), (4,)), {"x": x, ANSWER: LABELS}, LOSS)
     assert loss == pytest.approx(wanted, rel=1e-5)
+
+
+# Behind the Softmax the values move, and before opset 13 it stands between reshapes of the conversion
+MOVED = {
+    "maps": ("axes = Constant <value_ints = [2, 3]> () u = Unsqueeze(s, axes)"
+             "p = Softmax <axis = 1> (u) y = Flatten(p)", 17),
+    "turned": ("t = Transpose(s) p = Softmax <axis = 0> (t) y = Transpose(p)", 17),
+    "old": ("u = Unsqueeze <axes = [2, 3]> (s) p = Softmax (u) y = Squeeze <axes = [2, 3]> (p)", 11),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", MOVED)
+@pytest.mark.parametrize("imitation", [0.0, 0.5])
+def test_a_softmax_is_found_behind_moves_and_in_old_opsets(form: str, imitation: float) -> None:
+    ending, opset = MOVED[form]
+    x = np.random.default_rng(1).normal(size=(4, 2, 6, 6)).astype(np.float32)
+    model = network(ending, opset=opset)
+    copy = prepare_training(model, {"x": x.shape}).model
+    plain = prepare_training(network("y = Softmax <axis = 1> (s)"), {"x": x.shape}).model
+    teacher = np.roll(session(model).run(["y"], {"x": x})[0], 1, axis=1)
+    for fit, extra in ((Fit("ce", "y", 1), {ANSWER: LABELS}), (Fit("distill", "y"), {})):
+        shapes = {"y": (4, 3)} if imitation or fit.loss == "distill" else None
+        feeds = {"x": x, **extra, **({TEACHER + "y": teacher} if shapes else {})}
+        answer = (4,) if fit.loss == "ce" else None
+        losses = [
+            run(add_objective(m, fit, answer, shapes, imitation=imitation), feeds, LOSS)
+            for m in (copy, plain)
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_sigmoid_is_found_behind_moves() -> None:
+    ending = "t = Transpose(s) p = Sigmoid(t) y = Transpose(p)"
+    x = np.random.default_rng(1).normal(size=(4, 2, 6, 6)).astype(np.float32) * 1e3  # where sigmoids saturate
+    feeds = {"x": x, ANSWER: np.full((4, 3), 0.5, np.float32)}
+    found = [
+        run(add_objective(network(e), Fit("bce", "y"), (4, 3)), feeds, LOSS)
+        for e in (ending, "y = Sigmoid(s)")
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["mse", "l1", "bce"])
