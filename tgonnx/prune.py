@@ -101,10 +101,9 @@ class _Plan:
     min_channels: int
     freeze: tuple[str, ...]
 
-    def commit(self, scores: npt.NDArray[np.floating]) -> Mask:
+    def commit(self, scores: npt.NDArray[np.float64]) -> Mask:
         """The mask that keeps the best units and meets the goal."""
-        precise: npt.NDArray[np.float64] = scores.astype(np.float64)
-        return fit(self.coupling, precise, self.goal, self.round_to, self.min_channels, self.freeze)
+        return fit(self.coupling, scores, self.goal, self.round_to, self.min_channels, self.freeze)
 
 
 def prune(
@@ -151,6 +150,8 @@ def prune(
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
     target = target or Target(flops=0.5)
+    if round_to is None and weights == "frozen":
+        round_to = 1  # nothing mends afterwards what rounding took
     bounds = (round_to, min_channels, tuple(freeze))
     plan = _Plan(model, coupling, target, _reachable(coupling, target, *bounds), *bounds)
     if data is None:
@@ -192,7 +193,7 @@ def _with_data(
     steps = steps_for(task.steps_per_epoch(recipe.batch), epochs, recipe.train_weights)
     journal.later = steps[1] * math.sqrt(plan.target.value)  # fine-tuning is about so much faster
     found = search(coupling, task, plan.goal, steps[0], recipe, journal, plan.min_channels, plan.freeze)
-    mask = plan.commit(found.logits)
+    mask = plan.commit(found.scores)
     full = with_values(plan.model.proto, found.values) if recipe.train_weights else plan.model.proto
     feeds = list(_real_feeds(dataset, plan.model))
     pruned = remove_channels(full, coupling, mask)
