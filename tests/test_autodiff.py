@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gradient_cases import Case, build, directional
-from onnx import parser
+from onnx import numpy_helper, parser
 
 from tgonnx import autodiff, engines
 from tgonnx.engines.versions import newest_versions
@@ -515,10 +515,52 @@ SAMPLING = [
     ),
     Case("RoiAlign", [(2, 3, 7, 8), REGIONS, ints(1, 0, 1)], {"sampling_ratio": 2}, opset=10, runtime=True),
 ]
+CACHED = [(1, 2, 4, 8)] * 3
+ROTATION = [
+    f32(np.cos(GRID[..., 0]).repeat(2, 2)[0][:, :4]),
+    f32(np.sin(GRID[..., 0]).repeat(2, 2)[0][:, :4]),
+]
+PLACES = np.array([[0, 1, 2, 0], [2, 1, 0, 1]])
 DEFINED = [  # trained as their definitions in simpler operators
-    Case("Attention", [(1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8)], opset=23),
-    Case("Attention", [(1, 2, 4, 8), (1, 2, 4, 8), (1, 2, 4, 8)], {"is_causal": 1}, opset=23),
+    *(Case("Attention", [(1, 4, 4, 8), (1, 2, 6, 8), (1, 2, 6, 6)], opset=o) for o in (23, 24)),
+    Case("Attention", [*CACHED, f32(GRID[0, :, :, 0].repeat(2, 0)[:4])], {"scale": 0.3, "softcap": 2.0}, opset=23),
+    Case("Attention", [*CACHED, np.tril(np.ones((4, 4), bool))], opset=23),
+    *(Case("Attention", CACHED, {"is_causal": 1}, opset=o) for o in (23, 24)),
+    Case("Attention", [(1, 4, 32), (1, 6, 16), (1, 6, 12)], {"q_num_heads": 4, "kv_num_heads": 2}, opset=23),
+    *(
+        Case("Attention", [*CACHED, None, (1, 2, 3, 8), (1, 2, 3, 8)], {"is_causal": c}, 3, (0, 1, 2), opset=23)
+        for c in (0, 1)
+    ),
+    *(
+        Case("Attention", CACHED, {"qk_matmul_output_mode": mode}, 4, (0, 3), opset=23)
+        for mode in (0, 1, 2, 3)
+    ),
+    *(
+        Case("RotaryEmbedding", [shape, *(t[:, :half] for t in ROTATION), PLACES], {**more, **heads},
+             opset=23, trained=(1, 2))
+        for more, half in (({}, 4), ({"interleaved": 1}, 4), ({"rotary_embedding_dim": 4}, 2))
+        for shape, heads in (((2, 2, 4, 8), {}), ((2, 4, 16), {"num_heads": 2}))
+    ),
+    Case("RotaryEmbedding", [(2, 2, 4, 8), *(t[PLACES] for t in ROTATION)], opset=23),
+    Case("Swish", [(3, 4)], {"alpha": 1.5}, opset=24),
+    Case("CausalConvWithState", [(1, 4, 6), (4, 1, 3)], opset=27, outputs=2),
     Case("CenterCropPad", [(4, 5), ints(2, 7)]),
+]  # fmt: skip
+CACHES = [  # not before opset 24
+    *(
+        Case(
+            "TensorScatter", [(2, 3, 4, 5), (2, 3, 2, 5), ints(2, 1)], {"mode": mode}, opset=24, runtime=True
+        )
+        for mode in ("linear", "circular")
+    ),
+    Case(
+        "TensorScatter",
+        [(2, 4, 5), (2, 2, 5), ints(3, 1)],
+        {"mode": "circular", "axis": 1},
+        opset=24,
+        runtime=True,
+    ),
+    Case("TensorScatter", [(2, 4, 5), (2, 2, 5)], opset=24, runtime=True),
 ]
 PIXELS = (2, 4, 5, 6)
 OFFSETS = [(2, 8, 4, 5), (2, 16, 4, 5), (2, 8, 2, 6)]
@@ -547,6 +589,7 @@ CASES = [
     *BROADCAST,
     *REDUCTIONS,
     *(CUMULATIVE_PRODUCTS if newest_versions()[0] >= 26 else []),
+    *(CACHES if newest_versions()[0] >= 24 else []),
     *SHAPING,
     *INDEXING,
     *LINEAR,
@@ -585,6 +628,39 @@ def test_unknown_operator_is_named() -> None:
         "{ [inverse] d = Optional (w)  loss = Identity (d) }"
     )
     with pytest.raises(UnsupportedError, match=r"'inverse' \(Optional\)"):
+        autodiff.backward(model, "loss", ["w"])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("op_type", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrence_with_the_batch_first(op_type: str, gates: int, engine: Any) -> None:
+    """Runtimes have no kernel for layout 1: it must be layout 0 between transposes."""
+    shapes = {"w": (2, 3 * gates, 2), "r": (2, 3 * gates, 3), "h": (2, 4, 3), "x": (5, 4, 2)}
+    rng = np.random.default_rng(0)
+    values = {name: f32(rng.normal(size=shape)) for name, shape in shapes.items()}
+    found = []
+    for layout in (0, 1):
+        x, h = (f"{n}{layout}" for n in "xh")
+        body = f"""<ir_version: 8, opset_import: ["" : 18]> g () => (float loss) {{
+            x1 = Transpose <perm = [1, 0, 2]> (x0) h1 = Transpose <perm = [1, 0, 2]> (h0)
+            y, last = {op_type} <hidden_size = 3, direction = "bidirectional", layout = {layout}>({x}, w, r, , , {h})
+            yy = Mul(y, y) a = ReduceSum <keepdims = 0> (yy) cubes = Mul(last, last)
+            b = ReduceSum <keepdims = 0> (cubes) loss = Add(a, b) }}"""
+        model = parser.parse_model(body)
+        stored = {"w": "w", "r": "r", "x": "x0", "h": "h0"}
+        model.graph.initializer.extend(numpy_helper.from_array(v, stored[n]) for n, v in values.items())
+        found.append(engines.gradients(model, list(stored.values()), {}, engine))
+    for name, value in found[0].items():
+        np.testing.assert_allclose(found[1][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_quantised_and_controlled_models_get_advice() -> None:
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g () => (float loss) <float[2] w = {1, 2}, float s = {0.5},'
+        "uint8 z = {0}> { q = QuantizeLinear(w, s, z) [back] d = DequantizeLinear(q, w)"
+        "  loss = ReduceSum <keepdims = 0> (d) }"
+    )
+    with pytest.raises(UnsupportedError, match=r"'back' \(DequantizeLinear\).*before it is quantised"):
         autodiff.backward(model, "loss", ["w"])
 
 

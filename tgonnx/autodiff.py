@@ -60,6 +60,15 @@ STOPS = set(
         "Unique",
     ]
 )
+# What else can be done about operators without a row, where there is something special to say.
+ADVICE = {
+    **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), "export the model with sizes that unroll it"),
+    **dict.fromkeys(
+        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"),
+        "prune the model before it is quantised",
+    ),
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), "prune the model before it is quantised"),
+}
 
 
 @dataclass(frozen=True)
@@ -126,9 +135,9 @@ def differentiate_row(row: GradientRow | None, context: Row) -> list[Value | Non
     node = context.node
     if row is None:
         label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        advice = ADVICE.get(node.op_type, f"add a row @gradient({label!r})")
         raise context.unsupported(
-            f"no gradient is known for {label}; freeze what comes before it, "
-            f"or add a row @gradient({label!r})"
+            f"no gradient is known for {label}; {advice}, or prune without data, by the size of the weights"
         )
     found: list[Value | None] = list(row(context))
     found += [None] * (len(node.input) - len(found))

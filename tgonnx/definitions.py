@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import onnx
 import onnx.inliner
 import onnx.shape_inference
 from onnx import ModelProto, defs, helper
@@ -31,16 +32,21 @@ def write_out(model: ModelProto, wanted: Callable[[str], bool]) -> ModelProto:
     typed.graph.value_info.extend(
         helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
     )
-    for node in typed.graph.node:  # a definition refers to attributes that the node may leave out
+    typed.graph.value_info.append(helper.make_tensor_value_info("", 1, None))  # of inputs left out
+    for node in typed.graph.node:
         if ("", node.op_type) in chosen and node.domain in STANDARD_DOMAINS:
-            given = {attribute.name for attribute in node.attribute}
-            known = defs.get_schema(node.op_type, opset, "").attributes
-            node.attribute.extend(
-                a.default_value for n, a in known.items() if n not in given and a.default_value.name
-            )
+            fill_defaults(node, defs.get_schema(node.op_type, opset, ""))
     result = onnx.inliner.inline_selected_functions(typed, chosen, inline_schema_functions=True)
     del result.graph.value_info[:]
     return result
+
+
+def fill_defaults(node: onnx.NodeProto, schema: defs.OpSchema) -> None:
+    """Write down the attributes that the node leaves out: a definition may refer to them, and onnx does not help."""
+    given = {attribute.name for attribute in node.attribute}
+    node.attribute.extend(
+        a.default_value for n, a in schema.attributes.items() if n not in given and a.default_value.name
+    )
 
 
 def _defined(op_type: str, opset: int) -> bool:

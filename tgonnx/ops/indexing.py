@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from onnx import TensorProto
 
 from tgonnx.emit import Value
 from tgonnx.gradient_row import Grads, Row
@@ -364,6 +365,24 @@ def tensor_scatter(view: View) -> Iterator[Relation]:
     yield from same(cache, view.output(), skip=[axis])
     if view.has(2):
         yield Tie(view.input(2)[0], cache[0])
+
+
+@gradient("TensorScatter")
+def tensor_scatter_gradient(row: Row) -> Grads:
+    """The updates stand along the axis from each sequence's place on; the past has what they left."""
+    rank = row.rank(row.x)
+    axis, op = int(row.attr("axis", -2)) % rank, row.op
+    updates, length = row.input(1), row.x.shape(axis, axis + 1)
+    one, zero = row.emitter.scalar(1, TensorProto.INT64), row.emitter.scalar(0, TensorProto.INT64)
+    steps = op("Range", zero, updates.shape(axis, axis + 1).squeeze([0]), one)
+    places = steps.reshape([1, -1])
+    if row.has(2):
+        places = places + row.value(row.node.input[2]).reshape([-1, 1])
+    if row.attr("mode", "linear") == "circular":
+        places = op("Mod", places, length)
+    index = places.unsqueeze([k for k in range(1, rank) if k != axis]).expand(updates.shape())
+    past = op("ScatterElements", row.dy, index, row.zeros_like(updates), axis=axis)
+    return [past, op("GatherElements", row.dy, index, axis=axis), None]
 
 
 @rule("OneHot")
