@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -203,3 +204,55 @@ def test_a_real_crash_is_survived() -> None:
     feeds = {"s": np.zeros((0, 2), np.float32), "t": np.zeros(0, np.int64)}
     with pytest.raises(UnsupportedError, match=r"ort-training: the first training step crashed \(SIGFPE\)"):
         rehearsal.rehearse(StepSpec(model, (ParameterGroup(("b",)),)), feeds, "ort-training", 1)
+
+
+def test_a_missing_device_is_one_line_and_exit_code_8(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import onnxruntime
+    from small_task import network as small_network
+    from small_task import samples
+
+    from tgonnx.cli import main
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("the device is there")
+    onnx.save(small_network(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", **samples(64))
+    command = ["prune", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "d.npz"), "--device", "cuda"]
+    assert main([*command, "-o", str(tmp_path / "out.onnx"), "-q"]) == 8
+    complaint = capsys.readouterr().err.strip()
+    assert len(complaint.splitlines()) == 1
+    assert "device cuda" in complaint
+    assert "pip install onnxruntime-gpu" in complaint
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_training_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of `--device cuda`, with the CPU's provider in the place of CUDA's: the portable engine trains."""
+    from small_task import network as small_network
+    from small_task import samples
+
+    from tgonnx.engines import trainer
+    from tgonnx.prune import prune
+
+    program = (
+        "import sys; from tgonnx.engines import trainer; "
+        "trainer.PROVIDERS = {'cuda': 'CPUExecutionProvider', 'cpu': 'CPUExecutionProvider'}; "
+        "from tgonnx.engines.rehearsal import play; play(sys.argv[1])"
+    )
+    monkeypatch.setattr(rehearsal, "CHILD", [sys.executable, "-c", program])
+    monkeypatch.setattr(trainer, "PROVIDERS", dict.fromkeys(("cpu", "cuda"), "CPUExecutionProvider"))
+    built: list[tuple[str, str]] = []
+    make = trainer.Trainer.__init__
+
+    def spy(self: Any, graph: Any, engine: str, threads: Any, seed: Any, device: Any) -> None:
+        built.append((engine, device))
+        operators = {node.op_type for node in graph.model.graph.node}
+        assert not operators & {"ReorderInput", "ReorderOutput", "ConvGrad"}  # of the CPU's provider alone
+        make(self, graph, engine, threads, seed, device)
+
+    monkeypatch.setattr(trainer.Trainer, "__init__", spy)
+    result = prune(small_network(), samples(96), epochs=3, batch=16, threads=1, device="cuda")
+    assert set(built) == {("portable", "cuda")}
+    assert result.achieved <= 0.5
