@@ -340,6 +340,8 @@ def search(
     trainer = rehearsed_trainer(gated, task, recipe, first, journal, Penalty(cost, target.kind, strength))
     loop = _Loop(trainer, task, "search", steps, recipe, journal)
     fewest = search_floors(coupling, target, min_channels, freeze)
+    start = np.full(coupling.units, min(0.5, recipe.gate_lr * steps / 20), np.float32)
+    trainer.load({LOGITS: start})  # zero is near enough to be reached in a short search
     mu, left = 0.0, 1.0
     openness = np.ones(coupling.units)
     for index, batch in enumerate(islice(batches, steps)):
