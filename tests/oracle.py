@@ -12,6 +12,7 @@ from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
 from tgonnx.runtime import open_session
 from tgonnx.selection import Mask, random_mask
+from tgonnx.wellformed import only_in_runtime
 
 
 def feeds_of(model: Model, seed: int = 0) -> dict[str, np.ndarray]:
@@ -56,8 +57,9 @@ def check_exact(
     mask, cost = random_mask(coupling, keep, seed), CostModel(coupling)
     feeds = feeds_of(model, seed)
     pruned = apply(coupling, mask)
-    onnx.checker.check_model(pruned)
-    onnx.shape_inference.infer_shapes(pruned, strict_mode=True)
+    if not any(only_in_runtime(node, model.opset) for node in pruned.graph.node):
+        onnx.checker.check_model(pruned)
+        onnx.shape_inference.infer_shapes(pruned, strict_mode=True)
     original = run(model.original, feeds)
     assert difference(original, run(gate(coupling, Mask.all_open(coupling)), feeds)) < max(
         tolerance / 10, 1e-5

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from tgonnx.errors import ModelError, UsageError
 from tgonnx.loading import read
+from tgonnx.model import load
 
 F = TensorProto.FLOAT
 
@@ -147,7 +148,7 @@ def test_infinite_masks_are_accepted_and_infinite_weights_are_not() -> None:
 
 
 def test_empty_optional_tensors_are_accepted() -> None:
-    model = onnx.parser.parse_model(
+    model = parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17]>
         m (float[N,3,8,8] x) => (float[N,3,h,w] y)
         <float[0] roi = {}, float[4] scales = {1.0, 1.0, 2.0, 2.0}> { y = Resize(x, roi, scales) }"""
@@ -184,3 +185,16 @@ def test_damaged_files_are_refused_or_read_but_never_crash() -> None:
             messages.append(str(error))
     assert len(messages) > 250
     assert not any("\n" in message for message in messages)
+
+
+@pytest.mark.parametrize("opset", [9, 13, 18])
+def test_a_definition_that_needs_defaults_is_no_fault_of_the_model(opset: int) -> None:
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g (float[2,3,4,4] x) => (float[2,3,4,4] y)'
+    model = parser.parse_model(text + " { y = MeanVarianceNormalization(x) }")
+    assert load(model).first.problems == {}
+
+
+def test_layers_that_onnxruntime_keeps_in_the_standard_domain() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[2,3] x, float[3] s) => (float[2,3] y)'
+    model = parser.parse_model(text + " { y = SimplifiedLayerNormalization <axis=-1> (x, s) }")
+    assert load(model).shapes["y"] == (2, 3)

@@ -103,7 +103,7 @@ def test_quantised(signature: str, weights: str, body: str, groups: list[int]) -
 
 
 @pytest.mark.parametrize(("opset", "signature", "weights", "body", "groups"), [
-    (19, IMAGE.format(n=4), "float[6,3,1,1] a, float[18,3,3,3] o, float[4,6,3,3] b, float[4] c",
+    (19, "(float[1,3,3,3] x) => (float[1,2,2,2] y)", "float[6,3,1,1] a, float[8,3,2,2] o, float[2,6,2,2] b, float[2] c",
      "h = Conv(x, a) p = Conv(x, o) y = DeformConv(h, b, p, c)", [6]),
     (18, "(float[2,5] x) => (float[2,4] y)", "float[5,8] a, float[8,4] b",
      "h = MatMul(x, a) n = Shape(h) k = CenterCropPad(h, n) y = MatMul(k, b)", [8]),
@@ -116,4 +116,37 @@ def test_quantised(signature: str, weights: str, body: str, groups: list[int]) -
      'f = DFT(e, , n) y = Einsum <equation = "tlcr,crd->tld"> (f, b)', [8]),
 ], ids=["DeformConv", "CenterCropPad", "MaxUnpool", "DFT"])  # fmt: skip
 def test_others(opset: int, signature: str, weights: str, body: str, groups: list[int]) -> None:
+    assert units_of(model(opset, signature, weights, body)) == groups
+
+
+BIAS_8 = "float[8] g, float[8] d, float[8] e, float[8,4] o"
+ROWS = "(float[2,5,7] x) => (float[2,5,4] y)"
+
+
+@pytest.mark.parametrize(("opset", "signature", "weights", "body", "groups"), [
+    (17, IMAGE.format(n=4), "float[6,3,3,3] a, float[6] ab, float[4,6,1,1] b",
+     'k = com.microsoft.FusedConv <activation = "Relu"> (x, a, ab) '
+     'y = com.microsoft.FusedConv <activation = "LeakyRelu", activation_params = [0.3]> (k, b)', [6]),
+    (17, "(float[2,7] x) => (float[2,4] y)", "float[7,8] a, float[4,8] b, float[4] c",
+     'h = com.microsoft.FusedGemm <activation = "Relu"> (x, a) '
+     'y = com.microsoft.FusedGemm <transB=1, activation = "LeakyRelu", activation_alpha = 0.2> (h, b, c)', [8]),
+    (17, ROWS, "float[7,8] a, float[7,8] b, float[5,4] c", "h = MatMul(x, a) k = MatMul(x, b) "
+     "s = com.microsoft.FusedMatMul <transB=1, alpha = 0.5> (h, k) y = MatMul(s, c)", [8]),
+    (17, ROWS, "float[7,8] a, float[8] c, float[8,4] b", "h = MatMul(x, a) k = com.microsoft.BiasGelu(h, c) "
+     "l = com.microsoft.FastGelu(k, c) m = com.microsoft.Gelu(l) n = com.microsoft.QuickGelu(m) y = MatMul(n, b)", [8]),
+    (17, ROWS, "float[7,8] a, float[7,8] b, " + BIAS_8, "h = MatMul(x, a) k = MatMul(x, b) "
+     "s, , , t = com.microsoft.SkipLayerNormalization <epsilon = 0.001> (h, k, g, d, e) u = Add(s, t) "
+     "y = MatMul(u, o)", [8]),
+    (17, ROWS, "float[7,8] a, float[7,8] b, float[8] g, float[8,4] o", "h = MatMul(x, a) k = MatMul(x, b) "
+     "s, , , t = com.microsoft.SkipSimplifiedLayerNormalization <epsilon = 0.001> (h, k, g) u = Add(s, t) "
+     "y = MatMul(u, o)", [8]),
+    (17, ROWS, "float[7,8] a, float[8] g, float[8,4] o",
+     "h = MatMul(x, a) s = SimplifiedLayerNormalization <axis=-1, epsilon = 0.001> (h, g) y = MatMul(s, o)", [8]),
+    (12, ROWS, "float[7,8] a, float[8] g, float[8,4] o",
+     "h = MatMul(x, a) s = LayerNormalization <axis=-1, epsilon = 0.001> (h, g, g) y = MatMul(s, o)", [8]),
+], ids=["FusedConv", "FusedGemm", "FusedMatMul", "Gelu", "SkipLayerNormalization", "SkipSimplified",
+        "SimplifiedLayerNormalization", "LayerNormalization-12"])  # fmt: skip
+def test_what_onnxruntime_fuses(
+    opset: int, signature: str, weights: str, body: str, groups: list[int]
+) -> None:
     assert units_of(model(opset, signature, weights, body)) == groups

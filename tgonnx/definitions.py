@@ -24,7 +24,9 @@ def write_out(model: ModelProto, wanted: Callable[[str], bool]) -> ModelProto:
     The model itself if there are none. Raises what onnx raises for a model that it cannot infer shapes of.
     """
     opset = opset_of(model)
-    found = {n.op_type for n in model.graph.node if n.domain in STANDARD_DOMAINS and _defined(n.op_type, opset)}
+    found = {
+        n.op_type for n in model.graph.node if n.domain in STANDARD_DOMAINS and _defined(n.op_type, opset)
+    }
     chosen = sorted(("", op_type) for op_type in found if wanted(op_type))
     if not chosen:
         return model
@@ -52,5 +54,9 @@ def fill_defaults(node: onnx.NodeProto, schema: defs.OpSchema) -> None:
 def _defined(op_type: str, opset: int) -> bool:
     if not defs.has(op_type, opset, ""):
         return False
-    schema = defs.get_schema(op_type, opset, "")
-    return bool(schema.has_function or schema.has_context_dependent_function)
+    return has_definition(defs.get_schema(op_type, opset, ""))
+
+
+def has_definition(schema: defs.OpSchema) -> bool:
+    """Whether the standard defines the operator by others."""
+    return any(getattr(schema, kind) for kind in ("has_function", "has_context_dependent_function"))

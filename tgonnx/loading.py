@@ -16,6 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tgonnx.errors import ModelError, UsageError
+from tgonnx.runtime import runtime_accepts
 from tgonnx.wellformed import accept, byte_size, check_declaration, describe, is_external, stored_tensors
 
 PROTOBUF_LIMIT = 2**31 - 1
@@ -56,7 +57,7 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.Model
         model = _parse(_read_file(path, name), name)
     if folder is not None:
         _load_external_data(model, folder, name)
-    return accept(model, name)
+    return accept(model, name, runtime_accepts)
 
 
 # --- file -------------------------------------------------------------------------------------------

@@ -68,6 +68,17 @@ def open_session(model: onnx.ModelProto, threads: int = 0, portable: bool = Fals
         raise UnsupportedError(f"no runtime takes the model: {first}; {_reason(error)}") from None
 
 
+def runtime_accepts(model: onnx.ModelProto) -> bool:
+    """Whether onnxruntime makes a session of the model, or of a form of it that means the same."""
+    for form, copy in _forms(model):
+        try:
+            _onnxruntime(copy, form, threads=1)
+            return True
+        except Exception:  # onnxruntime has its own exceptions, and RuntimeError
+            continue
+    return False
+
+
 def import_onnxruntime() -> Any:
     """The onnxruntime module. Raises `InstallationError` if it is missing or broken."""
     try:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import onnx
 
+from tgonnx.definitions import opset_of
 from tgonnx.errors import UsageError, VerificationError
-from tgonnx.wellformed import describe, without_initializers
+from tgonnx.wellformed import describe, only_in_runtime, without_initializers
 
 StrPath = str | os.PathLike[str]
 # A protobuf file ends at 2 GiB; initializers of at least EXTERNAL_BYTES move out of larger models.
@@ -60,7 +61,8 @@ def save(
     if model.ByteSize() > PROTOBUF_LIMIT:
         _save_large(model, target, overwrite, protect)
         return
-    _write(target, model.SerializeToString(), check=True)
+    known = not any(only_in_runtime(node, opset_of(model)) for node in model.graph.node)
+    _write(target, model.SerializeToString(), check=known)
 
 
 def save_text(text: str, path: StrPath, overwrite: bool = False, protect: Iterable[StrPath] = ()) -> None:

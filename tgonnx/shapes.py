@@ -16,8 +16,12 @@ from onnx import TensorProto, defs, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
+from tgonnx.definitions import fill_defaults, has_definition
+from tgonnx.errors import UnsupportedError
+
 Shape = tuple[int, ...]
 
+DEFINED_IN = 20  # the opset that definitions of operators without a schema are written in
 MAX_KNOWN = 1 << 20  # elements of the largest value that is kept
 MAX_FLOAT_LEAF = 16  # a float initializer up to this size may be a scale or a bound; larger ones are weights
 EXACT_TYPES = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.UINT8, TensorProto.INT8)
@@ -51,6 +55,13 @@ class Sweep:
         if size <= limit and tensor.data_type != TensorProto.STRING:
             self.known[tensor.name] = numpy_helper.to_array(tensor)
 
+    def declare_constant(self, node: onnx.NodeProto) -> None:
+        """Set the output of a Constant node that holds a tensor."""
+        tensor = TensorProto()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+        self.declare_initializer(tensor)
+
     def visit(self, node: onnx.NodeProto) -> None:
         """Infer the outputs of one node; what cannot be inferred stays unknown and is noted."""
         outputs = self._evaluate(node) if self._foldable(node) else None
@@ -61,7 +72,7 @@ class Sweep:
                     if value.size <= MAX_KNOWN:
                         self.known[name] = value
             return
-        for name, proto in self._infer(node).items():
+        for name, proto in (self._infer(node) or self._define(node)).items():
             if not proto.HasField("tensor_type"):
                 continue
             self.types[name] = proto.tensor_type.elem_type
@@ -120,15 +131,53 @@ class Sweep:
             return None
         return [np.asarray(value) for value in results]
 
-    def _infer(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+    def _define(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        """The outputs of an operator without a schema, by what its definition says in standard operators."""
+        from tgonnx.emit import Emitter  # here, because rows are built on shapes
+        from tgonnx.gradient_row import Row, Types
+        from tgonnx.ops.registry import definition
+
+        define, opset = definition.get(node.op_type, node.domain), self.opsets.get("", 1)
+        if define is None or self._schema(node) is not None:
+            return {}
+        emitter = Emitter(f"{node.output[0]}/")
+        try:
+            outputs = define(Row(node, emitter, Types(self.types, self.shapes, self.known), [], []), opset)
+        except UnsupportedError as error:
+            self.problems[node.output[0]] = str(error)
+            return {}
+        inside = Sweep({"": DEFINED_IN}, self.ir_version)
+        for name in filter(None, node.input):
+            if name in self.shapes:
+                inside.declare(name, self.types[name], self.shapes[name])
+        for inner in emitter.nodes:
+            if inner.op_type == "Constant":
+                inside.declare_constant(inner)
+            else:
+                inside.visit(inner)
+        found = {
+            name: helper.make_tensor_type_proto(inside.types[value.name], inside.shapes[value.name])
+            for name, value in zip(node.output, outputs or [], strict=False)
+            if name and value is not None and value.name in inside.shapes
+        }
+        if found:
+            self.problems.pop(node.output[0], None)
+        return found
+
+    def _schema(self, node: onnx.NodeProto) -> onnx.defs.OpSchema | None:
         domain = "" if node.domain == "ai.onnx" else node.domain
         version = self.opsets.get(domain)
         if version is None or not defs.has(node.op_type, max_inclusive_version=version, domain=domain):
+            return None
+        return defs.get_schema(node.op_type, version, domain)
+
+    def _infer(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        schema = self._schema(node)
+        if schema is None:
             self.problems[node.output[0]] = (
                 f"operator {node.domain or 'ai.onnx'}::{node.op_type} is not known"
             )
             return {}
-        schema = defs.get_schema(node.op_type, version, domain)
         types = {
             name: helper.make_tensor_type_proto(self.types[name], self.shapes.get(name))
             for name in node.input
@@ -143,6 +192,9 @@ class Sweep:
             if name in self.known and self.known[name].size <= 4096
         }
         imports = [helper.make_opsetid(d, v) for d, v in self.opsets.items()]
+        if has_definition(schema):
+            node = onnx.NodeProto.FromString(node.SerializeToString())
+            fill_defaults(node, schema)
         try:
             return dict(
                 infer_node_outputs(

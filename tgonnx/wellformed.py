@@ -9,16 +9,18 @@ from __future__ import annotations
 import heapq
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tgonnx.definitions import STANDARD_DOMAINS, fill_defaults, has_definition, opset_of
 from tgonnx.errors import ModelError
 
-STANDARD_DOMAINS = ("", "ai.onnx")
+# onnxruntime has these in the standard domain, in all opsets
+RUNTIME_OPS = {"LayerNormalization", "SimplifiedLayerNormalization"}
 OLDEST_OPSET = 7
 OLDEST_IR = 3
 # Larger initializers are checked by their declared type only, so that the checker never copies them.
@@ -31,17 +33,18 @@ WEIGHTED_OPS = {
 }
 
 
-def accept(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+def accept(model: onnx.ModelProto, name: str, runs: Callable[[onnx.ModelProto], bool]) -> onnx.ModelProto:
     """The model with its nodes in topological order and without wrong shape hints; `model` is not changed.
 
-    External data must have been loaded. `name` starts every message. Raises `ModelError`.
+    External data must have been loaded. `name` starts every message. `runs` is the second opinion on a model whose
+    shapes the standard's inference refuses. Raises `ModelError`.
     """
     _check_text(model, name)
     _check_header(model, name)
     _check_operators(model, name)
     _check_tensors(model, name)
     _check_names(model, name)
-    return _check_standard(_sorted(model, name), name)
+    return _check_standard(_sorted(model, name), name, runs)
 
 
 def describe(error: BaseException, limit: int = 300) -> str:
@@ -105,7 +108,7 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
     opset = versions.get("", versions.get("ai.onnx"))
     local = {function.name for function in model.functions if function.domain in STANDARD_DOMAINS}
     for node in model.graph.node:
-        if node.domain not in STANDARD_DOMAINS or node.op_type in local:
+        if node.domain not in STANDARD_DOMAINS or node.op_type in local | RUNTIME_OPS:
             continue
         if opset is None:
             raise ModelError(f"{name}: the opset of the standard operators is not declared")
@@ -349,7 +352,9 @@ def _check_values(tensor: TensorProto, where: str, infinite_allowed: bool) -> No
 # --- the onnx checker -------------------------------------------------------------------------------
 
 
-def _check_standard(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+def _check_standard(
+    model: onnx.ModelProto, name: str, runs: Callable[[onnx.ModelProto], bool]
+) -> onnx.ModelProto:
     """Run the checker with strict shape inference; stale shape hints inside the graph are dropped."""
     skeleton = _without_weights(model)
     try:
@@ -359,6 +364,8 @@ def _check_standard(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         raise ModelError(f"{name}: {_explain(error)}") from None
     except onnx.shape_inference.InferenceError as error:
         if not model.graph.value_info:
+            if runs(model):
+                return model
             raise ModelError(f"{name}: shapes do not fit: {_explain(error)}") from None
     except ValueError as error:  # the protobuf limit, with the weights already left out
         raise ModelError(f"{name}: too large to be checked: {describe(error)}") from None
@@ -367,7 +374,8 @@ def _check_standard(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(skeleton, full_check=True)
     except onnx.shape_inference.InferenceError as error:
-        raise ModelError(f"{name}: shapes do not fit: {_explain(error)}") from None
+        if not runs(model):
+            raise ModelError(f"{name}: shapes do not fit: {_explain(error)}") from None
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.value_info[:]
@@ -390,6 +398,7 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     skeleton = without_initializers(model)
     skeleton.ClearField("training_info")
     skeleton.graph.name = model.graph.name or "graph"
+    _say_more(skeleton)
     inputs = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
         large = tensor.data_type != TensorProto.STRING and byte_size(tensor) > LARGE_BYTES
@@ -399,6 +408,24 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             info = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             skeleton.graph.input.append(info)
     return skeleton
+
+
+def only_in_runtime(node: onnx.NodeProto, opset: int) -> bool:
+    """Does onnxruntime know this operator of the standard domain, and the standard not?"""
+    unknown = not onnx.defs.has(node.op_type, opset, "")
+    return node.domain in STANDARD_DOMAINS and node.op_type in RUNTIME_OPS and unknown
+
+
+def _say_more(skeleton: onnx.ModelProto) -> None:
+    """Attributes that definitions refer to; onnxruntime's operators in its own domain, where nobody checks them."""
+    opset = opset_of(skeleton)
+    for node in skeleton.graph.node:
+        if only_in_runtime(node, opset):
+            node.domain = "com.microsoft"
+        elif node.domain in STANDARD_DOMAINS and onnx.defs.has(node.op_type, opset, ""):
+            schema = onnx.defs.get_schema(node.op_type, opset, "")
+            if has_definition(schema):
+                fill_defaults(node, schema)
 
 
 def without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:

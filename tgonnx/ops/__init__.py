@@ -2,6 +2,7 @@
 
 from tgonnx.ops import (
     attention,
+    contrib,
     convolution,
     deformable,
     elementwise,
@@ -23,6 +24,7 @@ from tgonnx.ops.registry import cost, definition, gated, gradient, resize, rule
 
 __all__ = [
     "attention",
+    "contrib",
     "convolution",
     "cost",
     "definition",
