@@ -272,11 +272,10 @@ def steps_for(per_epoch: int, epochs: int | None, train_weights: bool) -> tuple[
         (least, most), (tune_least, tune_most) = SEARCH_STEPS, TUNE_STEPS
         tune = min(max(TUNE_EPOCHS * per_epoch, tune_least), tune_most)
         search_steps = min(max(SEARCH_EPOCHS * per_epoch, least), most)
-        return (search_steps, tune) if train_weights else (4 * search_steps, 0)
-    total = epochs * per_epoch
-    if not train_weights:
-        return total, 0
-    return max(1, total // 3), max(1, total - total // 3)
+    else:
+        search_steps = max(1, epochs * per_epoch // 3)
+        tune = max(1, epochs * per_epoch - search_steps)
+    return (search_steps, tune) if train_weights else (search_steps + tune, 0)
 
 
 def _real_feeds(dataset: Dataset, model: Model) -> Iterator[Feeds]:
