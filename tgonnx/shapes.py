@@ -16,7 +16,7 @@ from onnx import TensorProto, defs, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
-from tgonnx.definitions import fill_defaults, has_definition
+from tgonnx.definitions import fill_defaults, has_definition, write_out
 from tgonnx.errors import UnsupportedError
 
 Shape = tuple[int, ...]
@@ -72,7 +72,10 @@ class Sweep:
                     if value.size <= MAX_KNOWN:
                         self.known[name] = value
             return
-        for name, proto in (self._infer(node) or self._define(node)).items():
+        found = self._infer(node)
+        if any(name and not _has_sizes(found.get(name)) for name in node.output):
+            found |= self._define(node)
+        for name, proto in found.items():
             if not proto.HasField("tensor_type"):
                 continue
             self.types[name] = proto.tensor_type.elem_type
@@ -132,21 +135,42 @@ class Sweep:
         return [np.asarray(value) for value in results]
 
     def _define(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
-        """The outputs of an operator without a schema, by what its definition says in standard operators."""
+        """The outputs by what a definition says: the standard's, or ours for operators that have no schema."""
+        schema = self._schema(node)
+        if any(name and name not in self.shapes for name in node.input):
+            return {}
+        try:
+            if schema is None:
+                inside, names = self._ours(node)
+            elif has_definition(schema) and node.op_type != "Range":  # which is a loop
+                inside, names = self._standard(node), list(node.output)
+            else:
+                return {}
+        except (UnsupportedError, RuntimeError, ValueError, InferenceError) as error:
+            self.problems[node.output[0]] = str(error).strip().splitlines()[0]
+            return {}
+        found = {
+            name: helper.make_tensor_type_proto(inside.types[inner], inside.shapes[inner])
+            for name, inner in zip(node.output, names, strict=False)
+            if name and inner in inside.shapes
+        }
+        if found:
+            self.problems.pop(node.output[0], None)
+        return found
+
+    def _ours(self, node: onnx.NodeProto) -> tuple[Sweep, list[str]]:
+        """A sweep through our definition of an operator, and what its outputs are called there."""
         from tgonnx.emit import Emitter  # here, because rows are built on shapes
         from tgonnx.gradient_row import Row, Types
         from tgonnx.ops.registry import definition
 
-        define, opset = definition.get(node.op_type, node.domain), self.opsets.get("", 1)
-        if define is None or self._schema(node) is not None:
-            return {}
-        emitter = Emitter(f"{node.output[0]}/")
-        try:
-            outputs = define(Row(node, emitter, Types(self.types, self.shapes, self.known), [], []), opset)
-        except UnsupportedError as error:
-            self.problems[node.output[0]] = str(error)
-            return {}
         inside = Sweep({"": DEFINED_IN}, self.ir_version)
+        define = definition.get(node.op_type, node.domain)
+        if define is None:
+            return inside, []
+        emitter = Emitter(f"{node.output[0]}/")
+        row = Row(node, emitter, Types(self.types, self.shapes, self.known), [], [])
+        outputs = define(row, self.opsets.get("", 1)) or []
         for name in filter(None, node.input):
             if name in self.shapes:
                 inside.declare(name, self.types[name], self.shapes[name])
@@ -155,14 +179,21 @@ class Sweep:
                 inside.declare_constant(inner)
             else:
                 inside.visit(inner)
-        found = {
-            name: helper.make_tensor_type_proto(inside.types[value.name], inside.shapes[value.name])
-            for name, value in zip(node.output, outputs or [], strict=False)
-            if name and value is not None and value.name in inside.shapes
-        }
-        if found:
-            self.problems.pop(node.output[0], None)
-        return found
+        return inside, ["" if value is None else value.name for value in outputs]
+
+    def _standard(self, node: onnx.NodeProto) -> Sweep:
+        """A sweep through the standard's definition of an operator."""
+        from tgonnx.passes.normalize import ConstantsToInitializers
+
+        inputs = {n: (self.types[n], self.shapes[n]) for n in node.input if n in self.shapes}
+        declared = [helper.make_tensor_value_info(n, kind, shape) for n, (kind, shape) in inputs.items()]
+        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        stored = [numpy_helper.from_array(self.known[n], n) for n in inputs if n in self.known]
+        graph = helper.make_graph([node], "one", declared, outputs, stored)
+        imports = [helper.make_opsetid("", self.opsets.get("", 1))]
+        model = helper.make_model(graph, opset_imports=imports, ir_version=self.ir_version)
+        written = write_out(model, lambda op_type: True)
+        return sweep(ConstantsToInitializers()(written).model, inputs)
 
     def _schema(self, node: onnx.NodeProto) -> onnx.defs.OpSchema | None:
         domain = "" if node.domain == "ai.onnx" else node.domain
@@ -228,6 +259,10 @@ def empty_sweep(proto: onnx.ModelProto) -> Sweep:
 def visit_all(state: Sweep, nodes: Iterable[onnx.NodeProto]) -> None:
     for node in nodes:
         state.visit(node)
+
+
+def _has_sizes(proto: onnx.TypeProto | None) -> bool:
+    return proto is not None and _static_shape(proto.tensor_type) is not None
 
 
 def _static_shape(tensor_type: onnx.TypeProto.Tensor) -> Shape | None:

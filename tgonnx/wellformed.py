@@ -419,6 +419,8 @@ def only_in_runtime(node: onnx.NodeProto, opset: int) -> bool:
 def _say_more(skeleton: onnx.ModelProto) -> None:
     """Attributes that definitions refer to; onnxruntime's operators in its own domain, where nobody checks them."""
     opset = opset_of(skeleton)
+    if all(entry.domain != "com.microsoft" for entry in skeleton.opset_import):
+        skeleton.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     for node in skeleton.graph.node:
         if only_in_runtime(node, opset):
             node.domain = "com.microsoft"
