@@ -114,10 +114,10 @@ def _step_graph(
     if device != "cpu" and engine == "auto":
         engine = "portable"
     found, chosen = differentiate(spec.model, names, engine)
-    step = emit_step(found.model, found.gradients, spec)
-    if device == "cpu":
-        step.model = block_convolutions(step.model, block_size())
-    return step, chosen, found.gradients
+    model = found.model
+    if device == "cpu":  # now, as shape inference takes gigabytes for the optimiser's long vectors
+        model = block_convolutions(model, block_size())
+    return emit_step(model, found.gradients, spec), chosen, found.gradients
 
 
 def gradients(
