@@ -49,3 +49,27 @@ def test_difference_is_relative_and_names_the_worst() -> None:
     apart, worst = train_coverage.difference(a, b)
     assert worst == "b"
     assert apart == pytest.approx(0.02)
+
+
+def test_the_slope_in_float64_tells_right_from_wrong() -> None:
+    from double_precision import slope
+    from onnx import numpy_helper, parser
+
+    from tgonnx.engines import ParameterGroup, StepSpec, first_step
+
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[4, 3] x) => (float loss)'
+        "{ a = MatMul(x, w) b = Softplus(a) loss = ReduceMean <keepdims = 0> (b) }"
+    )
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(3, 2)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    spec, feeds = (
+        StepSpec(model, (ParameterGroup(("w",)),)),
+        {"x": rng.normal(size=(4, 3)).astype(np.float32)},
+    )
+    gradients, _ = first_step(spec, feeds | {"lr": np.zeros((), np.float32)}, "portable", 1)
+    predicted, measured = slope(spec, gradients, feeds)
+    assert measured == pytest.approx(predicted, rel=1e-5)
+    predicted, measured = slope(spec, {"w": gradients["w"] * 2}, feeds)
+    assert measured == pytest.approx(predicted / 2, rel=1e-5)

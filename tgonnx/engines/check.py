@@ -223,6 +223,16 @@ def _label(node: NodeProto) -> str:
     return f"{node.name or node.output[0]!r} ({node.op_type})"
 
 
+def moving(model: ModelProto, gradients: Mapping[str, Array]) -> tuple[ModelProto, dict[str, Array], str]:
+    """The loss as a function of how far the parameters move along their gradients.
+
+    Returns it, the direction of each parameter, and the name of the input [parameters] that says how far.
+    """
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    directions = {name: _aligned(gradients[name], stored[name]) for name in sorted(gradients)}
+    return _moving(model, directions), directions, _T
+
+
 def _moving(model: ModelProto, directions: Mapping[str, Array]) -> ModelProto:
     """The loss with every parameter p replaced by p + t[i] d_i."""
     copy = make_differentiable(
