@@ -248,7 +248,7 @@ def resize_tile(view: View, cut: Cut) -> None:
     repeats, x, y = cut.now(1), view.input(0), view.output()
     if repeats is None:
         return
-    new = [n if len(x[axis]) > 1 or n == 1 else cut.size(y[axis]) for axis, n in enumerate(repeats.tolist())]
+    new = [cut.size(after) // max(cut.size(before), 1) for before, after in zip(x.axes, y.axes, strict=True)]
     if new != repeats.tolist():
         cut.set_input(1, np.array(new, np.int64))
 
