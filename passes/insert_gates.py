@@ -139,7 +139,7 @@ class _Inserter:
 
     def _normalize(self, index: int, node: gs.Node, sites: list[PlacedSite]) -> None:
         view = self.coupling.views[index]
-        name = self.coupling.model.nodes[index].inputs[0]
+        name = self.coupling.model.nodes[index].inputs[sites[0].input]
         elem_type, rank = self.types[name], len(self.coupling.labelling.axes[name])
         dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
         masks = [self._gates(site, rank, elem_type) for site in sites]

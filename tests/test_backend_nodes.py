@@ -169,8 +169,9 @@ UNREACHED = {
     "Size": "its output is a scalar integer, which onnx infers otherwise than the cases declare",
     "GlobalLpPool": "has no case",
     "MaxRoiPool": "has no case",
-    "MeanVarianceNormalization": "onnx cannot infer its shape strictly: its body has a Constant of opset 13",
 }
+# What no two runs agree on.
+RANDOM = "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
 
 
 @cache
@@ -236,7 +237,9 @@ def spread(chosen: Sequence[Case], count: int) -> list[Case]:
     return [chosen[int(i * step)] for i in range(min(count, len(chosen)))]
 
 
-STANDARD = [name for name in ops.rule.op_types() if "::" not in name and onnx.defs.has(name)]
+STANDARD = [
+    name for name in ops.rule.op_types() if "::" not in name and onnx.defs.has(name) and name not in RANDOM
+]
 
 
 @pytest.mark.parametrize("op_type", STANDARD)

@@ -150,3 +150,22 @@ def test_what_onnxruntime_fuses(
     opset: int, signature: str, weights: str, body: str, groups: list[int]
 ) -> None:
     assert units_of(model(opset, signature, weights, body)) == groups
+
+
+@pytest.mark.parametrize(("signature", "weights", "body", "groups"), [
+    (ROWS, "float[7,12] a, float[7,12] b, float[7,8] c, float[32] e, float[2,4,5,5] m, float[8,4] o", PROJECTED
+     + "h = com.microsoft.MultiHeadAttention <num_heads=4> (q, k, v, e, , m) y = MatMul(h, o)", [4]),
+    (ROWS, "float[7,6] p, float[6,24] w, float[24] e, float[8,4] o",
+     "z = MatMul(x, p) h = com.microsoft.Attention <num_heads=4> (z, w, e) y = MatMul(h, o)", [4, 6]),
+    (ROWS, "float[7,32] a, float[7,16] b, float[7,16] c, float[32,4] o", PROJECTED
+     + "l = Constant <value = int32[2] {4, 4}> () t = Constant <value = int32 {5}> () h, n, m = "
+     "com.microsoft.GroupQueryAttention <num_heads=4, kv_num_heads=2> (q, k, v, , , l, t) y = MatMul(h, o)", [2]),
+    ("(float[2,5,7] x, int64[2,5] p) => (float[2,5,4] y)", "float[7,32] a, float[9,4] c, float[9,4] s, float[32,4] o",
+     "q = MatMul(x, a) h = com.microsoft.RotaryEmbedding (q, p, c, s) y = MatMul(h, o)", [4]),
+    ("(int32[2,5] x) => (float[2,5,4] y, int32[2] i)",
+     "float[9,8] w, float[6,8] p, float[2,8] s, float[8] g, float[8] b, float[8,4] o",
+     "h, i, t = com.microsoft.EmbedLayerNormalization <epsilon = 0.001> (x, x, w, p, s, g, b, x) "
+     "u = Add(h, t) y = MatMul(u, o)", [8]),
+], ids=["MultiHead", "projected", "GroupQuery", "RotaryEmbedding", "EmbedLayerNormalization"])  # fmt: skip
+def test_attention_of_onnxruntime(signature: str, weights: str, body: str, groups: list[int]) -> None:
+    assert units_of(model(17, signature, weights, body)) == groups

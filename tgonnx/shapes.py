@@ -162,14 +162,19 @@ class Sweep:
         """A sweep through our definition of an operator, and what its outputs are called there."""
         from tgonnx.emit import Emitter  # here, because rows are built on shapes
         from tgonnx.gradient_row import Row, Types
-        from tgonnx.ops.registry import definition
+        from tgonnx.ops.registry import definition, sizes
 
         inside = Sweep({"": DEFINED_IN}, self.ir_version)
-        define = definition.get(node.op_type, node.domain)
-        if define is None:
-            return inside, []
+        define, measure = (table.get(node.op_type, node.domain) for table in (definition, sizes))
         emitter = Emitter(f"{node.output[0]}/")
         row = Row(node, emitter, Types(self.types, self.shapes, self.known), [], [])
+        if measure is not None:
+            for name, shape in zip(node.output, measure(row), strict=False):
+                if shape is not None and None not in shape:
+                    inside.declare(name, self.types[node.input[0]], shape)
+            return inside, list(node.output)
+        if define is None:
+            return inside, []
         outputs = define(row, self.opsets.get("", 1)) or []
         for name in filter(None, node.input):
             if name in self.shapes:

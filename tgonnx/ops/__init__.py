@@ -3,6 +3,7 @@
 from tgonnx.ops import (
     attention,
     contrib,
+    contrib_attention,
     convolution,
     deformable,
     elementwise,
@@ -20,11 +21,12 @@ from tgonnx.ops import (
     regions,
     spatial,
 )
-from tgonnx.ops.registry import cost, definition, gated, gradient, resize, rule
+from tgonnx.ops.registry import cost, definition, gated, gradient, resize, rule, sizes
 
 __all__ = [
     "attention",
     "contrib",
+    "contrib_attention",
     "convolution",
     "cost",
     "definition",
@@ -46,5 +48,6 @@ __all__ = [
     "regions",
     "resize",
     "rule",
+    "sizes",
     "spatial",
 ]

@@ -67,21 +67,29 @@ def _packed(
 ) -> Choice:
     """Three axes: heads and head dimension are one. `keys`, `values` are head dimensions of caches."""
     groups, heads = view.attribute("kv_num_heads"), view.attribute("q_num_heads")
-    q, k, v, y = (o[2].reshape(groups, n, -1) for o, n in (
-        (view.input(0), heads // groups), (view.input(1), 1), (view.input(2), 1), (view.output(), heads // groups),
-    ))  # fmt: skip
-    by_query = [labels.reshape(groups, -1, 1) for labels in query_heads]
-    whole = all_equal(y[:, :1, :1], q, k, v, y, *by_query, *(s.reshape(-1, 1, 1) for s in stored))
-    within = all_equal(y[:1, :, :1], q, y, *by_query)
+    q, k, v, y = (o[2] for o in (view.input(0), view.input(1), view.input(2), view.output()))
+    whole = whole_heads(heads, groups, [y, q, *query_heads], [k, v, *stored])
+    q, k, v, y = q.reshape(heads, -1), k.reshape(groups, -1), v.reshape(groups, -1), y.reshape(heads, -1)
     inside = [
-        *all_equal(q[:1, :1], q, k, *(axis.reshape(1, 1, -1) for axis in keys)),
-        *all_equal(y[:1, :1], y, v, *(axis.reshape(1, 1, -1) for axis in values)),
+        *all_equal(q[:1], q, k, *(d[None] for d in keys)),
+        *all_equal(y[:1], y, v, *(d[None] for d in values)),
     ]
-    alternatives = [Alternative("heads", y[:, 0, 0], tuple(whole))]
+    within = Alternative("in each head", np.concatenate([q[0], y[0]]), tuple(inside))
+    return Choice((*whole, within))
+
+
+def whole_heads(
+    heads: int, groups: int, by_query: Sequence[Labels], shared: Sequence[Labels]
+) -> list[Alternative]:
+    """Ways to cut packed axes [heads * n] by heads; those in `shared` are [groups * n], one for some heads each."""
+    queries = [labels.reshape(groups, heads // groups, -1) for labels in by_query]
+    first = queries[0]
+    whole = all_equal(first[:, :1, :1], *queries, *(labels.reshape(groups, 1, -1) for labels in shared))
+    found = [Alternative("heads", first[:, 0, 0], tuple(whole))]
     if heads > groups:
-        alternatives.append(Alternative("in each group", y[0, :, 0], tuple(within)))
-    alternatives.append(Alternative("in each head", np.concatenate([q[0, 0], y[0, 0]]), tuple(inside)))
-    return Choice(tuple(alternatives))
+        within = all_equal(first[:1, :, :1], *queries)
+        found.append(Alternative("in each group", first[0, :, 0], tuple(within)))
+    return found
 
 
 def _mask_heads(view: View) -> list[Labels]:

@@ -190,7 +190,7 @@ def skip_layer_norm_definition(row: Row, opset: int) -> Outputs:
     total = row.x + row.input(1)
     if row.has(bias):
         total = total + row.input(bias)
-    y = _normalised(row, total, [row.rank(row.x) - 1], float(row.attr("epsilon", 1e-12)), center=shift > 0)
+    y = normalised(row, total, [row.rank(row.x) - 1], float(row.attr("epsilon", 1e-12)), center=shift > 0)
     y = y * row.input(2)
     return [y + row.input(shift) if shift > 0 and row.has(shift) else y, None, None, total]
 
@@ -201,7 +201,7 @@ def layer_norm_definition(row: Row, opset: int) -> Outputs | None:
     if opset >= 17:
         return None
     axes = list(range(row.axis(-1), row.rank(row.x)))
-    y = _normalised(row, row.x, axes, float(row.attr("epsilon", 1e-5)), center=True) * row.input(1)
+    y = normalised(row, row.x, axes, float(row.attr("epsilon", 1e-5)), center=True) * row.input(1)
     return [y + row.input(2) if row.has(2) else y]
 
 
@@ -209,9 +209,9 @@ def layer_norm_definition(row: Row, opset: int) -> Outputs | None:
 def simplified_layer_norm_definition(row: Row, opset: int) -> Outputs:
     """Division by the root mean square; onnxruntime keeps it in the standard domain, where it has no schema."""
     axes = list(range(row.axis(-1), row.rank(row.x)))
-    return [_normalised(row, row.x, axes, float(row.attr("epsilon", 1e-5)), center=False) * row.input(1)]
+    return [normalised(row, row.x, axes, float(row.attr("epsilon", 1e-5)), center=False) * row.input(1)]
 
 
-def _normalised(row: Row, x: Value, axes: list[int], epsilon: float, center: bool) -> Value:
+def normalised(row: Row, x: Value, axes: list[int], epsilon: float, center: bool) -> Value:
     centred = x - x.mean(axes) if center else x
     return centred / row.op("Sqrt", (centred * centred).mean(axes) + epsilon)

@@ -71,6 +71,13 @@ class Gating:
         self.node.inputs[0] = x
         self.keep(self.node)
 
+    def detach(self, *outputs: int) -> None:
+        """Give the node other values to write in place of these outputs."""
+        for index in outputs:
+            if index < len(self.node.outputs) and self.node.outputs[index].name:
+                name = f"{self.node.outputs[index].name}/ungated"
+                self.node.outputs[index] = gs.Variable(name)
+
     def finish(self, value: gs.Tensor, output: int = 0) -> None:
         """Make `value` the node's output."""
         into = self.node.outputs[output]

@@ -8,6 +8,8 @@ An operator's block stands in one file of this package and reads
     @gated("Relu")       statistics over the open channels only
     @gradient("Relu")    the vector-Jacobian product in standard operators (tgonnx.autodiff)
     @definition("LSTM")  the operator written in simpler ones, for training where its row does not reach
+    @sizes("Attention", domain="com.microsoft")
+                         the shapes of its outputs, where onnx has no schema and we have no definition
 
 Only `rule` is needed for an operator to be understood; an operator without one pins what touches it.
 """
@@ -58,3 +60,4 @@ cost: Table[Callable[..., Any]] = Table("cost")
 gated: Table[Callable[..., Any]] = Table("gated")
 gradient: Table[Callable[..., Any]] = Table("gradient")
 definition: Table[Callable[..., Any]] = Table("definition")
+sizes: Table[Callable[..., Any]] = Table("sizes")
