@@ -664,6 +664,17 @@ def test_quantised_and_controlled_models_get_advice() -> None:
         autodiff.backward(model, "loss", ["w"])
 
 
+def test_what_a_branch_reads_is_not_forgotten() -> None:
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 18]> g (bool big) => (float loss)
+        <float[2] w = {1, 2}> { s = Exp(w)
+        [choice] y = If (big) <then_branch = t () => (float[2] a) { a = Neg(s) },
+                               else_branch = e () => (float[2] b) { b = Identity(s) }>
+        loss = ReduceSum <keepdims = 0> (y) }""")
+    for engine in ENGINES:
+        with pytest.raises(UnsupportedError, match=r"\(If\).*sizes that unroll it"):
+            engines.gradients(model, ["w"], {"big": np.array(True)}, engine)
+
+
 def test_unused_parameter_has_zero_gradient() -> None:
     model = parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18]> g () => (float loss)'

@@ -7,7 +7,7 @@ opset >= 18; `tgonnx.passes.make_differentiable` converts older graphs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx.inliner
@@ -149,13 +149,21 @@ def relevant(model: ModelProto, types: Types, loss: str, names: Iterable[str]) -
     """The floating-point values on a differentiable path from `names` to `loss`."""
     forward = set(names)
     for node in model.graph.node:
-        if not is_stop(node) and any(i in forward for i in node.input):
+        if not is_stop(node) and any(i in forward for i in reads(node)):
             forward.update(o for o in node.output if o and types.elem_types.get(o, 1) in (*FLOATS, 0))
     backward_values = {loss}
     for node in reversed(model.graph.node):
         if not is_stop(node) and any(o in backward_values and o in forward for o in node.output):
-            backward_values.update(i for i in node.input if i)
+            backward_values.update(i for i in reads(node) if i)
     return forward & backward_values
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """The inputs of a node, and what its subgraphs read."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from reads(inner)
 
 
 def is_stop(node: NodeProto) -> bool:

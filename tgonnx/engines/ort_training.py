@@ -17,7 +17,7 @@ from typing import Any
 
 from onnx import FunctionProto, ModelProto, NodeProto, helper, load_model_from_string
 
-from tgonnx.autodiff import Backward, differentiate_row, inline, is_stop, relevant
+from tgonnx.autodiff import Backward, differentiate_row, inline, is_stop, reads, relevant
 from tgonnx.emit import Emitter, Value
 from tgonnx.errors import UnsupportedError
 from tgonnx.gradient_row import Row, Types
@@ -96,14 +96,14 @@ def _reachable(model: ModelProto, names: Iterable[str]) -> set[str]:
     """All values that depend on the parameters in any way."""
     reachable = set(names)
     for node in model.graph.node:
-        if any(i in reachable for i in node.input):
+        if any(i in reachable for i in reads(node)):
             reachable.update(node.output)
     return reachable
 
 
 def _wrap(wrapping: _Wrapping, node: NodeProto, reachable: set[str]) -> None:
     flows = any(o in wrapping.active for o in node.output) and not is_stop(node)
-    blocks = not flows and any(i in reachable for i in node.input)
+    blocks = not flows and any(i in reachable for i in reads(node))
     if not flows and not blocks:
         wrapping.nodes.append(node)
         return
@@ -228,7 +228,7 @@ def _build(model: ModelProto, loss: str, names: list[str]) -> ModelProto:
 
     state = import_module("onnxruntime.capi._pybind_state")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, too
     outputs = {o.name for o in model.graph.output}
     try:
         builder = state.GradientGraphBuilder(model.SerializeToString(), outputs, set(names), loss, options)

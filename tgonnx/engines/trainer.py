@@ -25,7 +25,7 @@ def session(
     What the device has no kernel for runs on the CPU. Raises InstallationError if onnxruntime lacks the device.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, too
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
