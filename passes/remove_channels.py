@@ -4,13 +4,16 @@ Handled, node after node, with shapes inferred again as it goes:
 * every initializer loses the labels that are closed, along each of its axes;
 * the operator's `resize` entry rewrites stored sizes (groups, split sizes, reshape targets, pads, indices, ...);
 * a computed reshape or expand target that still says the old size gets its element scaled;
+* a size that is divided further on (heads x samples by heads) is set back to what it was before the cut, as a
+  division of less would not come out even;
 * after each node the inferred shape must be the one that the labels say.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +23,7 @@ from tgonnx import ops
 from tgonnx.coupling import Coupling
 from tgonnx.errors import VerificationError
 from tgonnx.labels import Labels
+from tgonnx.model import Model, Node
 from tgonnx.ops.cut import Cut, Keep
 from tgonnx.passes import PassResult
 from tgonnx.passes.fold_shapes import remove_unused
@@ -65,6 +69,7 @@ class _Surgeon:
         self.kept: Keep = kept[coupling.unit_of]
         self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
         self.users = Counter(name for node in self.graph.node for name in node.input)
+        self.divided = _divided(coupling.model)
         self.sweep: Sweep = empty_sweep(proto)
 
     def keep(self, labels: Labels) -> Keep:
@@ -80,6 +85,8 @@ class _Surgeon:
                 self.sweep.declare(name, model.first.types[name], model.shapes[name])
         for index, node in enumerate(list(self.graph.node)):
             self._resize(index, node)
+            if node.op_type == "Shape" and node.output[0] in self.divided:
+                self._set_back(index, node)
             self.sweep.visit(node)
             self._check(node)
         _correct_value_infos(self.graph, self.coupling, self.keep)
@@ -144,21 +151,48 @@ class _Surgeon:
         """A computed size that depends on dynamic axes: multiply each element by wanted / present."""
         old = node.input[index]
         now = self.sweep.known[old]
-        common = np.gcd(value, now)
-        for op_type, factor in (("Mul", value // common), ("Div", now // common)):
-            name = fresh_name(
-                f"{node.output[0]}_{op_type.lower()}", {**self.initializers, **self.sweep.types}
-            )
+        node.input[index] = self._multiplied(node, old, value, now, now.dtype)
+
+    def _set_back(self, index: int, node: onnx.NodeProto) -> None:
+        """Let a Shape node say what it said before the cut."""
+        view = self.coupling.views[index]
+        axes = view.input(0).axes[slice(view.attribute("start", 0), view.attribute("end", None))]
+        before = np.array([len(labels) for labels in axes], np.int64)
+        now = np.array([self.keep(labels).sum() for labels in axes], np.int64)
+        if np.array_equal(before, now):
+            return
+        name, node.output[0] = node.output[0], fresh_name(f"{node.output[0]}_now", self.sweep.types)
+        self.sweep.visit(node)
+        self._multiplied(node, node.output[0], before, now, before.dtype, name)
+
+    def _multiplied(
+        self,
+        node: onnx.NodeProto,
+        source: str,
+        by: np.ndarray,
+        over: np.ndarray,
+        dtype: np.dtype[Any],
+        into: str = "",
+    ) -> str:
+        """`source` * by / over, computed next to `node`: behind it if it makes `source`, else before it."""
+        position = next(
+            i for i, other in enumerate(self.graph.node) if other is node or other.output == node.output
+        )
+        position += source in node.output
+        common = np.maximum(np.gcd(by, over), 1)
+        for op_type, factor, last in (("Mul", by // common, ""), ("Div", over // common, into)):
+            taken = {**self.initializers, **self.sweep.types}
+            name = fresh_name(f"{node.output[0]}_{op_type.lower()}", taken)
             self.initializers[name] = self.graph.initializer.add()
-            self.initializers[name].CopyFrom(numpy_helper.from_array(factor.astype(now.dtype), name))
+            self.initializers[name].CopyFrom(numpy_helper.from_array(factor.astype(dtype), name))
             self.sweep.declare_initializer(self.initializers[name])
-            out = fresh_name(f"{name}_out", self.sweep.types)
-            scaled = helper.make_node(op_type, [old, name], [out])
-            position = next(i for i, other in enumerate(self.graph.node) if other.output == node.output)
+            out = last or fresh_name(f"{name}_out", self.sweep.types)
+            scaled = helper.make_node(op_type, [source, name], [out])
             self.graph.node.insert(position, scaled)
+            position += 1
             self.sweep.visit(scaled)
-            old = out
-        node.input[index] = old
+            source = out
+        return source
 
     def _check(self, node: onnx.NodeProto) -> None:
         for name in node.output:
@@ -173,6 +207,22 @@ class _Surgeon:
                     f"node {node.name or node.op_type} ({node.op_type}): {name!r} would have shape {found}, "
                     f"the labels say {wanted} {why}".rstrip()
                 )
+
+
+def _divided(model: Model) -> set[str]:
+    """Sizes that are divided further on, be it after other arithmetic."""
+    users: dict[str, list[Node]] = defaultdict(list)
+    for node in model.nodes:
+        for name in node.inputs:
+            users[name].append(node)
+    found: set[str] = set()
+    for node in reversed(model.nodes):
+        for output in node.outputs:
+            if output in model.first.known and any(
+                user.op_type in ("Div", "Mod") or found & set(user.outputs) for user in users[output]
+            ):
+                found.add(output)
+    return found
 
 
 def _set_attribute(node: onnx.NodeProto, name: str, value: object) -> None:

@@ -218,6 +218,24 @@ def test_heads_are_cut_behind_a_computed_reshape() -> None:
     assert run(pruned, {"x": x})[0].shape == (5, 7, 2)
 
 
+def test_a_table_is_repeated_as_often_as_there_are_samples() -> None:
+    before = parse("""g (float[N,4,6] x) => (float[N,4,2] y)
+        <float[6,8] v, float[4,6] p, float[6,8] u, float[8,2] w, int64[4] parts = {0,4,2,4}, int64[3] flat = {-1,4,4},
+         int64[4] table = {1,4,2,4}, int64[4] back = {-1,2,4,4}, int64[3] joined = {0,4,-1},
+         int64 heads = {2}, int64 zero = {0}, int64[1] front = {0}, int64[2] once = {1,1}>
+        { a = MatMul(x, v)  b = Reshape(a, parts)  c = Transpose <perm = [0, 2, 1, 3]> (b)  q = Reshape(c, flat)
+          d = MatMul(p, u)  e = Reshape(d, table)  f = Transpose <perm = [0, 2, 3, 1]> (e)  k = Reshape(f, flat)
+          s = Shape(q)  m = Gather(s, zero)  n = Div(m, heads)  r = Unsqueeze(n, front)
+          repeats = Concat <axis = 0> (r, once)  t = Tile(k, repeats)
+          g0 = MatMul(q, t)  g = MatMul(g0, q)  h = Reshape(g, back)  i = Transpose <perm = [0, 2, 1, 3]> (h)
+          j = Reshape(i, joined)  y = MatMul(j, w) }""")
+    assert check_exact(before).units
+    pruned, x = cut(before), np.random.default_rng(0).standard_normal((5, 4, 6)).astype(np.float32)
+    whole = run(pruned, {"x": x})[0]
+    parts = [run(pruned, {"x": part})[0] for part in (x[:1], x[1:3], x[3:])]
+    assert difference([whole], [np.concatenate(parts)]) < 1e-6
+
+
 def residual(opset: int = 17, ir: int = 8) -> onnx.ModelProto:
     return parse(
         """g (float[N,3,4,4] x) => (float[N,2,4,4] y)

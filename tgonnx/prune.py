@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -49,7 +48,7 @@ BATCH = 64
 SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if the epochs are not given
 SEARCH_EPOCHS, TUNE_EPOCHS = 2, 4
 LR = 5e-4  # a trained network that learns faster forgets what it knew
-CHECKED_BATCHES = 2
+CHECKED_BATCHES = (32, 5, 1)  # sizes computed from the batch are tried, too
 
 
 @dataclass(frozen=True)
@@ -283,9 +282,9 @@ def _real_feeds(dataset: Dataset, model: Model) -> Iterator[Feeds]:
     size = fixed_batch(model.original)
     if size is not None and len(split) < size:
         split = dataset.train
-    for batch in islice(split.batches(size or min(32, len(split))), CHECKED_BATCHES):
-        if size is None or all(len(value) == size for value in batch.feeds.values()):
-            yield batch.feeds
+    for count in (size,) if size else CHECKED_BATCHES:
+        if count <= len(split):
+            yield split.take(np.arange(count)).feeds
 
 
 def _checked(

@@ -102,18 +102,26 @@ def runnable_feeds(
 ) -> list[Feeds]:
     """Random inputs of the first form that the model runs on; a batch may be fixed inside, images be larger.
 
+    Each sample has a batch of one more, if the model lets it: sizes computed from the batch are tried, too.
     Raises what the first form raised if none works.
     """
     failure: ModelError | None = None
     for count in dict.fromkeys((batch, 1)):
         for side in _SIDES:
             rng = np.random.default_rng(seed)
-            feeds = [random_feeds(model, rng, count, sizes, side) for _ in range(samples)]
+            feeds = [random_feeds(model, rng, count, sizes, side)]
             try:
                 session.run(feeds[0])
-                return feeds
             except ModelError as error:
                 failure = failure or error
+                continue
+            for more in range(1, samples):
+                feeds.append(random_feeds(model, rng, count + more, sizes, side))
+                try:
+                    session.run(feeds[-1])
+                except ModelError:
+                    feeds[-1] = random_feeds(model, rng, count, sizes, side)
+            return feeds
     raise failure or ModelError("the model cannot run on random inputs")
 
 
