@@ -83,7 +83,7 @@ def _measure(model: Model, row: Row, seeds: Sequence[int]) -> None:
     row.nodes, row.groups, row.units = len(model.original.graph.node), len(coupling.groups), coupling.units
     row.kind = "attention" if _has_attention(coupling) else "convolution"
     session = open_session(model.original)
-    feeds = runnable_feeds(model.original, session)
+    feeds = runnable_feeds(model.original, session, samples=2)
     opened = verify(model.original, gate(coupling, Mask.all_open(coupling)), feeds)
     row.faults += [f"all gates open: {reason}" for reason in opened.reasons]
     for seed in seeds:
