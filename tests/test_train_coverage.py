@@ -73,3 +73,19 @@ def test_the_slope_in_float64_tells_right_from_wrong() -> None:
     assert measured == pytest.approx(predicted, rel=1e-5)
     predicted, measured = slope(spec, {"w": gradients["w"] * 2}, feeds)
     assert measured == pytest.approx(predicted / 2, rel=1e-5)
+
+
+def test_the_order_of_the_batch_is_rounding_alone() -> None:
+    from onnx import numpy_helper, parser
+
+    from tgonnx.engines import ParameterGroup, StepSpec
+
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[64, 3] x) => (float loss)'
+        "{ a = MatMul(x, w) b = Exp(a) loss = ReduceMean <keepdims = 0> (b) }"
+    )
+    rng = np.random.default_rng(0)
+    model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=(3, 2)).astype(np.float32), "w"))
+    feeds = {"x": rng.normal(size=(64, 3)).astype(np.float32), "lr": np.zeros((), np.float32)}
+    found = train_coverage.rounding(StepSpec(model, (ParameterGroup(("w",)),)), feeds, "w")
+    assert 0 < found < 1e-5
