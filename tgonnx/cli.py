@@ -45,7 +45,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Make an ONNX model smaller and faster by deleting channels, heads and blocks.",
+    help="Make an ONNX model smaller and faster by deleting channels, attention heads and hidden units.",
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
