@@ -33,6 +33,9 @@ def attention(view: View) -> Iterator[Relation]:
     values = [o for o in (*view.inputs[5:6], *view.outputs[2:3]) if o is not None]
     query_heads = [*_mask_heads(view), *(o[1] for o in view.outputs[3:] if o is not None)]
     yield from all_equal(q[0], *(o[0] for o in (k, v, y, *keys, *values, *view.outputs[3:]) if o is not None))
+    mask = view.inputs[3] if view.has(3) else None
+    if mask is not None and mask.rank == 4 and len(mask[0]) == len(q[0]):
+        yield Tie(mask[0], q[0])
     if view.has(6):
         yield Tie(view.input(6)[0], q[0])
     yield Site("contract", 0, q.rank - 1, q[q.rank - 1], paired=True)

@@ -22,7 +22,7 @@ Shapes = list[tuple[Dim, ...] | None]
 
 @rule("MultiHeadAttention", "GroupQueryAttention", domain=MICROSOFT)
 def attention(view: View) -> Iterator[Relation]:
-    """Q, K and V [batch, time, heads * n]; caches [batch, heads, time, n]."""
+    """Q, K and V [batch, time, heads * n]; caches [batch, heads, time, n]. Batch and time stay."""
     q, y = view.input(0), view.output()
     k, v = view.inputs[1], view.inputs[2]
     if k is None or v is None or not q.rank == k.rank == v.rank == 3:
@@ -30,7 +30,6 @@ def attention(view: View) -> Iterator[Relation]:
     heads, groups = _numbers(view)
     first = 6 if view.op_type == "MultiHeadAttention" else 3
     caches = [o for o in (*view.inputs[first : first + 2], *view.outputs[1:3]) if o is not None]
-    yield from all_equal(q[0], k[0], v[0], y[0], *(o[0] for o in caches))
     queries = [y[2], q[2]]
     if view.op_type == "MultiHeadAttention":
         if view.has(3):
@@ -88,11 +87,9 @@ def projected_attention(view: View) -> Iterator[Relation]:
     """The weight [in, q + k + v] makes queries, keys and values of input 0."""
     x, w, y = view.input(0), view.input(1), view.output()
     heads, parts = int(view.attribute("num_heads")), _parts(view, w[1])
-    yield Tie(x[0], y[0])
     yield Tie(x[2], w[0])
     yield Site("contract", 1, 0, w[0])
     caches = [o for o in (*view.inputs[4:5], *view.outputs[1:2]) if o is not None]
-    yield from all_equal(x[0], *(o[1] for o in caches))
     if view.has(2):
         yield Tie(view.input(2)[0], w[1])
     bias = view.inputs[5] if view.has(5) else None
@@ -136,7 +133,6 @@ def projected_attention_sizes(row: Row) -> Shapes:
 def rotary_embedding(view: View) -> Iterator[Relation]:
     """Whole heads only."""
     x, y = view.input(0), view.output()
-    yield Tie(x[0], y[0])
     if x.rank == 4:
         yield Tie(x[1], y[1])
         return
