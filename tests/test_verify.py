@@ -76,6 +76,13 @@ def test_contract_differences_are_named() -> None:
     assert check.max_abs == float("inf")
 
 
+def test_a_model_that_fails_for_another_batch_differs() -> None:
+    text = "g (float[N,2] x) => (float[N,2] y) <int64[2] s = {S,2}> { y = Reshape(x, s) }"
+    check = verify(parse(text.replace("S", "-1")), parse(text.replace("S", "2")))
+    assert len(check.reasons) == 1
+    assert check.reasons[0].startswith("only the first runs: ")
+
+
 def test_infinities_and_nans_are_compared_by_place() -> None:
     logarithm = parse("m (float[N,4] x) => (float[N,4] y) { y = Log(x) }")
     assert verify(logarithm, logarithm).ok

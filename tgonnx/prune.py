@@ -48,7 +48,7 @@ BATCH = 64
 SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if the epochs are not given
 SEARCH_EPOCHS, TUNE_EPOCHS = 2, 4
 LR = 5e-4  # a trained network that learns faster forgets what it knew
-CHECKED_BATCHES = (32, 5, 1)  # sizes computed from the batch are tried, too
+CHECKED_BATCHES = (32, 5, 2)  # sizes computed from the batch are tried, too
 
 
 @dataclass(frozen=True)
@@ -282,9 +282,14 @@ def _real_feeds(dataset: Dataset, model: Model) -> Iterator[Feeds]:
     size = fixed_batch(model.original)
     if size is not None and len(split) < size:
         split = dataset.train
-    for count in (size,) if size else CHECKED_BATCHES:
-        if count <= len(split):
-            yield split.take(np.arange(count)).feeds
+    session = open_session(model.original)
+    for count in (size,) if size else sorted({min(n, len(split)) for n in CHECKED_BATCHES}):
+        feeds = split.take(np.arange(count)).feeds
+        try:
+            session.run(feeds)
+        except ModelError:  # the model insists on another batch
+            continue
+        yield feeds
 
 
 def _checked(

@@ -57,7 +57,7 @@ def verify(
     axes by name from `sizes`). Models with half-precision floats are held to ten epsilons of that type
     if this is more than `rtol`.
 
-    Raises `UnsupportedError` if no runtime takes a model, `ModelError` if it fails on the inputs,
+    Raises `UnsupportedError` if no runtime takes a model, `ModelError` if the first fails on the inputs,
     `UsageError` for no samples.
     """
     reasons = contract_differences(a, b)
@@ -75,7 +75,11 @@ def verify(
     count = 0
     for feed in used:
         count += 1
-        absolute, relative, notes = _compare(first.run(feed), second.run(feed), tolerance)
+        expected = first.run(feed)
+        try:
+            absolute, relative, notes = _compare(expected, second.run(feed), tolerance)
+        except ModelError as error:
+            absolute, relative, notes = float("inf"), float("inf"), [f"only the first runs: {error}"]
         max_abs, max_rel = max(max_abs, absolute), max(max_rel, relative)
         reasons += tuple(note for note in notes if note not in reasons)
     if not count:
