@@ -169,3 +169,9 @@ def test_what_onnxruntime_fuses(
 ], ids=["MultiHead", "projected", "GroupQuery", "RotaryEmbedding", "EmbedLayerNormalization"])  # fmt: skip
 def test_attention_of_onnxruntime(signature: str, weights: str, body: str, groups: list[int]) -> None:
     assert units_of(model(17, signature, weights, body)) == groups
+
+
+def test_group_normalisation_that_the_standard_withdrew() -> None:
+    weights = "float[6,3,1,1] a, float[2] s, float[2] b, float[4,6,1,1] c"
+    body = "h = Conv(x, a) g = GroupNormalization <num_groups=2> (h, s, b) y = Conv(g, c)"
+    assert units_of(model(18, IMAGE.format(n=6), weights, body)) == [3]

@@ -205,7 +205,8 @@ class Sweep:
         version = self.opsets.get(domain)
         if version is None or not defs.has(node.op_type, max_inclusive_version=version, domain=domain):
             return None
-        return defs.get_schema(node.op_type, version, domain)
+        schema = defs.get_schema(node.op_type, version, domain)
+        return None if schema.deprecated else schema  # inference refuses it
 
     def _infer(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
         schema = self._schema(node)

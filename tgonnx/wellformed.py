@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tgonnx.definitions import STANDARD_DOMAINS, fill_defaults, has_definition, opset_of
 from tgonnx.errors import ModelError
 
-# onnxruntime has these in the standard domain, in all opsets
-RUNTIME_OPS = {"LayerNormalization", "SimplifiedLayerNormalization"}
+# onnxruntime runs these in opsets where the standard does not have them, or not any more
+RUNTIME_OPS = {"LayerNormalization", "SimplifiedLayerNormalization", "GroupNormalization"}
 OLDEST_OPSET = 7
 OLDEST_IR = 3
 # Larger initializers are checked by their declared type only, so that the checker never copies them.
@@ -411,9 +411,11 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def only_in_runtime(node: onnx.NodeProto, opset: int) -> bool:
-    """Does onnxruntime know this operator of the standard domain, and the standard not?"""
-    unknown = not onnx.defs.has(node.op_type, opset, "")
-    return node.domain in STANDARD_DOMAINS and node.op_type in RUNTIME_OPS and unknown
+    """Does onnxruntime know this operator of the standard domain, and the standard not, or not any more?"""
+    if node.domain not in STANDARD_DOMAINS or node.op_type not in RUNTIME_OPS:
+        return False
+    known = onnx.defs.has(node.op_type, opset, "")
+    return not known or bool(onnx.defs.get_schema(node.op_type, opset, "").deprecated)
 
 
 def _say_more(skeleton: onnx.ModelProto) -> None:

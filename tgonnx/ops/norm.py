@@ -9,11 +9,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from tgonnx.emit import Value
-from tgonnx.gradient_row import Grads, Row
+from tgonnx.gradient_row import Dim, Grads, Row
 from tgonnx.labels import Alternative, Choice, Free, Labels, Relation, Site, Tie
 from tgonnx.ops.cut import Cut
 from tgonnx.ops.gating import Gating
-from tgonnx.ops.registry import gated, gradient, resize, rule
+from tgonnx.ops.registry import gated, gradient, resize, rule, sizes
 from tgonnx.ops.view import Operand, View, broadcast, same
 
 
@@ -226,6 +226,12 @@ def group_norm(view: View) -> Iterator[Relation]:
 
 def _spread(first: Labels, grouped: Labels) -> Tie:
     return Tie(np.broadcast_to(first, grouped.shape), grouped)
+
+
+@sizes("GroupNormalization")
+def group_norm_sizes(row: Row) -> list[tuple[Dim, ...] | None]:
+    """For opset 18 to 20, where the standard has withdrawn it."""
+    return [row.shape(row.x)]
 
 
 @resize("GroupNormalization")
