@@ -13,11 +13,11 @@ CLASSES = 3
 
 
 def network(
-    ending: str = "y = Identity(s)", batch: str = "N", dropout: bool = False, seed: int = 0
+    ending: str = "y = Identity(s)", batch: str = "N", dropout: bool = False, opset: int = 17
 ) -> onnx.ModelProto:
     """A residual block with BatchNormalization and a classifier of three classes, untrained."""
     drop = "c = Dropout(r)" if dropout else "c = Identity(r)"
-    body = f"""<ir_version: 8, opset_import: ["" : 17]>
+    body = f"""<ir_version: 8, opset_import: ["" : {opset}]>
     net (float[{batch}, 2, 6, 6] x) => (float[{batch}, {CLASSES}] y) {{
         a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1)
         b = BatchNormalization (a, scale, bias, mean, var)
@@ -32,7 +32,7 @@ def network(
         {ending}
     }}"""
     model = parser.parse_model(body)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     shapes = {
         "w1": (8, 2, 3, 3),
         "w2": (8, 8, 3, 3),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, parser
+from small_task import network
 
 from tgonnx import gates
 from tgonnx.cost import KINDS, CostModel, Kind
@@ -25,32 +26,6 @@ from tgonnx.passes.prepare_training import LOGITS, prepare_training
 
 Array = np.ndarray[Any, Any]
 LABELS = np.array([1, 0, 2, 1])
-
-
-def network(ending: str = "y = Identity(s)", seed: int = 0, opset: int = 17) -> onnx.ModelProto:
-    """A residual block with BatchNormalization and a classifier of three classes."""
-    body = f"""<ir_version: 8, opset_import: ["" : {opset}]>
-    net (float[N, 2, 6, 6] x) => (float[N, 3] y) {{
-        a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1)
-        b = BatchNormalization (a, scale, bias, mean, var)
-        c = Relu(b)
-        d = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (c, w2)
-        e = Add(c, d)
-        f = Conv <kernel_shape = [1, 1]> (e, w3)
-        g = GlobalAveragePool(f)
-        h = Flatten(g)
-        s = Gemm <transB = 1> (h, w4, b4)
-        {ending}
-    }}"""
-    model = parser.parse_model(body)
-    rng = np.random.default_rng(seed)
-    shapes = {"w1": (5, 2, 3, 3), "w2": (5, 5, 3, 3), "w3": (4, 5, 1, 1), "w4": (3, 4), "b4": (3,)}
-    values = {name: rng.normal(size=shape) for name, shape in shapes.items()}
-    values |= {"scale": np.ones(5), "bias": np.full(5, 0.1), "mean": np.zeros(5), "var": np.ones(5)}
-    tensors = [onnx.numpy_helper.from_array(v.astype(np.float32), n) for n, v in values.items()]
-    model.graph.initializer.extend(tensors)
-    onnx.checker.check_model(model, full_check=True)
-    return model
 
 
 @pytest.fixture(scope="module")
