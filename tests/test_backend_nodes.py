@@ -170,9 +170,6 @@ UNREACHED = {
     "GlobalLpPool": "has no case",
     "MaxRoiPool": "has no case",
 }
-UNREACHED |= dict.fromkeys(
-    ("MeanVarianceNormalization", "STFT"), "onnx refuses the shapes that its cases declare"
-)
 # What is kept whole needs no case that reaches it.
 WHOLE_KEPT = " ".join(KEPT.values()).split()
 # What no two runs agree on.
