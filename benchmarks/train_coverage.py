@@ -11,8 +11,7 @@ by the ONNX reference implementation, which takes minutes; the result says so.
 `engines` is how far the two engines' gradients are apart: the norm of the difference over the norm, for the worst
 parameter, where norms below a thousandth of the largest count as that. Where it exceeds 1e-4, the batch is put into
 six other orders, which changes rounding and nothing else: the engines agree if they are no further apart than twice
-what the order does to the same gradient of one engine. A channel of almost no variance before BatchNormalization
-is such a case; the result says so.
+what the order does to the same gradient of one engine; the result says so.
 
 Each graph has a process of its own, so that a crash is a line of the table. Exit code 1: some graph fails.
 """

@@ -135,6 +135,16 @@ def test_targets_and_losses() -> None:
         validate(dataset, classifier(), "huber")
 
 
+def test_a_model_that_ends_in_classes_has_no_scores_to_learn_from() -> None:
+    ending = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> m (float[N,3] x) => (int64[N] y) '
+        "{ y = ArgMax <axis = 1, keepdims = 0> (x) }"
+    )
+    values = {"x": np.zeros((4, 3), np.float32), "label": np.zeros(4, np.int64)}
+    with pytest.raises(DataError, match="needs a score for each class"):
+        validate(data.open_dataset(values, ending), ending)
+
+
 def test_the_class_axis_is_found_by_shape() -> None:
     tagger = parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 17]> m (float[N,6,3] x) => (float[N,6,3] y) { y = Relu(x) }'

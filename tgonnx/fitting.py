@@ -89,10 +89,15 @@ def _check_labels(labels: Array, output: tuple[int, ...], where: str) -> int:
         raise DataError(f"{where} has type {labels.dtype}; labels are whole numbers")
     inner = labels.shape[1:]
     axes = [
-        axis for axis in (1, len(output) - 1) if axis > 0 and output[1:axis] + output[axis + 1 :] == inner
+        axis
+        for axis in (1, len(output) - 1)
+        if 0 < axis < len(output) and output[1:axis] + output[axis + 1 :] == inner
     ]
     if not axes:
-        raise DataError(f"{where} has shape {labels.shape}, which does not fit the output's shape {output}")
+        raise DataError(
+            f"{where} has shape {labels.shape}, which does not fit the output's shape {output}: "
+            "cross-entropy needs a score for each class"
+        )
     classes = output[axes[0]]
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
