@@ -1,10 +1,10 @@
 """Training in three phases.
 
-* search: gates and weights learn together. The cost that is asked for sinks from all to the target, so that the
-  network adapts on the way, and the learning rate of the gates sinks to zero, so that they come to rest;
-* commit: the gates are made a mask that meets the target, and the model is cut. The loss asks a gate that is
-  open to close and one that is closed to open, as its slope is not what the step costs, so most gates swing about
-  zero to the end; units are ranked by how much of the time their gates were open, where the two slopes balance;
+* search: gates and weights learn together. The cost that is asked for sinks from all to the target in the first
+  half, so that the network adapts on the way, and the learning rate of the gates sinks to zero;
+* commit: the gates are made a mask that meets the target, and the model is cut. Slopes at open and at closed
+  gates differ, often in sign, so that most gates swing about zero to the end: units are ranked by how much of the
+  time their gates were open, which is where the two slopes balance;
 * fine-tune: the small model trains on.
 
 The penalty is the paper's (Kim et al., equation 7) with a fixed lambda, or an augmented Lagrangian whose
@@ -57,6 +57,7 @@ Logits = npt.NDArray[np.float32]
 STRENGTH, GAIN = 5.0, 0.25  # of the augmented Lagrangian, for searches of GAIN_STEPS steps
 GAIN_STEPS = 300
 FLOOR = 0.3  # of its units that a group keeps open while searching: starved layers fine-tune badly
+ANNEAL = 0.5  # of the search: by then the target itself is asked for
 MEMORY = 0.2  # of the search: the steps over which it counts how often each gate was open
 REFRESH_BATCHES = 40
 WATCHED = 2000  # held-out samples that are looked at during training
@@ -348,7 +349,7 @@ def search(
         done = index / steps
         rho = target.value
         if recipe.lambda_ is None:
-            rho = 1 - (1 - target.value) * min(1.0, done / 0.8)
+            rho = 1 - (1 - target.value) * min(1.0, done / ANNEAL)
         scalars = {MU: mu * unit, RHO: rho, "tgonnx.gate_lr": recipe.gate_lr * (1 - done)}
         if recipe.train_weights:
             scalars["tgonnx.lr"] = recipe.lr * min(1.0, (done + 0.01) / 0.05)
