@@ -12,10 +12,11 @@ import tgonnx.ops  # noqa: F401  (both fill the table)
 from tgonnx.definitions import SETTLED, opset_of, write_out
 from tgonnx.emit import Emitter, attributes_of
 from tgonnx.errors import UnsupportedError
-from tgonnx.gradient_row import Row, Types
+from tgonnx.gradient_row import Row
 from tgonnx.model import fold
 from tgonnx.ops.registry import definition, gradient
 from tgonnx.passes.normalize import ConstantsToInitializers
+from tgonnx.value_types import types_of
 
 M = TypeVar("M", ModelProto, NodeProto, FunctionProto, OperatorSetIdProto)
 OLDEST = 18
@@ -70,7 +71,7 @@ def _defined(model: ModelProto) -> list[NodeProto]:
     found = list(model.graph.node)
     if not any(definition.get(node.op_type, node.domain) for node in found):
         return found
-    types, opset = Types.of(model), opset_of(model)
+    types, opset = types_of(model), opset_of(model)
     nodes: list[NodeProto] = []
     for node in found:
         define = definition.get(node.op_type, node.domain)

@@ -18,6 +18,7 @@ import tgonnx.ops  # noqa: F401  (both fill the table)
 from tgonnx.emit import Emitter, Value
 from tgonnx.gradient_row import FLOATS, Row, Types
 from tgonnx.ops.registry import gradient
+from tgonnx.value_types import types_of
 
 GradientRow = Callable[[Row], Sequence[Value | None]]
 # Piecewise constant or integer valued: gradients stop here.
@@ -87,7 +88,7 @@ def backward(model: ModelProto, loss: str, names: Iterable[str]) -> Backward:
     """
     model = inline(model)
     names = list(names)
-    types = Types.of(model)
+    types = types_of(model)
     graph = model.graph
     active = relevant(model, types, loss, names)
     taken = {n for node in graph.node for n in (*node.input, *node.output)} | {

@@ -17,7 +17,11 @@ from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from tgonnx.definitions import fill_defaults, has_definition, write_out
+from tgonnx.emit import Emitter
 from tgonnx.errors import UnsupportedError
+from tgonnx.gradient_row import Row, Types
+from tgonnx.ops.registry import definition, sizes
+from tgonnx.passes.normalize import ConstantsToInitializers
 
 Shape = tuple[int, ...]
 
@@ -160,10 +164,6 @@ class Sweep:
 
     def _ours(self, node: onnx.NodeProto) -> tuple[Sweep, list[str]]:
         """A sweep through our definition of an operator, and what its outputs are called there."""
-        from tgonnx.emit import Emitter  # here, because rows are built on shapes
-        from tgonnx.gradient_row import Row, Types
-        from tgonnx.ops.registry import definition, sizes
-
         inside = Sweep({"": DEFINED_IN}, self.ir_version)
         define, measure = (table.get(node.op_type, node.domain) for table in (definition, sizes))
         emitter = Emitter(f"{node.output[0]}/")
@@ -188,8 +188,6 @@ class Sweep:
 
     def _standard(self, node: onnx.NodeProto) -> Sweep:
         """A sweep through the standard's definition of an operator."""
-        from tgonnx.passes.normalize import ConstantsToInitializers
-
         inputs = {n: (self.types[n], self.shapes[n]) for n in node.input if n in self.shapes}
         declared = [helper.make_tensor_value_info(n, kind, shape) for n, (kind, shape) in inputs.items()]
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]

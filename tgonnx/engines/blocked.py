@@ -19,6 +19,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from tgonnx.emit import Emitter, attributes_of
 from tgonnx.gradient_row import Types
+from tgonnx.value_types import types_of
 
 DOMAIN = "com.microsoft.nchwc"
 
@@ -52,7 +53,7 @@ def block_convolutions(model: ModelProto, block: int) -> ModelProto:
     if not block:
         return model
     model = onnx.inliner.inline_local_functions(model)
-    types = Types.of(model)
+    types = types_of(model)
     emitter = Emitter("blocked/")
     for node in model.graph.node:
         shape = types.shapes.get(node.input[1]) if node.op_type == "Conv" and not node.domain else None

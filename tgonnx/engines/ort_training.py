@@ -24,6 +24,7 @@ from tgonnx.gradient_row import Row, Types
 from tgonnx.ops.convolution import conv_geometry, conv_input_gradient
 from tgonnx.ops.registry import gradient
 from tgonnx.passes.make_differentiable import make_differentiable
+from tgonnx.value_types import types_of
 
 DOMAIN = "tgonnx.fn"
 NEWEST_OPSET, NEWEST_IR = 21, 10
@@ -75,7 +76,7 @@ def differentiate(model: ModelProto, names: Iterable[str]) -> Backward:
     names = list(names)
     model = make_differentiable(inline(model), NEWEST_OPSET, NEWEST_IR)
     loss = model.graph.output[0].name
-    types = Types.of(model)
+    types = types_of(model)
     active = relevant(model, types, loss, names)
     reached = [name for name in names if name in active]
     wrapping = _Wrapping(model, types, active)
