@@ -42,7 +42,7 @@ class InsertGates:
 def gate(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
     """The gated model as an ordinary inference model: the mask is the initializer `GATES`."""
     mask.check(coupling)
-    return insert_gates(coupling.model.proto, coupling, mask)
+    return InsertGates(coupling, mask)(coupling.model.proto).model
 
 
 def insert_gates(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -> onnx.ModelProto:

@@ -48,7 +48,7 @@ def apply(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
     mask.check(coupling)
     if mask.open.all():
         return coupling.model.original
-    return remove_channels(coupling.model.proto, coupling, mask)
+    return RemoveChannels(coupling, mask)(coupling.model.proto).model
 
 
 def remove_channels(proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:
