@@ -88,6 +88,7 @@ class _Surgeon:
             if node.op_type == "Shape" and node.output[0] in self.divided:
                 self._set_back(index, node)
             self.sweep.visit(node)
+            self._trust(node)
             self._check(node)
         _correct_value_infos(self.graph, self.coupling, self.keep)
         remove_unused(self.graph)
@@ -193,6 +194,14 @@ class _Surgeon:
             self.sweep.visit(scaled)
             source = out
         return source
+
+    def _trust(self, node: onnx.NodeProto) -> None:
+        """Where shapes cannot be inferred, what the file states of a value stays true if nothing of it is cut."""
+        model = self.coupling.model
+        for name in node.output:
+            axes = self.coupling.labelling.axes.get(name)
+            if axes is not None and name not in self.sweep.shapes and all(self.keep(a).all() for a in axes):
+                self.sweep.declare(name, model.first.types[name], model.shapes[name])
 
     def _check(self, node: onnx.NodeProto) -> None:
         for name in node.output:

@@ -236,6 +236,14 @@ def test_a_table_is_repeated_as_often_as_there_are_samples() -> None:
     assert difference([whole], [np.concatenate(parts)]) < 1e-6
 
 
+def test_behind_an_unknown_operator_the_file_is_trusted() -> None:
+    before = parse("""g (float[N,3,4,4] x) => (float[N,2,4,4] y)
+        <float[6,3,1,1] a, float[6,6,3,3] b, float[2,6,1,1] c, float[N,6,4,4] k>
+        { h = Conv(x, a)  k = local.Strange(h)  m = Conv <pads = [1, 1, 1, 1]> (k, b)  y = Conv(m, c) }""")
+    shapes = {tensor.name: list(tensor.dims) for tensor in cut(before).graph.initializer}
+    assert shapes == {"a": [6, 3, 1, 1], "b": [3, 6, 3, 3], "c": [2, 3, 1, 1]}
+
+
 def residual(opset: int = 17, ir: int = 8) -> onnx.ModelProto:
     return parse(
         """g (float[N,3,4,4] x) => (float[N,2,4,4] y)

@@ -197,11 +197,11 @@ def _swept(proto: onnx.ModelProto, sizes: Mapping[str, Shape], batch: int, side:
         inputs[value.name] = (tensor.elem_type, shape)
     hints = {}
     for value in proto.graph.value_info:
-        dims = value.type.tensor_type.shape.dim
-        if all(d.HasField("dim_value") or d.dim_param in bound for d in dims):
-            hints[value.name] = tuple(
-                d.dim_value if d.HasField("dim_value") else bound[d.dim_param] for d in dims
-            )
+        tensor = value.type.tensor_type
+        dims = tensor.shape.dim
+        if tensor.HasField("shape") and all(d.HasField("dim_value") or d.dim_param in bound for d in dims):
+            shape = tuple(d.dim_value if d.HasField("dim_value") else bound[d.dim_param] for d in dims)
+            hints[value.name] = (tensor.elem_type, shape)
     return sweep(proto, inputs, hints)
 
 

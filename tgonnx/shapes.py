@@ -40,7 +40,7 @@ class Sweep:
     shapes: dict[str, Shape] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
     known: dict[str, np.ndarray] = field(default_factory=dict)
-    hints: dict[str, Shape] = field(default_factory=dict)
+    hints: dict[str, tuple[int, Shape]] = field(default_factory=dict)  # what the file states
     problems: dict[str, str] = field(
         default_factory=dict
     )  # first output of a node -> why its shapes are unknown
@@ -88,7 +88,7 @@ class Sweep:
                 self.shapes[name] = shape
         for name in node.output:
             if name and name not in self.shapes and name in self.hints:
-                self.shapes[name] = self.hints[name]
+                self.declare(name, *self.hints[name])
         if missing := [name for name in node.output if name and name not in self.shapes]:
             self.problems.setdefault(node.output[0], f"the shape of {missing[0]!r} is unknown")
 
@@ -141,7 +141,7 @@ class Sweep:
     def _define(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
         """The outputs by what a definition says: the standard's, or ours for operators that have no schema."""
         schema = self._schema(node)
-        if any(name and name not in self.shapes for name in node.input):
+        if any(name and not (name in self.shapes and name in self.types) for name in node.input):
             return {}
         try:
             if schema is None:
@@ -242,7 +242,9 @@ class Sweep:
 
 
 def sweep(
-    proto: onnx.ModelProto, inputs: Mapping[str, tuple[int, Shape]], hints: Mapping[str, Shape] | None = None
+    proto: onnx.ModelProto,
+    inputs: Mapping[str, tuple[int, Shape]],
+    hints: Mapping[str, tuple[int, Shape]] | None = None,
 ) -> Sweep:
     """Shapes and known values of a whole model, its graph inputs being bound to `inputs`."""
     state = empty_sweep(proto)

@@ -60,7 +60,11 @@ def _complete(
         if fixed is None:
             return
         inputs[info.name] = (elem_types[info.name], fixed)
-    hints = {name: fixed for name in produced if (fixed := static_shape(shapes.get(name))) is not None}
+    hints = {
+        name: (elem_types[name], fixed)
+        for name in produced
+        if (fixed := static_shape(shapes.get(name))) is not None
+    }
     found = sweep(model, inputs, hints)
     for name in produced:
         if name in found.shapes and static_shape(shapes.get(name)) is None:

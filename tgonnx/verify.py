@@ -54,8 +54,8 @@ def verify(
     """Compare inputs, outputs and opset of two models, then their outputs on the same inputs.
 
     `feeds` are the inputs to use; without them, `samples` random ones (`tgonnx.feeds.random_feeds`, unknown
-    axes by name from `sizes`). Models with half-precision floats are held to ten epsilons of that type
-    if this is more than `rtol`.
+    axes by name from `sizes`). Models with half-precision floats, or quantised to 8 bits, are held to ten
+    epsilons of that type if this is more than `rtol`.
 
     Raises `UnsupportedError` if no runtime takes a model, `ModelError` if the first fails on the inputs,
     `UsageError` for no samples.
@@ -209,7 +209,12 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def _precision(model: onnx.ModelProto) -> float:
-    """Ten epsilons of the coarsest half-precision type in the model, else 0."""
+    """Ten epsilons of the coarsest half-precision type in the model, or steps of its quantisation, else 0.
+
+    The last bit of a sum decides between two steps, so rounding errors come out as whole steps.
+    """
+    steps = any("Quantize" in node.op_type or node.op_type.startswith("QLinear") for node in model.graph.node)
     kinds = {tensor.data_type for tensor in model.graph.initializer}
     kinds |= {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)}
-    return 10 * max(2**-7 * (TensorProto.BFLOAT16 in kinds), 2**-10 * (TensorProto.FLOAT16 in kinds))
+    half = max(2**-7 * (TensorProto.BFLOAT16 in kinds), 2**-10 * (TensorProto.FLOAT16 in kinds))
+    return 10 * max(half, 2**-8 * steps)
