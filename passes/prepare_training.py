@@ -23,6 +23,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from tgonnx import gates
 from tgonnx.engines.versions import newest_versions
+from tgonnx.errors import UnsupportedError
 from tgonnx.passes.fold_shapes import remove_unused
 from tgonnx.passes.insert_gates import GATES
 from tgonnx.passes.make_differentiable import make_differentiable
@@ -32,6 +33,7 @@ LOGITS = "tgonnx.gates"  # float32 [units]
 SMALLEST_BATCH = 8  # fewer samples say too little about a mean and a variance
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE}
 _CARRIERS = {"Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Flatten"}
+_QUANTISING = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
 _WEIGHTS: Mapping[str, tuple[int, ...]] = {
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
@@ -65,8 +67,14 @@ def prepare_training(
 ) -> TrainingCopy:
     """A training copy of a model in normal form, gated or not, for batches of the given input shapes.
 
-    Raises UnsupportedError if the opset cannot be converted.
+    Raises UnsupportedError if the opset cannot be converted, or if values are quantised.
     """
+    for node in proto.graph.node:
+        if node.op_type in _QUANTISING:
+            raise UnsupportedError(
+                f"node {node.name or node.output[0]} ({node.op_type}): rounding to steps has no slope to learn from; "
+                "prune the model before it is quantised, or without data"
+            )
     proto = single_precision(proto)
     weights = tuple(trainable(proto))
     copy = make_differentiable(proto, *newest_versions())

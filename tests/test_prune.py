@@ -133,6 +133,14 @@ def test_a_model_of_fixed_batch_trains_on_larger_ones() -> None:
     assert result.before.metric is not None
 
 
+def test_a_quantised_model_is_not_trained() -> None:
+    step = "step = Constant <value_float = 0.1> ()"
+    model = network(f"{step} q = QuantizeLinear(s, step) y = DequantizeLinear(q, step)")
+    with pytest.raises(tg.UnsupportedError, match=r"\(QuantizeLinear\).* before it is quantised"):
+        tg.prune(model, samples(40))
+    assert tg.prune(model, target=tg.Target(flops=0.6)).target_met
+
+
 def test_nothing_to_prune_is_said() -> None:
     body = """<ir_version: 8, opset_import: ["" : 17]>
     net (float[N, 4] x) => (float[N, 2] y) <float[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}> { y = MatMul(x, w) }"""
