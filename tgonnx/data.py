@@ -114,7 +114,8 @@ class _Npz:
             with loaded as archive:
                 values = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-            raise DataError(f"{self.path}: not a readable .npz file: {describe(error, 120)}") from None
+            reason = "it holds no plain arrays" if "pickle" in str(error) else describe(error, 120)
+            raise DataError(f"{self.path}: not a readable .npz file: {reason}") from None
         return _from_arrays(values, inputs, str(self.path))
 
 
