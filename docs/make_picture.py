@@ -17,9 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = (
-    "tgonnx prune models/fashion_resnet20.onnx --data models/fashion_mnist.npz --target flops=0.5 --epochs 2"
-)
+COMMAND = "tgonnx prune models/fashion_resnet20.onnx --data models/fashion_mnist.npz --target flops=0.5"
 PHASES = ("search", "commit", "fine-tune")
 WIDTH = 96
 
