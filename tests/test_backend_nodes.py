@@ -97,9 +97,9 @@ class Wrapper:
         """An input of the case, computed by mixers, which only permute what is not a float."""
         elem_type = value.type.tensor_type.elem_type
         matrix = self.means if elem_type in FLOATS else self.permutation
-        x = self.mix(
-            self.fed(np.nan_to_num(data.astype(np.float32), posinf=9, neginf=-9)), data.shape, matrix
-        )
+        with np.errstate(over="ignore"):  # what is beyond float32 is infinite
+            values = np.nan_to_num(data.astype(np.float32), posinf=9, neginf=-9)
+        x = self.mix(self.fed(values), data.shape, matrix)
         # as in `write`, this keeps onnxruntime 1.19 from fusing Transpose and Gemm
         x = self.op("Add", x, self.constant(np.zeros(data.shape, np.float32)))
         self.op("Cast", x, into=value.name, to=elem_type)

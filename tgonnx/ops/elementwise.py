@@ -9,7 +9,7 @@ from tgonnx.emit import Value
 from tgonnx.gradient_row import Grads, Row
 from tgonnx.labels import Relation
 from tgonnx.ops.registry import gradient, rule
-from tgonnx.ops.view import View, broadcast, same
+from tgonnx.ops.view import Unlabelled, View, broadcast, same
 
 UNARY = """
     Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu
@@ -274,6 +274,9 @@ def prelu(row: Row) -> list[Value | None]:
 
 @rule("Dropout")
 def dropout(view: View) -> Iterator[Relation]:
+    training = view.known(2)
+    if view.has(2) and (training is None or training.any()):
+        raise Unlabelled("Dropout: what it drops is drawn at random, for each size anew")
     for output in view.outputs:
         if output is not None:
             yield from same(view.input(0), output)
