@@ -126,7 +126,8 @@ def product(inputs: Sequence[Labels], outputs: Sequence[Labels]) -> Relation | N
         first = patterns[0][0, :, 0]
         for pattern in patterns:
             ties.append(Tie(np.broadcast_to(first[None, :, None], pattern.shape), pattern))
-        alone = min(patterns, key=lambda pattern: pattern.size)  # what the rest of the graph says of this factor
+        # what the rest of the graph says of this factor
+        alone = min(patterns, key=lambda pattern: pattern.size)
         alternatives.append(
             Alternative(f"factor {number} of {'x'.join(map(str, factors))}", alone[0, :, 0], tuple(ties))
         )
