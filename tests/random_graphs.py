@@ -358,8 +358,8 @@ def random_model(seed: int, opset: int = 17, length: int = 4) -> onnx.ModelProto
     b = Builder(rng, opset, bool(rng.random() < 0.5), bool(rng.random() < 0.5))
     y = (image_model if rng.random() < 0.6 else sequence_model)(b, length)
     outputs = [helper.make_tensor_value_info(y, TensorProto.FLOAT, None)]
-    if rng.random() < 0.2:
-        inner = next(n for n in b.nodes if n.op_type in ("Conv", "MatMul"))
+    inner = next(n for n in b.nodes if n.op_type in ("Conv", "MatMul"))
+    if rng.random() < 0.2 and inner.output[0] != y:
         outputs.append(helper.make_tensor_value_info(inner.output[0], TensorProto.FLOAT, None))
     graph = helper.make_graph(b.nodes, "random", b.inputs, outputs, b.initializers)
     imports = [helper.make_opsetid("", opset)]
