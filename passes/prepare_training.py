@@ -22,6 +22,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from tgonnx import gates
+from tgonnx.definitions import opset_of
 from tgonnx.engines.versions import newest_versions
 from tgonnx.errors import UnsupportedError
 from tgonnx.passes.fold_shapes import remove_unused
@@ -180,6 +181,5 @@ def _open_gates(copy: onnx.ModelProto, gradient: gates.Shape) -> None:
     graph.input.remove(value)
     graph.initializer.append(numpy_helper.from_array(np.full(units, 0.5, np.float32), LOGITS))
     graph.node.insert(0, gates.node(LOGITS, GATES, gradient))
-    opset = next(o.version for o in copy.opset_import if o.domain in ("", "ai.onnx"))
-    copy.functions.append(gates.function(gradient, opset))
+    copy.functions.append(gates.function(gradient, opset_of(copy)))
     copy.opset_import.append(helper.make_opsetid(gates.DOMAIN, gates.VERSION))

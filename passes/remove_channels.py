@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -152,7 +151,7 @@ class _Surgeon:
         """A computed size that depends on dynamic axes: multiply each element by wanted / present."""
         old = node.input[index]
         now = self.sweep.known[old]
-        node.input[index] = self._multiplied(node, old, value, now, now.dtype)
+        node.input[index] = self._multiplied(node, old, value, now)
 
     def _set_back(self, index: int, node: onnx.NodeProto) -> None:
         """Let a Shape node say what it said before the cut."""
@@ -164,16 +163,10 @@ class _Surgeon:
             return
         name, node.output[0] = node.output[0], fresh_name(f"{node.output[0]}_now", self.sweep.types)
         self.sweep.visit(node)
-        self._multiplied(node, node.output[0], before, now, before.dtype, name)
+        self._multiplied(node, node.output[0], before, now, name)
 
     def _multiplied(
-        self,
-        node: onnx.NodeProto,
-        source: str,
-        by: np.ndarray,
-        over: np.ndarray,
-        dtype: np.dtype[Any],
-        into: str = "",
+        self, node: onnx.NodeProto, source: str, by: np.ndarray, over: np.ndarray, into: str = ""
     ) -> str:
         """`source` * by / over, computed next to `node`: behind it if it makes `source`, else before it."""
         position = next(
@@ -185,7 +178,7 @@ class _Surgeon:
             taken = {**self.initializers, **self.sweep.types}
             name = fresh_name(f"{node.output[0]}_{op_type.lower()}", taken)
             self.initializers[name] = self.graph.initializer.add()
-            self.initializers[name].CopyFrom(numpy_helper.from_array(factor.astype(dtype), name))
+            self.initializers[name].CopyFrom(numpy_helper.from_array(factor.astype(over.dtype), name))
             self.sweep.declare_initializer(self.initializers[name])
             out = last or fresh_name(f"{name}_out", self.sweep.types)
             scaled = helper.make_node(op_type, [source, name], [out])

@@ -65,10 +65,8 @@ STOPS = set(
 ADVICE = {
     **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), "export the model with sizes that unroll it"),
     **dict.fromkeys(
-        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"),
-        "prune the model before it is quantised",
+        ("DequantizeLinear", "ConvInteger", "MatMulInteger"), "prune the model before it is quantised"
     ),
-    **dict.fromkeys(("ConvInteger", "MatMulInteger"), "prune the model before it is quantised"),
 }
 
 

@@ -15,7 +15,7 @@ SETTLED = 21  # every supported runtime has the operators of this opset; newer o
 
 def opset_of(model: ModelProto) -> int:
     """The version of the standard operators that the model imports."""
-    return next((int(o.version) for o in model.opset_import if o.domain in STANDARD_DOMAINS), 1)
+    return max((int(o.version) for o in model.opset_import if o.domain in STANDARD_DOMAINS), default=1)
 
 
 def write_out(model: ModelProto, wanted: Callable[[str], bool]) -> ModelProto:

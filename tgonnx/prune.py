@@ -152,7 +152,8 @@ def prune(
     if round_to is None and weights == "frozen":
         round_to = 1  # nothing mends afterwards what rounding took
     bounds = (round_to, min_channels, tuple(freeze))
-    plan = _Plan(model, coupling, target, _reachable(coupling, target, *bounds), *bounds)
+    reachable = _reachable(coupling, target, round_to or 1, min_channels, tuple(freeze))
+    plan = _Plan(model, coupling, target, reachable, *bounds)
     if data is None:
         return _without_data(plan)
     dataset = open_dataset(data, model.original)
@@ -228,7 +229,7 @@ def embed(full: onnx.ModelProto, pruned: onnx.ModelProto, coupling: Coupling, ma
 
 
 def _reachable(
-    coupling: Coupling, target: Target, round_to: int | None, min_channels: int, freeze: tuple[str, ...]
+    coupling: Coupling, target: Target, round_to: int, min_channels: int, freeze: tuple[str, ...]
 ) -> Target:
     """The target, or the least ratio above it that can be met."""
     scores = np.zeros(coupling.units)

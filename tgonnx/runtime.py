@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tgonnx.definitions import SETTLED, write_out
+from tgonnx.definitions import SETTLED, opset_of, write_out
 from tgonnx.errors import InstallationError, ModelError, UnsupportedError
 from tgonnx.saving import save
 from tgonnx.wellformed import describe, without_initializers
@@ -96,7 +96,7 @@ def import_onnxruntime() -> Any:
 def _forms(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
     """The model itself and the copies worth trying, each with what to call it."""
     yield "", model
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    opset = opset_of(model)
     if model.ir_version > SAFE_IR:
         yield f", on a copy with IR version {SAFE_IR}", _with_ir(model, SAFE_IR)
     if opset > SETTLED:

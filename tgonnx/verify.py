@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from tgonnx.definitions import opset_of
 from tgonnx.errors import ModelError, UsageError
 from tgonnx.feeds import model_inputs, random_feeds
 from tgonnx.runtime import Feeds, Session, open_session
@@ -182,8 +183,8 @@ def contract_differences(a: onnx.ModelProto, b: onnx.ModelProto) -> tuple[str, .
         for x, y in zip(ours, theirs, strict=True):
             if describe_type(x) != describe_type(y):
                 reasons.append(f"{kind} {x.name!r} differs: {describe_type(x)} against {describe_type(y)}")
-    if _opset(a) != _opset(b):
-        reasons.append(f"opset differs: {_opset(a)} against {_opset(b)}")
+    if opset_of(a) != opset_of(b):
+        reasons.append(f"opset differs: {opset_of(a)} against {opset_of(b)}")
     return tuple(reasons)
 
 
@@ -202,10 +203,6 @@ def describe_type(value: onnx.ValueInfoProto) -> str:
         str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim
     )
     return f"{kind}[{', '.join(axes)}]"
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
 def _precision(model: onnx.ModelProto) -> float:
