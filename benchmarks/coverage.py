@@ -12,9 +12,7 @@ and the promises to callers hold. Exit code 1: some graph does not.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from rich.console import Console
-from rich.table import Table
+from tables import as_markdown, as_table, graphs  # a neighbour, found as this script's folder is on the path
 
 from tgonnx.cost import FLOAT_TYPES, CostModel
 from tgonnx.coupling import Coupling, analyze
@@ -176,23 +174,6 @@ def _main_pins(coupling: Coupling, left: dict[str, float], count: int = 2) -> It
             yield f"{pin.value}[{pin.axis}] is kept by {pin.node or 'the model'} ({pin.op_type}): {pin.reason}"
 
 
-def graphs(folder: Path, names: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
-    """Name and file of every graph of a folder; packed ones are unpacked one at a time."""
-    files = sorted(folder.glob("*.onnx"))
-    packed = [] if files else sorted(folder.glob("*.onnx.xz"))
-    for file in files:
-        if not names or file.stem in names:
-            yield file.stem, file
-    for file in packed:
-        name = file.name.removesuffix(".onnx.xz")
-        if names and name not in names:
-            continue
-        with tempfile.TemporaryDirectory(prefix="tgonnx-") as place:
-            command = [sys.executable, str(folder / "zoo_pack.py"), "unpack", str(folder), place, name]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            yield name, Path(place) / f"{name}.onnx"
-
-
 HEADINGS = ("graph", "nodes", "groups", "units", "params", "no tables", "FLOPs", "difference", "s", "result")
 
 
@@ -202,22 +183,6 @@ def cells(row: Row) -> tuple[str, ...]:
     ratios = (f"{value:.3f}" for value in (row.params, row.params_without_tables, row.flops))
     counts = (str(value) for value in (row.nodes, row.groups, row.units))
     return (row.name, *counts, *ratios, f"{row.difference:.0e}", f"{row.seconds:.1f}", result)
-
-
-def as_markdown(rows: Sequence[Row]) -> str:
-    """The table as Markdown."""
-    lines = [HEADINGS, ("---",) * len(HEADINGS), *(cells(row) for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def as_table(rows: Sequence[Row]) -> Table:
-    """The table for a terminal."""
-    table = Table(box=None)
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if 0 < number < len(HEADINGS) - 1 else "left")
-    for row in rows:
-        table.add_row(*cells(row), style="red" if row.faults else None)
-    return table
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
@@ -254,10 +219,12 @@ def main() -> int:
         progress.print(" ".join(cells(rows[-1])), highlight=False, soft_wrap=True)
     if not rows:
         parser.error(f"{options.folder}: no .onnx files")
+    lines = [cells(row) for row in rows]
     if options.markdown:
-        print(as_markdown(rows))
+        print(as_markdown(HEADINGS, lines))
     else:
-        Console(width=None if sys.stdout.isatty() else 200).print(as_table(rows))
+        failed = [bool(row.faults) for row in rows]
+        Console(width=None if sys.stdout.isatty() else 200).print(as_table(HEADINGS, lines, failed))
     print("\n" + "\n\n".join(summary(rows)))
     return int(any(row.faults for row in rows))
 

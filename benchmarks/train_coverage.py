@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from double_precision import slope  # a neighbour, found as this script's folder is on the path
+from double_precision import slope  # neighbours, found as this script's folder is on the path
 from rich.console import Console
-from rich.table import Table
+from tables import as_markdown, as_table, graphs
 
 from tgonnx import engines
 from tgonnx.cost import CostModel
@@ -173,22 +173,6 @@ def cells(row: Row) -> tuple[str, ...]:
     return (row.name, *counts, *slopes, f"{row.apart:.1e}", f"{row.seconds:.1f}", result)
 
 
-def as_table(rows: Sequence[Row]) -> Table:
-    """The table for a terminal."""
-    table = Table(box=None)
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if 0 < number < len(HEADINGS) - 1 else "left")
-    for row in rows:
-        table.add_row(*cells(row), style="red" if row.faults else None)
-    return table
-
-
-def as_markdown(rows: Sequence[Row]) -> str:
-    """The table as Markdown."""
-    lines = [HEADINGS, ("---",) * len(HEADINGS), *(cells(row) for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def summary(rows: Sequence[Row]) -> str:
     """The totals."""
     right = [row for row in rows if not row.faults]
@@ -212,8 +196,6 @@ def main() -> int:
     if options.one:
         print(json.dumps(asdict(measure(options.folder, ""))))
         return 0
-    from coverage import graphs  # the neighbour, not the package: only a script has it first on its path
-
     console = Console(width=None if sys.stdout.isatty() else 250)
     rows = []
     for name, path in graphs(options.folder, options.names):
@@ -222,7 +204,11 @@ def main() -> int:
             continue
         rows.append(in_a_process(path, name, options.limit))
         print("\t".join(cells(rows[-1])), file=sys.stderr, flush=True)
-    print(as_markdown(rows)) if options.markdown else console.print(as_table(rows))
+    lines = [cells(row) for row in rows]
+    if options.markdown:
+        print(as_markdown(HEADINGS, lines))
+    else:
+        console.print(as_table(HEADINGS, lines, [bool(row.faults) for row in rows]))
     console.print(summary(rows))
     return int(any(row.faults for row in rows))
 

@@ -1,0 +1,46 @@
+"""What tables over a folder of graphs share: finding the graphs, and printing rows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+Cells = tuple[str, ...]
+
+
+def graphs(folder: Path, names: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
+    """Name and file of every graph of a folder; packed ones are unpacked one at a time."""
+    files = sorted(folder.glob("*.onnx"))
+    packed = [] if files else sorted(folder.glob("*.onnx.xz"))
+    for file in files:
+        if not names or file.stem in names:
+            yield file.stem, file
+    for file in packed:
+        name = file.name.removesuffix(".onnx.xz")
+        if names and name not in names:
+            continue
+        with tempfile.TemporaryDirectory(prefix="tgonnx-") as place:
+            command = [sys.executable, str(folder / "zoo_pack.py"), "unpack", str(folder), place, name]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            yield name, Path(place) / f"{name}.onnx"
+
+
+def as_markdown(headings: Cells, lines: Sequence[Cells]) -> str:
+    """The table as Markdown."""
+    parts = [headings, ("---",) * len(headings), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in parts)
+
+
+def as_table(headings: Cells, lines: Sequence[Cells], failed: Sequence[bool]) -> Table:
+    """The table for a terminal; lines that failed are red."""
+    table = Table(box=None)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if 0 < number < len(headings) - 1 else "left")
+    for line, bad in zip(lines, failed, strict=True):
+        table.add_row(*line, style="red" if bad else None)
+    return table
