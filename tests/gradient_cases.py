@@ -16,6 +16,14 @@ from tgonnx.engines import session
 Array = np.ndarray[Any, Any]
 
 
+def ints(*values: int) -> Array:
+    return np.array(values, np.int64)
+
+
+def f32(values: Any) -> Array:
+    return np.array(values, np.float32)
+
+
 @dataclass(frozen=True)
 class Case:
     """`inputs`: a shape makes a random parameter, an array a constant, None leaves an optional input out."""
