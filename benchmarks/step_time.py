@@ -20,7 +20,7 @@ from tgonnx.engines import EngineName
 from tgonnx.feeds import random_feeds
 from tgonnx.fitting import validate
 from tgonnx.model import load
-from tgonnx.passes.add_objective import MU, RHO, Penalty
+from tgonnx.passes.add_objective import HYSTERESIS, MU, RHO, Penalty
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.training import Recipe, Task, Teacher, make_trainer
 
@@ -45,7 +45,7 @@ def compare(path: Path, batch: int, threads: int, steps: int, engine: EngineName
         make_trainer(model.proto, task, recipe, first),
         make_trainer(gated, task, recipe, first, penalty),
     )
-    scalars = {"tgonnx.lr": 1e-4, "tgonnx.gate_lr": 1e-4, MU: 0.0, RHO: 1.0}
+    scalars = {"tgonnx.lr": 1e-4, "tgonnx.gate_lr": 1e-4, MU: 0.0, RHO: 1.0, HYSTERESIS: 0.5}
     feeds = task.teacher.feeds(first) | {k: np.array(v, np.float32) for k, v in scalars.items()}
     times: tuple[list[float], list[float]] = ([], [])
     for step in range(steps + 3):

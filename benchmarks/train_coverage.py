@@ -42,7 +42,7 @@ from tgonnx.engines.spec import StepSpec
 from tgonnx.feeds import random_feeds
 from tgonnx.fitting import Fit
 from tgonnx.model import load
-from tgonnx.passes.add_objective import MU, RHO, Penalty
+from tgonnx.passes.add_objective import HYSTERESIS, MU, RHO, Penalty
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.prepare_training import SMALLEST_BATCH
 from tgonnx.samples import Batch
@@ -50,7 +50,7 @@ from tgonnx.training import Recipe, Task, Teacher, make_spec
 
 AGREE = 1e-4
 BATCH = 2
-SCALARS = {MU: 0.5, RHO: 0.4, "tgonnx.lr": 0.0, "tgonnx.gate_lr": 0.0}
+SCALARS = {MU: 0.5, RHO: 0.4, HYSTERESIS: 0.6, "tgonnx.lr": 0.0, "tgonnx.gate_lr": 0.0}
 
 
 @dataclass

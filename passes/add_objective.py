@@ -14,6 +14,12 @@ The penalty is mu d + strength d^2 with d = C(w)/Ctot - rho, mu and rho being in
 fixed lambda is mu = 0, strength = lambda, rho = the target; the host makes an augmented Lagrangian of it by
 changing mu and rho from step to step. C(w) has the terms of `CostModel`: at gates of zero and one it is what
 the report counts.
+
+The price of a gate g is g + h (g - g^2), h being an input. That is g at zero and one, but its slope is 1 + h where
+the gate is closed and 1 - h where it is open. A trained network lies in a minimum: at an open gate the task's slope is
+near zero, at a closed one about twice what opening it gains. With h = 0 each price thus closes a gate that it opens
+again a step later; with h = 1 a gate rests where it costs least (exactly so for a quadratic loss with its minimum
+at the open gate).
 """
 
 from __future__ import annotations
@@ -33,7 +39,7 @@ from tgonnx.passes.insert_gates import GATES
 
 ANSWER = "tgonnx.answer"  # labels int64 or targets float32, one per sample
 TEACHER = "tgonnx.teacher/"  # + output: what the original model says
-MU, RHO = "tgonnx.mu", "tgonnx.rho"  # scalars
+MU, RHO, HYSTERESIS = "tgonnx.mu", "tgonnx.rho", "tgonnx.hysteresis"  # scalars
 LOSS, TASK, COST = "tgonnx.loss", "tgonnx.task_loss", "tgonnx.cost"  # scalars; COST is a ratio
 _PASSES = ("Identity", "Cast", "Dropout")
 _MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
@@ -214,7 +220,9 @@ class _Writer:
         fixed = cost.fixed / np.maximum(full, 1)
         # one axis more, of fraction 1, fills up terms of fewer axes
         per_unit = np.vstack([per_unit, np.zeros(per_unit.shape[1])]).astype(np.float32)
-        kept = e.matmul(e.constant(per_unit), e.value(GATES).reshape([-1, 1])).reshape([-1])
+        gates = e.value(GATES).reshape([-1, 1])
+        priced = gates + self.input(HYSTERESIS, TensorProto.FLOAT, ()) * (gates - gates * gates)
+        kept = e.matmul(e.constant(per_unit), priced).reshape([-1])
         kept = kept + e.constant(np.append(fixed, 1.0).astype(np.float32))
         axes = np.array([[*t.axes, *[len(full)] * (rank - len(t.axes))] for t in terms], np.int64)
         product = e.constant(np.array(share, np.float32))

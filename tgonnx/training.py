@@ -38,6 +38,7 @@ from tgonnx.metric import Metric, fixed_batch
 from tgonnx.passes.add_objective import (
     ANSWER,
     COST,
+    HYSTERESIS,
     LOSS,
     MU,
     RHO,
@@ -58,7 +59,8 @@ STRENGTH, GAIN = 5.0, 0.25  # of the augmented Lagrangian, for searches of GAIN_
 GAIN_STEPS = 300
 FLOOR = 0.3  # of its units that a group keeps open while searching: starved layers fine-tune badly
 ANNEAL = 0.5  # of the search: by then the target itself is asked for
-MEMORY = 0.2  # of the search: the steps over which it counts how often each gate was open
+SETTLE = 0.8  # of the search: by then gates rest where they cost least
+MEMORY = 0.1  # of the search: the steps over which it counts how often each gate was open
 REFRESH_BATCHES = 40
 WATCHED = 2000  # held-out samples that are looked at during training
 
@@ -347,10 +349,12 @@ def search(
     openness = np.ones(coupling.units)
     for index, batch in enumerate(islice(batches, steps)):
         done = index / steps
-        rho = target.value
+        rho, hysteresis = target.value, 0.0
         if recipe.lambda_ is None:
             rho = 1 - (1 - target.value) * min(1.0, done / ANNEAL)
-        scalars = {MU: mu * unit, RHO: rho, "tgonnx.gate_lr": recipe.gate_lr * (1 - done)}
+            hysteresis = 0.5 + 0.5 * min(1.0, done / SETTLE)
+        gate_lr = recipe.gate_lr * (1 - done)
+        scalars = {MU: mu * unit, RHO: rho, HYSTERESIS: hysteresis, "tgonnx.gate_lr": gate_lr}
         if recipe.train_weights:
             scalars["tgonnx.lr"] = recipe.lr * min(1.0, (done + 0.01) / 0.05)
         found = loop.step(index, batch, scalars)
