@@ -2,14 +2,14 @@
 
 * search: gates and weights learn together. The cost that is asked for sinks from all to the target in the first
   half, so that the network adapts on the way, and the learning rate of the gates sinks to zero;
-* commit: the gates are made a mask that meets the target, and the model is cut. Slopes at open and at closed
-  gates differ, often in sign, so that most gates swing about zero to the end: units are ranked by how much of the
-  time their gates were open, which is where the two slopes balance;
+* commit: the gates are made a mask that meets the target, and the model is cut. Gates near the balance of task and
+  price swing about zero to the end: units are ranked by how much of the time their gates were open;
 * fine-tune: the small model trains on.
 
 The penalty is the paper's (Kim et al., equation 7) with a fixed lambda, or an augmented Lagrangian whose
 multiplier grows while the cost is too high: penalty = mu d + s d^2, d = C(w)/Ctot - rho_t and
-mu <- max(0, mu + gain d) after each step, in units of what the task has to lose (`stake`).
+mu <- max(0, mu + gain d) after each step, in units of what the task has to lose (`stake`). There, hysteresis grows
+so that gates come to rest.
 """
 
 from __future__ import annotations
