@@ -1,8 +1,4 @@
-"""The command `tgonnx`.
-
-Exit codes: 0 done; 1 internal error, or verification failed; 2 usage or paths; 3 model rejected; 4 nothing
-prunable, or unsupported; 5 data; 6 training diverged; 7 target not met; 8 environment; 130 interrupted.
-"""
+"""The command `tgonnx`."""
 
 from __future__ import annotations
 
