@@ -24,7 +24,7 @@ import onnx
 from rich.console import Console
 from tables import as_markdown, as_table, graphs  # a neighbour, found as this script's folder is on the path
 
-from tgonnx.cost import FLOAT_TYPES, CostModel
+from tgonnx.cost import PARAMETER_TYPES, CostModel
 from tgonnx.coupling import Coupling, analyze
 from tgonnx.model import Model, Source, load
 from tgonnx.passes.insert_gates import gate
@@ -109,7 +109,7 @@ def _cut(coupling: Coupling, cost: CostModel, mask: Mask, feeds: Sequence[Feeds]
     predicted, counted = cost.cost(mask.open), CostModel(analyze(load(pruned))).cost()
     if not np.isclose(predicted.flops, counted.flops, rtol=1e-6):
         row.faults.append(f"{predicted.flops:.0f} FLOPs were predicted, the file has {counted.flops:.0f}")
-    stored = sum(int(np.prod(t.dims)) for t in pruned.graph.initializer if t.data_type in FLOAT_TYPES)
+    stored = sum(int(np.prod(t.dims)) for t in pruned.graph.initializer if t.data_type in PARAMETER_TYPES)
     if predicted.params != stored:
         row.faults.append(f"{predicted.params} parameters were predicted, the file has {stored}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from tgonnx.cost import FLOAT_TYPES, CostModel
+from tgonnx.cost import PARAMETER_TYPES, CostModel
 from tgonnx.coupling import Attention, Coupling, analyze
 from tgonnx.errors import ModelError
 from tgonnx.model import Model, load
@@ -29,7 +29,7 @@ def feeds_of(model: Model, seed: int = 0, other_sizes: bool = False) -> dict[str
 
 
 def run(proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-    return list(open_session(proto, threads=1).run(feeds).values())
+    return list(open_session(proto, threads=1, exact=True).run(feeds).values())
 
 
 def _runs(proto: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> bool:
@@ -61,8 +61,8 @@ def _magnitude(x: np.ndarray) -> float:
     return float(np.abs(x.astype(np.float64)).max(initial=0))
 
 
-def float_parameters(proto: onnx.ModelProto) -> int:
-    return sum(int(np.prod(t.dims)) for t in proto.graph.initializer if t.data_type in FLOAT_TYPES)
+def parameters(proto: onnx.ModelProto) -> int:
+    return sum(int(np.prod(t.dims)) for t in proto.graph.initializer if t.data_type in PARAMETER_TYPES)
 
 
 def check_exact(
@@ -92,7 +92,7 @@ def check_exact(
         original = run(model.original, others)
         assert difference(run(gated, others), run(pruned, others), original) < tolerance
     if not mask.open.all():
-        assert cost.cost(mask.open).params == float_parameters(pruned)
+        assert cost.cost(mask.open).params == parameters(pruned)
         again = analyze(load(pruned), attention)
         recounted, predicted = CostModel(again).cost().flops, cost.cost(mask.open).flops
         assert abs(recounted - predicted) <= 1e-6 * predicted

@@ -6,10 +6,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
-from oracle import check_exact
+from oracle import check_exact, run
 
 from tgonnx.coupling import Attention, analyze
 from tgonnx.model import load
+from tgonnx.passes.make_differentiable import make_differentiable
 
 
 def model(opset: int, signature: str, weights: str, body: str, ir: int = 10) -> onnx.ModelProto:
@@ -169,6 +170,97 @@ def test_what_onnxruntime_fuses(
 ], ids=["MultiHead", "projected", "GroupQuery", "RotaryEmbedding", "EmbedLayerNormalization"])  # fmt: skip
 def test_attention_of_onnxruntime(signature: str, weights: str, body: str, groups: list[int]) -> None:
     assert units_of(model(17, signature, weights, body)) == groups
+
+
+QOPERATOR = QUANTISED + "sw = Constant <value = float {0.02}> () zw = Constant <value = int8 {0}> () "
+BRANCHES = ("q = QuantizeLinear(x, s, z) h = QLinearConv(q, s, z, a, sw, zw, t, z) "
+            "k = QLinearConv(q, s, z, b, sw, zw, t, z) ")  # fmt: skip
+LAST = " i = QLinearConv(g, t, z, c, sw, zw, t, z) y = DequantizeLinear(i, t, z)"
+
+
+@pytest.mark.parametrize(("out", "weights", "body", "groups"), [
+    (6, "int8[6,3,1,1] a, int8[6,3,1,1] b, int8[4,6,1,1] c",
+     BRANCHES + "f = com.microsoft.QLinearSigmoid(k, t, z, t, z) "
+     "g = com.microsoft.QLinearMul(h, t, z, f, t, z, t, z)" + LAST, [6]),
+    (6, "int8[6,3,1,1] a, int8[6,3,1,1] b, int8[4,6,1,1] c",
+     BRANCHES + "f = com.microsoft.QLinearLeakyRelu <alpha = 0.2> (k, t, z, t, z) "
+     "e = com.microsoft.QLinearGlobalAveragePool(f, t, z, t, z) g = com.microsoft.QLinearAdd(h, t, z, e, t, z, t, z)"
+     + LAST, [6]),
+    (3, "int8[6,3,1,1] a, int8[5,3,1,1] b, int8[4,11,1,1] c",
+     BRANCHES + "f = com.microsoft.QLinearConcat <axis = 1> (t, z, h, t, z, k, t, z) "
+     "g = com.microsoft.QLinearAveragePool <kernel_shape = [2,2], strides = [2,2]> (f, t, z, t, z)" + LAST, [5, 6]),
+    (6, "int8[6,3,1,1] a, int8[6,3,1,1] b, int8[4,6,1,1] c",
+     BRANCHES + "f = com.microsoft.QLinearSoftmax <axis = 3, opset = 13> (k, t, z, t, z) "
+     "g = com.microsoft.QLinearAdd(h, t, z, f, t, z, t, z)" + LAST, [6]),
+    (6, "int8[6,3,1,1] a, int8[6,3,1,1] b, int8[4,6,1,1] c",
+     BRANCHES + "f = com.microsoft.QLinearSoftmax <axis = 1, opset = 11> (k, t, z, t, z) "
+     "g = com.microsoft.QLinearAdd(h, t, z, f, t, z, t, z)" + LAST, []),
+], ids=["SiLU", "LeakyRelu and pool", "Concat", "Softmax", "Softmax-11 over channels"])  # fmt: skip
+def test_quantised_operators_of_onnxruntime(out: int, weights: str, body: str, groups: list[int]) -> None:
+    assert units_of(model(17, IMAGE.format(n=out), weights, QOPERATOR + body)) == groups
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_quantised_gemm_of_onnxruntime(turned: bool) -> None:
+    shapes = ("int8[8,5] a", "int8[4,8] b") if turned else ("int8[5,8] a", "int8[8,4] b")
+    weights = (
+        ", ".join(shapes) + ", float[8] s8, int8[8] z8, int32[8] c8, float[4] s4, int8[4] z4, int32[4] c4"
+    )
+    body = (
+        f"q = QuantizeLinear(x, s, z) h = com.microsoft.QGemm <transB={int(turned)}> (q, s, z, a, s8, z8, c8, t, z) "
+        f"y = com.microsoft.QGemm <transB={int(turned)}> (h, t, z, b, s4, z4, c4)"
+    )
+    assert units_of(model(17, "(float[2,5] x) => (float[2,4] y)", weights, QUANTISED + body)) == [8]
+
+
+def test_products_of_8_bit_numbers_are_verified_without_saturation() -> None:
+    """On x64 without VNNI, onnxruntime's sums of neighbouring products saturate."""
+    weights = "int8[16,3,1,1] a, int8[16,3,1,1] b, int8[4,16,1,1] c, int8 zb, int8 zc"
+    both = BRANCHES.replace("b, sw, zw", "b, sw, zb") + "g = com.microsoft.QLinearAdd(h, t, z, k, t, z, t, z)"
+    proto = model(17, IMAGE.format(n=6), weights, QOPERATOR + both + LAST.replace("zw", "zc"))
+    rng = np.random.default_rng(0)
+    for tensor in proto.graph.initializer:
+        if len(tensor.dims) == 4:
+            loud = rng.choice([-127, 127], tuple(tensor.dims)).astype(np.int8)
+            tensor.CopyFrom(numpy_helper.from_array(loud, tensor.name))
+    assert units_of(proto) == [16]
+
+
+@pytest.mark.parametrize(("body", "scale", "zero"), [
+    ("QLinearSigmoid(q, s, z, e, m)", "e", "m"),
+    ("QLinearLeakyRelu <alpha = 0.2> (q, s, z, t, z)", "t", "z"),
+    ("QLinearAdd(q, s, z, r, t, m, t, z)", "t", "z"),
+    ("QLinearMul(q, s, z, r, t, m, t, z)", "t", "z"),
+    ("QLinearConcat <axis = -1> (t, z, q, s, z, r, t, m)", "t", "z"),
+    ("QLinearGlobalAveragePool(q, s, z, e, z)", "e", "z"),
+    ("QLinearAveragePool <kernel_shape = [2,2], pads = [1,0,0,1], count_include_pad = 1> (q, s, z, t, z)", "t", "z"),
+    ("QLinearSoftmax <axis = 1, opset = 13> (q, s, z, e, m)", "e", "m"),
+])  # fmt: skip
+def test_definitions_of_quantised_operators(body: str, scale: str, zero: str) -> None:
+    """The same numbers but for roundings that fall to the other side: one step of the result."""
+    constants = QUANTISED + "e = Constant <value = float {0.01}> () m = Constant <value = uint8 {3}> () "
+    operands = "q = QuantizeLinear(x, s, z) u = Abs(x) r = QuantizeLinear(u, t, m) "
+    last = f"y = DequantizeLinear(g, {scale}, {zero})"
+    signature = "(float[2,3,6,6] x) => (float[a,b,c,d] y)"
+    proto = model(17, signature, "float[1] unused", f"{constants}{operands}g = com.microsoft.{body} {last}")
+    written = make_differentiable(proto)
+    assert not any(node.domain == "com.microsoft" for node in written.graph.node)
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 3, 6, 6)).astype(np.float32)}
+    (expected,), (found,) = run(proto, feeds), run(written, feeds)
+    assert expected.std() > 0.005
+    assert np.abs(found - expected).max() <= {"e": 0.0101, "t": 0.101}[scale]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_definition_of_quantised_gemm(turned: bool) -> None:
+    weights = ("int8[4,5]" if turned else "int8[5,4]") + " b, float[4] s4, int8[4] z4, int32[4] c4"
+    gemm = f"y = com.microsoft.QGemm <transB={int(turned)}, alpha=0.7> (q, s, z, b, s4, z4, c4)"
+    proto = model(
+        17, "(float[2,5] x) => (float[2,4] y)", weights, f"{QUANTISED}q = QuantizeLinear(x, s, z) {gemm}"
+    )
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 5)).astype(np.float32)}
+    (expected,), (found,) = run(proto, feeds), run(make_differentiable(proto), feeds)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_group_normalisation_that_the_standard_withdrew() -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto
 
 from tgonnx import ops
 from tgonnx.coupling import Coupling
@@ -21,7 +22,10 @@ from tgonnx.labels import Labels
 
 Kind = Literal["flops", "params", "channels"]
 KINDS: tuple[Kind, ...] = ("flops", "params", "channels")
-FLOAT_TYPES = (1, 10, 11, 16)  # TensorProto FLOAT, FLOAT16, DOUBLE, BFLOAT16
+PARAMETER_TYPES = (
+    *(TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16),
+    *(TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4),  # quantised weights
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs per sample (two per multiply-accumulate of Conv, Gemm, MatMul, ...), float parameters, and channels."""
+    """FLOPs per sample (two per multiply-accumulate of Conv, Gemm, MatMul, ...), parameters, and channels."""
 
     flops: float
     params: int
@@ -131,7 +135,7 @@ class CostModel:
 
     def _params(self) -> Iterator[Term]:
         for name, tensor in self.coupling.model.initializers.items():
-            if tensor.data_type in FLOAT_TYPES and name in self.coupling.labelling.axes:
+            if tensor.data_type in PARAMETER_TYPES and name in self.coupling.labelling.axes:
                 yield Term(1.0, tuple(self._axis(a) for a in self.coupling.labelling.axes[name]), name)
 
     def _channels(self) -> Iterator[Term]:

@@ -90,7 +90,7 @@ def verify(
 
 def _open_both(a: onnx.ModelProto, b: onnx.ModelProto) -> tuple[Session, Session]:
     """Both models on the same runtime, so that a difference is a difference of the models."""
-    first, second = open_session(a), open_session(b)
+    first, second = open_session(a, exact=True), open_session(b, exact=True)
     reference = [session.ran_by.startswith("onnx ") for session in (first, second)]
     if any(reference) and not all(reference):
         first, second = open_session(a, portable=True), open_session(b, portable=True)

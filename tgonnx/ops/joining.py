@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -12,15 +12,19 @@ from tgonnx.labels import Free, Labels, Relation, Tie
 from tgonnx.ops.cut import Cut
 from tgonnx.ops.indexing import zero_padded
 from tgonnx.ops.registry import gradient, resize, rule
-from tgonnx.ops.view import View, same
+from tgonnx.ops.view import Operand, View, same
 
 
 @rule("Concat")
 def concat(view: View) -> Iterator[Relation]:
-    y = view.output()
-    axis, start = view.attribute("axis", 1) % y.rank, 0
-    for i in range(len(view.inputs)):
-        x = view.input(i)
+    operands = [view.input(i) for i in range(len(view.inputs))]
+    yield from joined(operands, view.output(), view.attribute("axis", 1))
+
+
+def joined(operands: Sequence[Operand], y: Operand, axis: int) -> Iterator[Relation]:
+    """One after the other along an axis."""
+    axis, start = axis % y.rank, 0
+    for x in operands:
         yield from same(x, y, skip=[axis])
         yield Tie(x[axis], y[axis][start : start + len(x[axis])])
         start += len(x[axis])

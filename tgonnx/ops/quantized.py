@@ -30,7 +30,7 @@ def quantize(view: View) -> Iterator[Relation]:
             yield from same(x, operand, skip=[axis % x.rank])
         return
     yield from same(x, view.output())
-    yield from _for_each(x[axis % x.rank] if x.rank else None, scales)
+    yield from for_each(x[axis % x.rank] if x.rank else None, scales)
 
 
 @rule("DynamicQuantizeLinear")
@@ -45,11 +45,11 @@ def dynamic_quantize(view: View) -> Iterator[Relation]:
 @rule("MatMulInteger", "QLinearMatMul")
 def matmul(view: View) -> Iterator[Relation]:
     a, b, steps = _operands(view)
-    yield from _on_data(matrix_product(a, b, view.output()), a, a.rank - 1)
+    yield from on_data(matrix_product(a, b, view.output()), a, a.rank - 1)
     if a.rank > 1:
-        yield from _for_each(a[a.rank - 2], steps[0])
+        yield from for_each(a[a.rank - 2], steps[0])
     if b.rank > 1:
-        yield from _for_each(b[b.rank - 1], steps[1])
+        yield from for_each(b[b.rank - 1], steps[1])
 
 
 @rule("ConvInteger", "QLinearConv")
@@ -57,8 +57,8 @@ def conv(view: View) -> Iterator[Relation]:
     (x, w, steps), y = _operands(view), view.output()
     yield Tie(x[0], y[0])
     yield Tie(w[0], y[1])
-    yield from _for_each(y[1], [*steps[1], *(o for o in view.inputs[8:9] if o is not None)])
-    yield from _on_data(summed_channels(x[1], y[1], w, view.attribute("group", 1)), x, 1)
+    yield from for_each(y[1], [*steps[1], *(o for o in view.inputs[8:9] if o is not None)])
+    yield from on_data(summed_channels(x[1], y[1], w, view.attribute("group", 1)), x, 1)
 
 
 def _operands(view: View) -> tuple[Operand, Operand, tuple[list[Operand], list[Operand]]]:
@@ -69,14 +69,19 @@ def _operands(view: View) -> tuple[Operand, Operand, tuple[list[Operand], list[O
     return view.input(0), view.input(second), (first, other)
 
 
-def _for_each(labels: Labels | None, steps: Iterable[Operand]) -> Iterator[Relation]:
+def for_each(labels: Labels | None, steps: Iterable[Operand | None]) -> Iterator[Relation]:
     """Vectors of scales or zero points have one number for each of `labels`."""
     for operand in steps:
-        if labels is not None and operand.rank == 1 and len(operand[0]) == len(labels) > 1:
+        if (
+            labels is not None
+            and operand is not None
+            and operand.rank == 1
+            and len(operand[0]) == len(labels) > 1
+        ):
             yield Tie(operand[0], labels)
 
 
-def _on_data(relations: Iterable[Relation], x: Operand, axis: int) -> Iterator[Relation]:
+def on_data(relations: Iterable[Relation], x: Operand, axis: int) -> Iterator[Relation]:
     """The same relations, gates acting on the first operand."""
     site = Site("normalize", 0, axis, x[axis])
     for relation in relations:

@@ -1,0 +1,140 @@
+"""Quantised operators of onnxruntime (com.microsoft): what its static quantisation writes with QuantFormat.QOperator.
+
+Each is a standard operator between DequantizeLinear and QuantizeLinear, and is defined so (`contrib.py` says what
+definitions are for). A quantised operand takes three inputs: numbers, scale, zero point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from onnx import TensorProto
+
+from tgonnx.emit import Value
+from tgonnx.gradient_row import Row
+from tgonnx.labels import Relation
+from tgonnx.ops.contrib import MICROSOFT, Outputs
+from tgonnx.ops.convolution import Term
+from tgonnx.ops.joining import joined
+from tgonnx.ops.linear import gemm, gemm_cost
+from tgonnx.ops.quantized import for_each, gated_product, on_data
+from tgonnx.ops.registry import cost, definition, gated, rule
+from tgonnx.ops.spatial import pool
+from tgonnx.ops.view import View, broadcast, same
+
+UNARY = {"QLinearSigmoid": "Sigmoid", "QLinearLeakyRelu": "LeakyRelu"}
+BINARY = {"QLinearAdd": "Add", "QLinearMul": "Mul"}
+POOLS = {"QLinearAveragePool": "AveragePool", "QLinearGlobalAveragePool": "GlobalAveragePool"}
+
+
+def _optional(row: Row, index: int) -> Value | None:
+    return row.input(index) if row.has(index) else None
+
+
+def _real(row: Row, first: int, axis: int = 1) -> Value:
+    """The quantised operand whose numbers are input `first`."""
+    return row.op(
+        "DequantizeLinear", row.input(first), row.input(first + 1), _optional(row, first + 2), axis=axis
+    )
+
+
+def _quantised(row: Row, y: Value, scale: int) -> Outputs:
+    return [row.op("QuantizeLinear", y, row.input(scale), _optional(row, scale + 1))]
+
+
+def _around(plain: str, operands: int) -> Callable[[Row, int], Outputs]:
+    """The standard operator of as many quantised operands, with the same attributes."""
+
+    def define(row: Row, opset: int) -> Outputs:
+        if row.attr("channels_last", 0):
+            raise row.unsupported("channels come last")
+        attributes = {k: v for k, v in row.attributes.items() if k != "channels_last"}
+        y = row.op(plain, *(_real(row, 3 * i) for i in range(operands)), **attributes)
+        return _quantised(row, y, 3 * operands)
+
+    return define
+
+
+for _table, _operands in ((UNARY | POOLS, 1), (BINARY, 2)):
+    for _op_type, _plain in _table.items():
+        definition(_op_type, domain=MICROSOFT)(_around(_plain, _operands))
+
+
+@rule(*UNARY, domain=MICROSOFT)
+def unary(view: View) -> Iterator[Relation]:
+    yield from same(view.input(0), view.output())
+
+
+@rule(*BINARY, domain=MICROSOFT)
+def binary(view: View) -> Iterator[Relation]:
+    yield from broadcast([view.input(0), view.input(3)], view.output())
+
+
+rule(*POOLS, domain=MICROSOFT)(pool)
+
+
+@rule("QLinearSoftmax", domain=MICROSOFT)
+def softmax(view: View) -> Iterator[Relation]:
+    x = view.input(0)
+    axis = view.attribute("axis", -1) % x.rank
+    normalised = [axis] if view.attribute("opset") >= 13 else range(axis, x.rank)
+    yield from same(x, view.output(), skip=normalised)
+
+
+@definition("QLinearSoftmax", domain=MICROSOFT)
+def softmax_definition(row: Row, opset: int) -> Outputs:
+    if row.attr("opset") < 13:
+        raise row.unsupported("it normalises several axes at once")
+    return _quantised(row, row.op("Softmax", _real(row, 0), axis=row.attr("axis", -1)), 3)
+
+
+@rule("QLinearConcat", domain=MICROSOFT)
+def concat(view: View) -> Iterator[Relation]:
+    """Scale and zero point of the result come first, then the operands."""
+    yield from joined(
+        [view.input(i) for i in range(2, len(view.inputs), 3)], view.output(), view.attribute("axis")
+    )
+
+
+@definition("QLinearConcat", domain=MICROSOFT)
+def concat_definition(row: Row, opset: int) -> Outputs:
+    operands = [_real(row, i) for i in range(2, len(row.node.input), 3)]
+    return _quantised(row, row.op("Concat", *operands, axis=row.attr("axis")), 0)
+
+
+@rule("QGemm", domain=MICROSOFT)
+def qgemm(view: View) -> Iterator[Relation]:
+    """A and B quantised, C in products of their steps; B may have a step for each column. Gates act on A."""
+    plain = _as_gemm(view)
+    a, b = view.input(0), view.input(3)
+    yield from on_data(gemm(plain), a, 0 if view.attribute("transA", 0) else 1)
+    yield from for_each(b[_column_axis(view.attribute("transB", 0))], view.inputs[4:6])
+
+
+def _as_gemm(view: View) -> View:
+    return replace(view, inputs=(view.input(0), view.input(3), view.inputs[6] if view.has(6) else None))
+
+
+def _column_axis(transposed: int) -> int:
+    return 0 if transposed else 1
+
+
+@cost("QGemm", domain=MICROSOFT)
+def qgemm_cost(view: View) -> list[Term]:
+    terms: list[Term] = gemm_cost(_as_gemm(view))
+    return terms
+
+
+gated("QGemm", domain=MICROSOFT)(gated_product)
+
+
+@definition("QGemm", domain=MICROSOFT)
+def qgemm_definition(row: Row, opset: int) -> Outputs:
+    turned = {name: int(row.attr(name, 0)) for name in ("transA", "transB")}
+    y = row.op("Gemm", _real(row, 0), _real(row, 3, _column_axis(turned["transB"])), **turned)
+    if row.has(6):
+        y = y + row.op("Cast", row.input(6), to=TensorProto.FLOAT) * (row.input(1) * row.input(4))
+    alpha = float(row.attr("alpha", 1.0))
+    y = y if alpha == 1.0 else y * row.like(alpha, row.input(1))
+    return _quantised(row, y, 7) if row.has(7) else [y]
