@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper, parser
 from random_graphs import random_model
 
 from tgonnx.cost import KINDS, CostModel, Kind, Target
 from tgonnx.coupling import Coupling, analyze
 from tgonnx.errors import TargetError, UsageError
 from tgonnx.model import load
-from tgonnx.selection import Mask, fit, random_mask, select, unit_norms
+from tgonnx.norms import unit_norms
+from tgonnx.selection import Mask, fit, random_mask, select
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +153,30 @@ def test_norms_see_the_weights(coupling: Coupling) -> None:
     norms = unit_norms(coupling)
     assert norms.shape == (coupling.units,)
     assert (norms > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "options"), [((6,), "axis=0"), ((), "axis=0"), ((6, 2, 1, 1), "axis=1, block_size=2")]
+)
+def test_norms_of_quantised_weights_are_those_of_what_they_stand_for(
+    steps: tuple[int, ...], options: str
+) -> None:
+    rng = np.random.default_rng(0)
+    scale, zero = rng.uniform(0.01, 1, steps).astype(np.float32), rng.integers(0, 9, steps).astype(np.uint8)
+    stored = rng.integers(0, 255, (6, 4, 1, 1)).astype(np.uint8)
+    if len(steps) == 4:
+        whole = [np.repeat(part, 2, axis=1) for part in (scale, zero)]
+    else:
+        whole = [part.reshape(-1, 1, 1, 1) for part in (scale, zero)]
+    real = np.asarray((stored - whole[1].astype(np.float32)) * whole[0], np.float32)
+    weights = {"q": stored, "s": scale, "z": zero, "v": np.ones((2, 6, 1, 1), np.float32), "w": real}
+    norms = []
+    for body in ("", f"w = DequantizeLinear <{options}> (q, s, z) "):
+        signature = "(float[1,4,3,3] x) => (float[1,2,3,3] y)"
+        text = f'<ir_version: 10, opset_import: ["" : 21]> g {signature} {{ {body}h = Conv(x, w) y = Conv(h, v) }}'
+        proto = parser.parse_model(text)
+        used = ("q", "s", "z", "v") if body else ("w", "v")
+        proto.graph.initializer.extend(numpy_helper.from_array(weights[name], name) for name in used)
+        norms.append(unit_norms(analyze(load(proto))))
+    assert len(norms[0]) == 6
+    np.testing.assert_allclose(np.sort(norms[1]), np.sort(norms[0]), rtol=1e-5)

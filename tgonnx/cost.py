@@ -22,10 +22,9 @@ from tgonnx.labels import Labels
 
 Kind = Literal["flops", "params", "channels"]
 KINDS: tuple[Kind, ...] = ("flops", "params", "channels")
-PARAMETER_TYPES = (
-    *(TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16),
-    *(TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4),  # quantised weights
-)
+FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+QUANTISED_TYPES = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+PARAMETER_TYPES = FLOAT_TYPES + QUANTISED_TYPES
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from onnx import numpy_helper
 
 from tgonnx.cost import CostModel, Target
 from tgonnx.coupling import Attention, Coupling, Group
 from tgonnx.errors import TargetError, UsageError
+from tgonnx.norms import unit_norms
 
 Open = npt.NDArray[np.bool_]
 BLOCK = 8  # onnxruntime's fast convolutions work on blocks of this many channels
@@ -272,23 +272,3 @@ def _refill(model: CostModel, mask: Open, closed: Sequence[npt.NDArray[np.int64]
         mask[batch] = True
         if model.ratio(mask, target.kind) > target.value + 1e-9:
             mask[batch] = False
-
-
-def unit_norms(coupling: Coupling) -> npt.NDArray[np.float64]:
-    """The L2 norm of all weights that go with each unit, per root of their number."""
-    squares, counts = np.zeros(coupling.units), np.zeros(coupling.units)
-    for name, tensor in coupling.model.initializers.items():
-        axes = coupling.labelling.axes.get(name, ())
-        if len(axes) < 2 or tensor.data_type not in (1, 10, 11, 16):
-            continue
-        units = [coupling.unit_of[labels] for labels in axes]
-        if not any((u >= 0).any() for u in units):
-            continue
-        values = np.square(numpy_helper.to_array(tensor).astype(np.float64))
-        for axis, owner in enumerate(units):
-            held = owner >= 0
-            if held.any():
-                summed = values.sum(axis=tuple(i for i in range(values.ndim) if i != axis))
-                np.add.at(squares, owner[held], summed[held])
-                np.add.at(counts, owner[held], values.size / values.shape[axis])
-    return np.sqrt(squares / np.maximum(counts, 1))
