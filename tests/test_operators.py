@@ -200,6 +200,16 @@ def test_quantised_operators_of_onnxruntime(out: int, weights: str, body: str, g
     assert units_of(model(17, IMAGE.format(n=out), weights, QOPERATOR + body)) == groups
 
 
+def test_a_quantised_pool_over_the_axis_of_channels_keeps_them() -> None:
+    body = (
+        "q = QuantizeLinear(x, s, z) h = QLinearConv(q, s, z, a, sw, zw, t, z) g = com.microsoft.QLinearAveragePool "
+        "<channels_last = 1, kernel_shape = [3,1], pads = [1,0,1,0]> (h, t, z, t, z)"
+    )
+    proto = model(17, IMAGE.format(n=6), "int8[6,3,1,1] a, int8[4,6,1,1] c", QOPERATOR + body + LAST)
+    proto.graph.value_info.append(helper.make_tensor_value_info("g", onnx.TensorProto.UINT8, (2, 6, 6, 6)))
+    assert units_of(proto) == []
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_quantised_gemm_of_onnxruntime(turned: bool) -> None:
     shapes = ("int8[8,5] a", "int8[4,8] b") if turned else ("int8[5,8] a", "int8[8,4] b")

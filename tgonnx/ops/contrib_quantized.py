@@ -71,7 +71,10 @@ def binary(view: View) -> Iterator[Relation]:
     yield from broadcast([view.input(0), view.input(3)], view.output())
 
 
-rule(*POOLS, domain=MICROSOFT)(pool)
+@rule(*POOLS, domain=MICROSOFT)
+def channels_first_pool(view: View) -> Iterator[Relation]:
+    if not view.attribute("channels_last", 0):
+        yield from pool(view)
 
 
 @rule("QLinearSoftmax", domain=MICROSOFT)
