@@ -15,7 +15,6 @@ from tgonnx.emit import Value
 from tgonnx.gradient_row import Row
 from tgonnx.labels import Relation
 from tgonnx.ops.contrib import MICROSOFT, Outputs
-from tgonnx.ops.convolution import Term
 from tgonnx.ops.joining import joined
 from tgonnx.ops.linear import gemm, gemm_cost
 from tgonnx.ops.quantized import for_each, gated_product, on_data
@@ -109,33 +108,23 @@ def concat_definition(row: Row, opset: int) -> Outputs:
 @rule("QGemm", domain=MICROSOFT)
 def qgemm(view: View) -> Iterator[Relation]:
     """A and B quantised, C in products of their steps; B may have a step for each column. Gates act on A."""
-    plain = _as_gemm(view)
     a, b = view.input(0), view.input(3)
-    yield from on_data(gemm(plain), a, 0 if view.attribute("transA", 0) else 1)
-    yield from for_each(b[_column_axis(view.attribute("transB", 0))], view.inputs[4:6])
+    yield from on_data(gemm(_as_gemm(view)), a, 1 - view.attribute("transA", 0))
+    yield from for_each(b[1 - view.attribute("transB", 0)], view.inputs[4:6])
 
 
 def _as_gemm(view: View) -> View:
     return replace(view, inputs=(view.input(0), view.input(3), view.inputs[6] if view.has(6) else None))
 
 
-def _column_axis(transposed: int) -> int:
-    return 0 if transposed else 1
-
-
-@cost("QGemm", domain=MICROSOFT)
-def qgemm_cost(view: View) -> list[Term]:
-    terms: list[Term] = gemm_cost(_as_gemm(view))
-    return terms
-
-
+cost("QGemm", domain=MICROSOFT)(lambda view: gemm_cost(_as_gemm(view)))
 gated("QGemm", domain=MICROSOFT)(gated_product)
 
 
 @definition("QGemm", domain=MICROSOFT)
 def qgemm_definition(row: Row, opset: int) -> Outputs:
     turned = {name: int(row.attr(name, 0)) for name in ("transA", "transB")}
-    y = row.op("Gemm", _real(row, 0), _real(row, 3, _column_axis(turned["transB"])), **turned)
+    y = row.op("Gemm", _real(row, 0), _real(row, 3, 1 - turned["transB"]), **turned)
     if row.has(6):
         y = y + row.op("Cast", row.input(6), to=TensorProto.FLOAT) * (row.input(1) * row.input(4))
     alpha = float(row.attr("alpha", 1.0))

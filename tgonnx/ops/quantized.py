@@ -57,7 +57,7 @@ def conv(view: View) -> Iterator[Relation]:
     (x, w, steps), y = _operands(view), view.output()
     yield Tie(x[0], y[0])
     yield Tie(w[0], y[1])
-    yield from for_each(y[1], [*steps[1], *(o for o in view.inputs[8:9] if o is not None)])
+    yield from for_each(y[1], [*steps[1], *view.inputs[8:9]])
     yield from on_data(summed_channels(x[1], y[1], w, view.attribute("group", 1)), x, 1)
 
 
@@ -71,13 +71,8 @@ def _operands(view: View) -> tuple[Operand, Operand, tuple[list[Operand], list[O
 
 def for_each(labels: Labels | None, steps: Iterable[Operand | None]) -> Iterator[Relation]:
     """Vectors of scales or zero points have one number for each of `labels`."""
-    for operand in steps:
-        if (
-            labels is not None
-            and operand is not None
-            and operand.rank == 1
-            and len(operand[0]) == len(labels) > 1
-        ):
+    for operand in filter(None, steps):
+        if labels is not None and operand.rank == 1 and len(operand[0]) == len(labels) > 1:
             yield Tie(operand[0], labels)
 
 
