@@ -33,6 +33,17 @@ WEIGHTED_OPS = {
 }
 
 
+# What exporters write into `dim_param` for want of a name; two axes that have it in common are not one axis.
+_PLACEHOLDER = re.compile(
+    r"[\W_]*|-?\d+|none|null|nan|unk|unknown|undef|undefined|dyn|dynamic|any", re.IGNORECASE
+)
+
+
+def is_placeholder(dim_param: str) -> bool:
+    """Does this `dim_param` say only that a size is unknown ("?", "", "-1", "None"), and name no axis?"""
+    return _PLACEHOLDER.fullmatch(dim_param.strip()) is not None
+
+
 def accept(model: onnx.ModelProto, name: str, runs: Callable[[onnx.ModelProto], bool]) -> onnx.ModelProto:
     """The model with its nodes in topological order and without wrong shape hints; `model` is not changed.
 
