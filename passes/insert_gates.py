@@ -23,6 +23,7 @@ from tgonnx import ops
 from tgonnx.coupling import Coupling, PlacedSite
 from tgonnx.ops.gating import Gating
 from tgonnx.passes import PassResult
+from tgonnx.passes.file_form import give_form_back
 from tgonnx.selection import Mask
 
 GATES = "tgonnx.gate_values"  # float32 [units]
@@ -42,7 +43,8 @@ class InsertGates:
 def gate(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
     """The gated model as an ordinary inference model: the mask is the initializer `GATES`."""
     mask.check(coupling)
-    return InsertGates(coupling, mask)(coupling.model.proto).model
+    gated = InsertGates(coupling, mask)(coupling.model.proto).model
+    return give_form_back(gated, coupling.model.original)
 
 
 def insert_gates(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -> onnx.ModelProto:
@@ -68,8 +70,6 @@ def insert_gates(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) 
         del part[:]
         part.extend(new)
     result.graph.input.extend(inputs)
-    if result.ir_version < 4:  # there, initializers must be inputs too
-        result.ir_version = 4
     return result
 
 

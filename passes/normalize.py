@@ -2,7 +2,7 @@
 
 Handled, in this order:
 * model-local functions are inlined;
-* `Constant` nodes become initializers (tensors and numbers; strings and sparse tensors stay);
+* `Constant` nodes become initializers (tensors, numbers and, made dense, sparse tensors; strings stay);
 * `Identity` of an initializer becomes the initializer;
 * initializers that exporters merged because their values happen to be equal (biases of zeros, scales of ones) get
   one copy per use, unless the nodes that use them also share a weight of their own (a siamese network).
@@ -19,6 +19,7 @@ from onnx import helper, inliner, numpy_helper
 
 from tgonnx.passes import PassResult
 
+MAX_DENSE = 1 << 26  # elements of the largest sparse tensor that is made dense
 MAX_COPY = 1 << 16  # elements of the largest constant-valued initializer that is copied per use
 
 
@@ -93,6 +94,8 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
         tensor.CopyFrom(value)
         tensor.name = node.output[0]
         return tensor
+    if attribute.name == "sparse_value" and int(np.prod(value.dims, dtype=np.float64)) <= MAX_DENSE:
+        return dense(value, node.output[0])
     kinds = {
         "value_int": np.int64,
         "value_ints": np.int64,
@@ -101,6 +104,24 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     }
     kind = kinds.get(attribute.name)
     return None if kind is None else numpy_helper.from_array(np.array(value, kind), node.output[0])
+
+
+def sparse_constants(model: onnx.ModelProto) -> set[str]:
+    """The outputs of the main graph's `Constant` nodes that hold a sparse tensor."""
+    return {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "Constant" and any(a.name == "sparse_value" for a in node.attribute)
+    }
+
+
+def dense(tensor: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
+    """A sparse tensor with its zeros written out. Its indices are linear ([n]) or one per axis ([n, rank])."""
+    values, indices = numpy_helper.to_array(tensor.values), numpy_helper.to_array(tensor.indices)
+    full = np.zeros(tuple(tensor.dims), values.dtype)
+    places = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), full.shape)
+    full.reshape(-1)[places] = values
+    return numpy_helper.from_array(full, name)
 
 
 def _resolve_aliases(graph: onnx.GraphProto) -> bool:

@@ -25,6 +25,7 @@ from tgonnx.labels import Labels
 from tgonnx.model import Model, Node
 from tgonnx.ops.cut import Cut, Keep
 from tgonnx.passes import PassResult
+from tgonnx.passes.file_form import give_form_back
 from tgonnx.passes.fold_shapes import remove_unused
 from tgonnx.passes.normalize import fresh_name
 from tgonnx.selection import Mask
@@ -47,7 +48,8 @@ def apply(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
     mask.check(coupling)
     if mask.open.all():
         return coupling.model.original
-    return RemoveChannels(coupling, mask)(coupling.model.proto).model
+    pruned = RemoveChannels(coupling, mask)(coupling.model.proto).model
+    return give_form_back(pruned, coupling.model.original)
 
 
 def remove_channels(proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:
@@ -91,8 +93,6 @@ class _Surgeon:
             self._check(node)
         _correct_value_infos(self.graph, self.coupling, self.keep)
         remove_unused(self.graph)
-        if self.proto.ir_version < 4:
-            _list_initializers_as_inputs(self.graph)
 
     def _slice(self, tensor: onnx.TensorProto) -> None:
         axes = self.coupling.labelling.axes.get(tensor.name, ())
@@ -248,13 +248,3 @@ def _correct_value_infos(graph: onnx.GraphProto, coupling: Coupling, keep: objec
             kept = keep(labels)
             if not kept.all():
                 dim.dim_value = int(kept.sum())
-
-
-def _list_initializers_as_inputs(graph: onnx.GraphProto) -> None:
-    """IR versions below 4 want every initializer among the inputs."""
-    listed = {value.name for value in graph.input}
-    for tensor in graph.initializer:
-        if tensor.name not in listed:
-            graph.input.append(
-                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from tgonnx.errors import UnsupportedError
+from tgonnx.wellformed import fixed_size
 
 # A value keeps its meaning as an index through these.
 _CARRIERS = frozenset(
@@ -68,8 +69,8 @@ def _shape(dims: Any, bound: dict[str, int], batch: int, space: int) -> tuple[in
     shape = []
     for axis, dim in enumerate(dims):
         default = batch if axis == 0 else space if len(dims) >= 4 and axis >= 2 else _SEQUENCE
-        if dim.HasField("dim_value"):
-            shape.append(dim.dim_value)
+        if (size := fixed_size(dim)) is not None:
+            shape.append(size)
         elif dim.dim_param:
             shape.append(bound.setdefault(dim.dim_param, default))
         else:

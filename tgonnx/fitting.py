@@ -14,6 +14,7 @@ from tgonnx.errors import DataError, ModelError, UsageError
 from tgonnx.feeds import model_inputs
 from tgonnx.runtime import open_session
 from tgonnx.samples import Array, Dataset, Samples, check_finite
+from tgonnx.wellformed import fixed_size
 
 LOSSES = ("auto", "ce", "mse", "l1", "bce", "distill")
 
@@ -68,7 +69,7 @@ def validate(dataset: Dataset, model: onnx.ModelProto, loss: str = "auto") -> Fi
 def _try(dataset: Dataset, model: onnx.ModelProto) -> tuple[str, tuple[int, ...]]:
     """Name and shape of the first output on a few real samples."""
     fixed = [value.type.tensor_type.shape.dim[:1] for value in model_inputs(model)]
-    sizes = [dims[0].dim_value for dims in fixed if dims and dims[0].HasField("dim_value")]
+    sizes = [size for dims in fixed if dims and (size := fixed_size(dims[0])) is not None]
     count = max(sizes, default=min(2, len(dataset.train)))
     if count > len(dataset.train):
         raise DataError(

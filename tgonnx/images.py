@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tgonnx.errors import DataError, InstallationError, UsageError
 from tgonnx.samples import Dataset, Split, element_type, hold_out
 from tgonnx.verify import describe_type
+from tgonnx.wellformed import fixed_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _TEST_NAMES = ("test", "val", "valid", "validation")
@@ -117,7 +118,7 @@ class ImageFolder:
 
     def _geometry(self, value: onnx.ValueInfoProto) -> tuple[tuple[int, int], int, bool]:
         """Height and width, channels, and whether these are the last axis."""
-        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        dims = [fixed_size(dim) or 0 for dim in value.type.tensor_type.shape.dim]
         if len(dims) == 4 and all(dims[1:]):
             if dims[1] in (1, 3):
                 return (dims[2], dims[3]), dims[1], False

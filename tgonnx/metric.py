@@ -13,6 +13,7 @@ from tgonnx.feeds import model_inputs
 from tgonnx.fitting import Fit
 from tgonnx.runtime import Feeds, Session, open_session
 from tgonnx.samples import Split
+from tgonnx.wellformed import fixed_size
 
 Array = NDArray[Any]
 BATCH = 250
@@ -77,8 +78,8 @@ def fixed_batch(model: onnx.ModelProto) -> int | None:
     """The number of samples that the model's inputs insist on, if they do."""
     for value in model_inputs(model):
         dims = value.type.tensor_type.shape.dim
-        if dims and dims[0].HasField("dim_value"):
-            return int(dims[0].dim_value)
+        if dims and (size := fixed_size(dims[0])) is not None:
+            return size
     return None
 
 

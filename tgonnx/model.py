@@ -14,6 +14,7 @@ from onnx import helper
 
 from tgonnx import loading
 from tgonnx.passes import Pipeline
+from tgonnx.passes.file_form import PutFormAside
 from tgonnx.passes.fold_shapes import FoldShapes
 from tgonnx.passes.normalize import (
     ConstantsToInitializers,
@@ -129,7 +130,7 @@ def load(source: Source, sizes: Mapping[str, Shape] | None = None) -> Model:
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "model"
     proto = onnx.ModelProto()
     proto.CopyFrom(original)
-    steps = (InlineFunctions(), ConstantsToInitializers(), ResolveInitializerAliases())
+    steps = (InlineFunctions(), PutFormAside(), ConstantsToInitializers(), ResolveInitializerAliases())
     proto = Pipeline(steps)(proto).model
     proto, first, second = fold(proto, sizes or {})
     proto = UnshareConstants()(proto).model

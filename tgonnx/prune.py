@@ -22,6 +22,7 @@ from tgonnx.fitting import Fit, validate
 from tgonnx.gates import Shape
 from tgonnx.metric import Metric, fixed_batch
 from tgonnx.model import Model, Source, load
+from tgonnx.passes.file_form import give_form_back
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.prepare_training import prepare_training
 from tgonnx.passes.remove_channels import apply, remove_channels
@@ -207,6 +208,7 @@ def _with_data(
         pruned = fine_tune(pruned, task, steps[1], recipe, journal, left)
         pruned = refresh_statistics(pruned, task, recipe)
     gated = insert_gates(embed(full, pruned, coupling, mask), coupling, mask)
+    pruned = give_form_back(pruned, original)
     check = _checked(plan.model, gated, pruned, feeds)
     notes = () if metric is not None else ("there are no held-out samples: accuracy was not measured",)
     return _result(plan, mask, pruned, check, journal, metric, (*notes, *journal.notes))

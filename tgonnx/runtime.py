@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tgonnx.definitions import SETTLED, opset_of, write_out
 from tgonnx.errors import InstallationError, ModelError, UnsupportedError
 from tgonnx.saving import save
-from tgonnx.wellformed import describe, without_initializers
+from tgonnx.wellformed import describe, with_open_sizes, without_initializers
 
 Feeds = dict[str, NDArray[Any]]
 SAFE_IR = 10  # the newest that every supported runtime reads
@@ -99,6 +99,7 @@ def import_onnxruntime() -> Any:
 
 def _forms(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
     """The model itself and the copies worth trying, each with what to call it."""
+    model = with_open_sizes(model)
     yield "", model
     opset = opset_of(model)
     if model.ir_version > SAFE_IR:

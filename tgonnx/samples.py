@@ -18,6 +18,7 @@ from onnx import helper
 from tgonnx.errors import DataError, UsageError
 from tgonnx.runtime import Feeds
 from tgonnx.verify import describe_type
+from tgonnx.wellformed import fixed_size
 
 Array = NDArray[Any]
 Indices = NDArray[np.intp]
@@ -151,8 +152,7 @@ def hold_out(samples: Samples) -> tuple[Split, Split | None]:
 def _check_input(array: Array, value: onnx.ValueInfoProto, where: str) -> None:
     dims = value.type.tensor_type.shape.dim
     fits = array.ndim == len(dims) and all(
-        not dim.HasField("dim_value") or dim.dim_value == size
-        for dim, size in zip(dims[1:], array.shape[1:], strict=True)
+        fixed_size(dim) in (None, size) for dim, size in zip(dims[1:], array.shape[1:], strict=True)
     )
     if value.type.tensor_type.HasField("shape") and not fits:
         raise DataError(f"{where} has shape {array.shape}, the model wants {describe_type(value)}")

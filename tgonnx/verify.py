@@ -15,6 +15,7 @@ from tgonnx.definitions import opset_of
 from tgonnx.errors import ModelError, UsageError
 from tgonnx.feeds import model_inputs, random_feeds
 from tgonnx.runtime import Feeds, Session, open_session
+from tgonnx.wellformed import fixed_size
 
 # Sides of random images tried in turn where the model leaves them open.
 _SIDES = (64, 224, 32)
@@ -199,9 +200,7 @@ def describe_type(value: onnx.ValueInfoProto) -> str:
         kind = str(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
     if not tensor.HasField("shape"):
         return kind
-    axes = (
-        str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim
-    )
+    axes = (str(fixed_size(dim) or dim.dim_param or "?") for dim in tensor.shape.dim)
     return f"{kind}[{', '.join(axes)}]"
 
 

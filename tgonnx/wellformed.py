@@ -44,6 +44,35 @@ def is_placeholder(dim_param: str) -> bool:
     return _PLACEHOLDER.fullmatch(dim_param.strip()) is not None
 
 
+def fixed_size(dim: onnx.TensorShapeProto.Dimension) -> int | None:
+    """The size that a declared axis is fixed to, or None: old exporters write -1 or 0 for an open one."""
+    return int(dim.dim_value) if dim.dim_value > 0 else None
+
+
+def open_sizes(value: onnx.ValueInfoProto) -> bool:
+    """Leave out the declared sizes that fix nothing, in place. Says whether there were any."""
+    unknown = _unknown_sizes(value)
+    for dim in unknown:
+        dim.ClearField("dim_value")
+    return bool(unknown)
+
+
+def with_open_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with `open_sizes` of its inputs and outputs: onnxruntime takes a declared 0 by its word."""
+    if not any(_unknown_sizes(value) for value in (*model.graph.input, *model.graph.output)):
+        return model
+    copy = without_initializers(model)
+    copy.graph.initializer.extend(model.graph.initializer)
+    for value in (*copy.graph.input, *copy.graph.output):
+        open_sizes(value)
+    return copy
+
+
+def _unknown_sizes(value: onnx.ValueInfoProto) -> list[onnx.TensorShapeProto.Dimension]:
+    dims = value.type.tensor_type.shape.dim
+    return [dim for dim in dims if dim.HasField("dim_value") and fixed_size(dim) is None]
+
+
 def accept(model: onnx.ModelProto, name: str, runs: Callable[[onnx.ModelProto], bool]) -> onnx.ModelProto:
     """The model with its nodes in topological order and without wrong shape hints; `model` is not changed.
 
@@ -105,12 +134,6 @@ def _check_header(model: onnx.ModelProto, name: str) -> None:
                 f"{name}: opset {entry.version} is outside {OLDEST_OPSET}..{newest}, "
                 f"the range known to onnx {onnx.__version__}"
             )
-    for value in (*model.graph.input, *model.graph.output):
-        if value.type.HasField("tensor_type"):
-            shape = value.type.tensor_type.shape.dim
-            if any(dim.HasField("dim_value") and dim.dim_value <= 0 for dim in shape):
-                sizes = "x".join(str(dim.dim_value) if dim.HasField("dim_value") else "?" for dim in shape)
-                raise ModelError(f"{name}: {value.name!r} has a size that is not positive: {sizes}")
 
 
 def _check_operators(model: onnx.ModelProto, name: str) -> None:

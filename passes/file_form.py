@@ -1,0 +1,134 @@
+"""What is a matter of the file and not of the network: put aside on the way in, given back on the way out.
+
+Handled:
+* initializers that are graph inputs, too (all of IR version 3, and `keep_initializers_as_inputs`): such an input is
+  a default that a caller could override. Here it is a weight, and no input; what is written lists it again, as long
+  as it exists;
+* sizes below one in the shapes of inputs, outputs and hints, by which old exporters say that a size is unknown;
+* sparse initializers and `sparse_value` constants, which are dense in normal form (up to `MAX_DENSE` elements;
+  larger ones stay, and pin what they touch) and sparse again in what is written;
+* IR versions below 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import ModelProto, SparseTensorProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from tgonnx.passes import PassResult
+from tgonnx.passes.normalize import MAX_DENSE, dense, sparse_constants
+from tgonnx.wellformed import open_sizes
+
+FIRST_IR_WITH_CONSTANTS = 4  # before it, every initializer is an input
+FIRST_IR_WITH_SPARSE = 6
+
+
+@dataclass(frozen=True)
+class PutFormAside:
+    """Bring a model, in place, to the form that analysis, surgery and training know."""
+
+    def __call__(self, model: ModelProto) -> PassResult:
+        before = (model.ir_version, len(model.graph.input), len(model.graph.sparse_initializer))
+        model.ir_version = max(model.ir_version, FIRST_IR_WITH_CONSTANTS)
+        _unlist(model.graph)
+        _densify(model.graph)
+        declared = (*model.graph.input, *model.graph.output, *model.graph.value_info)
+        opened = [open_sizes(value) for value in declared]
+        after = (model.ir_version, len(model.graph.input), len(model.graph.sparse_initializer))
+        return PassResult(model, before != after or any(opened))
+
+
+def give_form_back(model: ModelProto, original: ModelProto) -> ModelProto:
+    """`model`, changed in place: declared as `original` is, of which it is a version in normal form.
+
+    Inputs that a caller must feed, and outputs, are declared exactly as they were; no other input is required.
+    """
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    sparse = {tensor.values.name for tensor in graph.sparse_initializer}
+    weights = _weights(original.graph)
+    known = {value.name for value in original.graph.input}
+    inputs = [value for value in original.graph.input if value.name not in weights]
+    listed = [v for v in original.graph.input if v.name in weights and v.name in stored.keys() | sparse]
+    ours = {value.name: value for value in (*inputs, *(_resized(v, stored.get(v.name)) for v in listed))}
+    ordered = [ours[value.name] for value in original.graph.input if value.name in ours]
+    if original.ir_version < FIRST_IR_WITH_CONSTANTS:
+        ordered += [_declaration(tensor) for name, tensor in stored.items() if name not in known]
+    outputs = {value.name: value for value in original.graph.output}
+    for part, values in (
+        (graph.input, ordered),
+        (graph.output, [outputs.get(v.name, v) for v in graph.output]),
+    ):
+        copies = [_copy(value) for value in values]
+        del part[:]
+        part.extend(copies)
+    model.ir_version = original.ir_version
+    if model.ir_version >= FIRST_IR_WITH_SPARSE:
+        _sparsify(
+            graph, {t.values.name for t in original.graph.sparse_initializer} | sparse_constants(original)
+        )
+    return model
+
+
+def _weights(graph: onnx.GraphProto) -> set[str]:
+    return {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+
+
+def _unlist(graph: onnx.GraphProto) -> None:
+    weights = _weights(graph)
+    for index in reversed(range(len(graph.input))):
+        if graph.input[index].name in weights:
+            del graph.input[index]
+
+
+def _densify(graph: onnx.GraphProto) -> None:
+    for index in reversed(range(len(graph.sparse_initializer))):
+        tensor = graph.sparse_initializer[index]
+        if int(np.prod(tensor.dims, dtype=np.float64)) <= MAX_DENSE:
+            graph.initializer.append(dense(tensor, tensor.values.name))
+            del graph.sparse_initializer[index]
+
+
+def _sparsify(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Store these sparsely again, unless fewer than half of their elements are zero now."""
+    for index in reversed(range(len(graph.initializer))):
+        tensor = graph.initializer[index]
+        if tensor.name not in names:
+            continue
+        values = numpy_helper.to_array(tensor)
+        places = np.flatnonzero(values)
+        if 0 < 2 * len(places) <= values.size:
+            sparse = graph.sparse_initializer.add()
+            sparse.CopyFrom(_sparse(values, places, tensor.name))
+            del graph.initializer[index]
+
+
+def _sparse(values: np.ndarray, places: np.ndarray, name: str) -> SparseTensorProto:
+    held = numpy_helper.from_array(np.ascontiguousarray(values.reshape(-1)[places]), name)
+    indices = numpy_helper.from_array(places.astype(np.int64), f"{name}_indices")
+    return helper.make_sparse_tensor(held, indices, list(values.shape))
+
+
+def _resized(value: ValueInfoProto, tensor: TensorProto | None) -> ValueInfoProto:
+    """The declaration of a weight with the sizes that it has now."""
+    if tensor is None:
+        return value
+    now = _copy(value)
+    shape = now.type.tensor_type.shape
+    if [d.dim_value for d in shape.dim] != list(tensor.dims):
+        del shape.dim[:]
+        shape.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=size) for size in tensor.dims)
+    return now
+
+
+def _declaration(tensor: TensorProto) -> ValueInfoProto:
+    return helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+
+
+def _copy(value: ValueInfoProto) -> ValueInfoProto:
+    copy = ValueInfoProto()
+    copy.CopyFrom(value)
+    return copy
