@@ -1,14 +1,14 @@
 """Fold what does not depend on the dynamic axes, and write reshape targets plainly.
 
-A model is swept twice, its dynamic axes bound to different sizes: what is the same both times is static.
+What is static is what `tgonnx.symbolic` proves by data flow; that a value was the same when it was tried is no proof.
 Handled:
-* a value that is known and the same in both sweeps becomes an initializer (shape arithmetic, index tables, masks),
-  unless it is large;
+* a value that is static becomes an initializer (shape arithmetic, index tables, masks), unless it is large;
 * `If` with a static condition becomes the branch that is taken;
 * a `Gather` that takes a flat value in order (what exporters make of as_strided) becomes a `Reshape`;
 * a `BatchNormalization` in training mode whose running statistics nothing uses (weight standardisation) gets
   constants for the old ones, which it does not read, either;
-* a computed `Reshape` target becomes a constant where the static sizes, 0 (copy) and one -1 (rest) can say it;
+* a computed `Reshape` target becomes a constant where static sizes, 0 (for an axis that has the size of the input's
+  axis at that place, whatever it is) and one -1 (the rest) can say it;
 * nodes and initializers that nothing uses any more are removed.
 """
 
@@ -20,35 +20,30 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from tgonnx.algebra import Size
 from tgonnx.passes import PassResult
 from tgonnx.passes.normalize import captured_names, fresh_name, replace_nodes
 from tgonnx.shapes import Sweep
+from tgonnx.symbolic import Symbols
 
 MAX_FOLDED = 1 << 16  # elements of the largest value that is stored instead of computed
 
 
 @dataclass(frozen=True)
 class FoldShapes:
-    """Fold static values; `first` and `second` are sweeps of this very model under two bindings."""
+    """Fold static values, in place; `symbols` are those of this very model."""
 
-    first: Sweep
-    second: Sweep
+    symbols: Symbols
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
-        changed = _inline_static_branches(model.graph, self._static())
-        changed = _fold(model.graph, self._static()) or changed
-        changed = _gathers_in_order(model.graph, self.first, self.second) or changed
-        changed = _forget_running_statistics(model.graph, self.first) or changed
-        changed = _plain_reshapes(model.graph, self.first, self.second) or changed
-        return PassResult(model, remove_unused(model.graph) or changed)
-
-    def _static(self) -> dict[str, np.ndarray]:
-        other = self.second.known
-        return {
-            name: value
-            for name, value in self.first.known.items()
-            if name in other and value.shape == other[name].shape and np.array_equal(value, other[name])
-        }
+        graph, symbols = model.graph, self.symbols
+        static = {name: value for name, value in symbols.first.known.items() if name not in symbols.elements}
+        changed = _inline_static_branches(graph, static)
+        changed = _fold(graph, static) or changed
+        changed = _gathers_in_order(graph, symbols) or changed
+        changed = _forget_running_statistics(graph, symbols.first) or changed
+        changed = _plain_reshapes(graph, symbols) or changed
+        return PassResult(model, remove_unused(graph) or changed)
 
 
 def _inline_static_branches(graph: onnx.GraphProto, static: dict[str, np.ndarray]) -> bool:
@@ -123,11 +118,11 @@ def _fold(graph: onnx.GraphProto, static: dict[str, np.ndarray]) -> bool:
     return True
 
 
-def _gathers_in_order(graph: onnx.GraphProto, first: Sweep, second: Sweep) -> bool:
+def _gathers_in_order(graph: onnx.GraphProto, symbols: Symbols) -> bool:
     changed = False
     for node in graph.node:
-        if node.op_type == "Gather" and all(_in_order(node, sweep) for sweep in (first, second)):
-            target = _plain_target(node, first, second)
+        if node.op_type == "Gather" and _in_order(node, symbols):
+            target = _plain_target(node, symbols)
             if target is not None:
                 name = fresh_name(f"{node.output[0]}_shape", {t.name for t in graph.initializer})
                 graph.initializer.append(numpy_helper.from_array(target, name))
@@ -160,20 +155,20 @@ def _forget_running_statistics(graph: onnx.GraphProto, sweep: Sweep) -> bool:
     return changed
 
 
-def _in_order(node: onnx.NodeProto, sweep: Sweep) -> bool:
-    shape, indices = sweep.shapes.get(node.input[0], ()), sweep.known.get(node.input[1])
+def _in_order(node: onnx.NodeProto, symbols: Symbols) -> bool:
+    shape, indices = symbols.dims.get(node.input[0], ()), symbols.static(node.input[1])
     if len(shape) != 1 or indices is None or indices.size != shape[0]:
         return False
     return np.array_equal(indices.ravel(), np.arange(indices.size))
 
 
-def _plain_reshapes(graph: onnx.GraphProto, first: Sweep, second: Sweep) -> bool:
+def _plain_reshapes(graph: onnx.GraphProto, symbols: Symbols) -> bool:
     initializers = {tensor.name for tensor in graph.initializer}
     changed = False
     for node in graph.node:
         if node.op_type != "Reshape" or node.input[1] in initializers:
             continue
-        target = _plain_target(node, first, second)
+        target = _plain_target(node, symbols)
         if target is not None:
             name = fresh_name(f"{node.output[0]}_shape", initializers)
             graph.initializer.append(numpy_helper.from_array(target, name))
@@ -183,21 +178,17 @@ def _plain_reshapes(graph: onnx.GraphProto, first: Sweep, second: Sweep) -> bool
     return changed
 
 
-def _plain_target(node: onnx.NodeProto, first: Sweep, second: Sweep) -> np.ndarray | None:
+def _plain_target(node: onnx.NodeProto, symbols: Symbols) -> np.ndarray | None:
     """The target as constants, 0 where a dynamic size is copied, and at most one -1; None if that cannot say it."""
-    x, y = node.input[0], node.output[0]
-    if any(name not in s.shapes for name in (x, y) for s in (first, second)):
+    x, y = symbols.dims.get(node.input[0]), symbols.dims.get(node.output[0])
+    if x is None or y is None or any(size == 0 for size in y):
         return None
-    pairs_in = list(zip(first.shapes[x], second.shapes[x], strict=True))
-    pairs_out = list(zip(first.shapes[y], second.shapes[y], strict=True))
-    if any(a == 0 for a, _ in pairs_out):
-        return None
-    target = np.array([a if a == b else -1 for a, b in pairs_out], np.int64)
+    target = np.array([-1 if isinstance(size, Size) else int(size) for size in y], np.int64)
     allow_zero = any(a.name == "allowzero" and a.i for a in node.attribute)
-    for i, pair in enumerate(pairs_out):
+    for i, size in enumerate(y):
         if (target == -1).sum() <= 1:
             break
-        if target[i] == -1 and not allow_zero and i < len(pairs_in) and pairs_in[i] == pair:
+        if target[i] == -1 and not allow_zero and i < len(x) and x[i] == size:
             target[i] = 0
     return target if (target == -1).sum() <= 1 else None
 

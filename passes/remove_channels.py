@@ -12,6 +12,7 @@ Handled, node after node, with shapes inferred again as it goes:
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tgonnx import ops
+from tgonnx.algebra import Size
 from tgonnx.coupling import Coupling
 from tgonnx.errors import VerificationError
 from tgonnx.labels import Labels
@@ -29,7 +31,7 @@ from tgonnx.passes.file_form import give_form_back
 from tgonnx.passes.fold_shapes import remove_unused
 from tgonnx.passes.normalize import fresh_name
 from tgonnx.selection import Mask
-from tgonnx.shapes import Sweep, empty_sweep
+from tgonnx.shapes import Shape, Sweep, empty_sweep
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class _Surgeon:
         self.users = Counter(name for node in self.graph.node for name in node.input)
         self.divided = _divided(coupling.model)
         self.sweep: Sweep = empty_sweep(proto)
+        self.sweep.assumed, self.sweep.hints = coupling.model.first.assumed, dict(self._assumptions())
 
     def keep(self, labels: Labels) -> Keep:
         return self.kept[labels]
@@ -89,9 +92,8 @@ class _Surgeon:
             if node.op_type == "Shape" and node.output[0] in self.divided:
                 self._set_back(index, node)
             self.sweep.visit(node)
-            self._trust(node)
             self._check(node)
-        _correct_value_infos(self.graph, self.coupling, self.keep)
+        self._correct_hints()
         remove_unused(self.graph)
 
     def _slice(self, tensor: onnx.TensorProto) -> None:
@@ -144,8 +146,7 @@ class _Surgeon:
         self.sweep.declare_initializer(self.initializers[name])
 
     def _is_dynamic(self, name: str) -> bool:
-        first, second = self.coupling.model.first.known.get(name), self.coupling.model.second.known.get(name)
-        return first is None or second is None or not np.array_equal(first, second)
+        return name in self.coupling.model.symbols.elements
 
     def _scale(self, node: onnx.NodeProto, index: int, value: np.ndarray) -> None:
         """A computed size that depends on dynamic axes: multiply each element by wanted / present."""
@@ -188,13 +189,13 @@ class _Surgeon:
             source = out
         return source
 
-    def _trust(self, node: onnx.NodeProto) -> None:
-        """Where shapes cannot be inferred, what the file states of a value stays true if nothing of it is cut."""
-        model = self.coupling.model
-        for name in node.output:
+    def _assumptions(self) -> Iterator[tuple[str, tuple[int, Shape]]]:
+        """What analysis assumed where shapes cannot be inferred, after the cut: both see the same shapes."""
+        first = self.coupling.model.first
+        for name in first.free:
             axes = self.coupling.labelling.axes.get(name)
-            if axes is not None and name not in self.sweep.shapes and all(self.keep(a).all() for a in axes):
-                self.sweep.declare(name, model.first.types[name], model.shapes[name])
+            if axes is not None:
+                yield name, (first.types[name], tuple(int(self.keep(axis).sum()) for axis in axes))
 
     def _check(self, node: onnx.NodeProto) -> None:
         for name in node.output:
@@ -209,6 +210,28 @@ class _Surgeon:
                     f"node {node.name or node.op_type} ({node.op_type}): {name!r} would have shape {found}, "
                     f"the labels say {wanted} {why}".rstrip()
                 )
+
+    def _correct_hints(self) -> None:
+        """The shapes that the file states of inner values: a cut size becomes what is left of it.
+
+        Only what was a number is one afterwards, and not where it contradicts what the size depends on: runtimes
+        believe these shapes, and a batch of the analysis among them would be the only one that runs.
+        """
+        model = self.coupling.model
+        for value in self.graph.value_info:
+            axes, sizes = self.coupling.labelling.axes.get(value.name), model.symbols.dims.get(value.name)
+            dims = value.type.tensor_type.shape.dim
+            if axes is None or sizes is None or not len(dims) == len(axes) == len(sizes):
+                continue
+            free = model.first.free.get(value.name, frozenset())
+            for axis, (dim, labels, size) in enumerate(zip(dims, axes, sizes, strict=True)):
+                kept = self.keep(labels)
+                stale = isinstance(size, Size) and axis not in free
+                if not dim.HasField("dim_value") or stale:
+                    if not kept.all() or dim.HasField("dim_value"):
+                        dim.Clear()
+                elif not kept.all():
+                    dim.dim_value = int(kept.sum())
 
 
 def _divided(model: Model) -> set[str]:
@@ -234,17 +257,3 @@ def _set_attribute(node: onnx.NodeProto, name: str, value: object) -> None:
             break
     if value is not None:
         node.attribute.append(helper.make_attribute(name, value))
-
-
-def _correct_value_infos(graph: onnx.GraphProto, coupling: Coupling, keep: object) -> None:
-    """Write the new sizes into the shapes that the file states of its values; outputs never change."""
-    assert callable(keep)
-    for value in [*graph.value_info, *graph.input]:
-        axes = coupling.labelling.axes.get(value.name)
-        dims = value.type.tensor_type.shape.dim
-        if axes is None or len(dims) != len(axes):
-            continue
-        for dim, labels in zip(dims, axes, strict=True):
-            kept = keep(labels)
-            if not kept.all():
-                dim.dim_value = int(kept.sum())

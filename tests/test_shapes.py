@@ -9,7 +9,7 @@ from onnx import TensorProto, parser
 from random_graphs import random_model
 from test_passes import parse
 
-from tgonnx.model import known_value, load
+from tgonnx.model import load
 from tgonnx.runtime import open_session
 from tgonnx.shapes import sweep
 
@@ -43,8 +43,8 @@ def test_what_depends_on_the_batch_is_not_static() -> None:
     model = load(
         parse("g (float[N,3] x) => (int64[2] y, float[N,3] z) { s = Shape(x)  y = Neg(s)  z = Relu(x) }")
     )
-    assert model.first.known["s"].tolist() != model.second.known["s"].tolist()
-    assert known_value(model, "s") is None
+    assert model.first.known["s"].tolist() != model.symbols.second.known["s"].tolist()
+    assert model.symbols.static("s") is None
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import onnx
 import onnx.inliner
@@ -60,3 +61,9 @@ def _defined(op_type: str, opset: int) -> bool:
 def has_definition(schema: defs.OpSchema) -> bool:
     """Whether the standard defines the operator by others."""
     return any(getattr(schema, kind) for kind in ("has_function", "has_context_dependent_function"))
+
+
+def attribute_of(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """The value of an attribute, or `default` if the node has none of that name."""
+    found = next((a for a in node.attribute if a.name == name), None)
+    return default if found is None else helper.get_attribute_value(found)

@@ -1,4 +1,4 @@
-"""A model in normal form, with the concrete shapes that analysis reads."""
+"""A model in normal form, with what is known of its sizes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import helper
 
 from tgonnx import loading
+from tgonnx.bindings import axis_keys, bind, rebind
+from tgonnx.errors import UsageError
+from tgonnx.feeds import model_inputs
 from tgonnx.passes import Pipeline
 from tgonnx.passes.file_form import PutFormAside
 from tgonnx.passes.fold_shapes import FoldShapes
@@ -23,13 +25,11 @@ from tgonnx.passes.normalize import (
     UnshareConstants,
     captured_names,
 )
-from tgonnx.shapes import Shape, Sweep, sweep
+from tgonnx.shapes import Shape, Sweep
+from tgonnx.symbolic import Symbols, follow
+from tgonnx.wellformed import fixed_size
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
-
-BATCH, OTHER_BATCH = 2, 3
-IMAGE_SIDES = (64, 224, 32, 128, 256, 16, 512, 8)
-LENGTHS = (8, 16, 64, 128, 4)
 
 
 class Node:
@@ -66,15 +66,23 @@ class Node:
 class Model:
     """What `load` returns.
 
-    `original` is the model as it was read; `proto` is its normal form, which surgery cuts. `first` and `second` hold
-    the shapes under two bindings of the dynamic axes; `first` is the one that analysis counts with.
+    `original` is the model as it was read; `proto` is its normal form, which surgery cuts. `symbols` says which sizes
+    depend on dynamic axes; `first` holds the shapes under the binding of them that analysis counts with.
     """
 
     original: onnx.ModelProto
     proto: onnx.ModelProto
-    first: Sweep
-    second: Sweep
+    symbols: Symbols
     source: str
+
+    @property
+    def first(self) -> Sweep:
+        return self.symbols.first
+
+    @property
+    def second(self) -> Sweep:
+        """Other sizes of the dynamic axes, where the model runs with others."""
+        return self.symbols.second
 
     @cached_property
     def nodes(self) -> list[Node]:
@@ -123,92 +131,50 @@ class Model:
 def load(source: Source, sizes: Mapping[str, Shape] | None = None) -> Model:
     """Read, check and normalise a model.
 
-    `sizes` fixes the concrete shape of named inputs for analysis; dynamic axes of other inputs get sizes that fit.
-    Raises ModelError naming the file and the reason, UsageError for a path that does not exist.
+    `sizes` are concrete shapes of named inputs: what is counted, tried and analysed first. They do not narrow what is
+    written. Dynamic axes of other inputs get sizes that fit.
+    Raises ModelError naming the file and the reason, UsageError for a path that does not exist or sizes that cannot be.
     """
     original = loading.read(source)
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "model"
+    check_sizes(original, sizes or {}, name)
     proto = onnx.ModelProto()
     proto.CopyFrom(original)
     steps = (InlineFunctions(), PutFormAside(), ConstantsToInitializers(), ResolveInitializerAliases())
     proto = Pipeline(steps)(proto).model
-    proto, first, second = fold(proto, sizes or {})
+    proto, symbols = fold(proto, sizes or {})
     proto = UnshareConstants()(proto).model
-    for state in (first, second):
+    for state in (symbols.first, symbols.second):
         for tensor in proto.graph.initializer:
             if tensor.name not in state.shapes:
                 state.declare_initializer(tensor)
-    return Model(original, proto, first, second, name)
+    return Model(original, proto, symbols, name)
 
 
-def fold(proto: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[onnx.ModelProto, Sweep, Sweep]:
-    """Store what depends on no dynamic axis; `proto` is changed. Its shapes under two bindings come with it."""
-    first, second = _sweeps(proto, sizes)
-    for _ in range(3):  # a branch that was inlined may bring more to fold
-        nodes = len(proto.graph.node)
-        proto = FoldShapes(first, second)(proto).model
-        has_branches = any(node.op_type == "If" for node in proto.graph.node)
-        first, second = _sweeps(proto, sizes)
-        if len(proto.graph.node) == nodes and not has_branches:
-            break
-    return proto, first, second
-
-
-def _sweeps(proto: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[Sweep, Sweep]:
-    """Two sweeps under different bindings of the dynamic axes, with the sizes that give the fewest problems."""
-    best: tuple[int, Sweep, Sweep] | None = None
-    for side, length in _candidates(proto):
-        first = _swept(proto, sizes, BATCH, side, length)
-        second = _swept(proto, sizes, OTHER_BATCH, 2 * side, 2 * length)
-        problems = len(first.problems) + len(second.problems)
-        if best is None or problems < best[0]:
-            best = (problems, first, second)
-        if not problems:
-            break
-    assert best is not None
-    return best[1], best[2]
-
-
-def _candidates(proto: onnx.ModelProto) -> list[tuple[int, int]]:
-    dims = [d for v in proto.graph.input for d in v.type.tensor_type.shape.dim[1:]]
-    if all(d.HasField("dim_value") for d in dims):
-        return [(IMAGE_SIDES[0], LENGTHS[0])]
-    return [(side, length) for length in LENGTHS[:2] for side in IMAGE_SIDES] + [(64, n) for n in LENGTHS[2:]]
-
-
-def _swept(proto: onnx.ModelProto, sizes: Mapping[str, Shape], batch: int, side: int, length: int) -> Sweep:
-    initializers = {tensor.name for tensor in proto.graph.initializer}
-    bound: dict[str, int] = {}
-    inputs: dict[str, tuple[int, Shape]] = {}
-    for value in proto.graph.input:
-        tensor = value.type.tensor_type
-        if value.name in initializers or not tensor.HasField("shape"):
-            continue
-        shape = tuple(
-            d.dim_value
-            if d.HasField("dim_value")
-            else bound.setdefault(
-                d.dim_param or f"{value.name}.{axis}",
-                batch if axis == 0 else side if len(tensor.shape.dim) > 3 else length,
-            )
-            for axis, d in enumerate(tensor.shape.dim)
+def check_sizes(model: onnx.ModelProto, sizes: Mapping[str, Shape], name: str) -> None:
+    """Raise UsageError where `sizes` names no input, or not what the input may be."""
+    inputs = {value.name: value.type.tensor_type.shape.dim for value in model_inputs(model)}
+    for asked, shape in sizes.items():
+        if asked not in inputs:
+            raise UsageError(f"{name}: no input is named {asked!r}; there are {', '.join(inputs)}")
+        dims = inputs[asked]
+        stated = "x".join(str(fixed_size(dim) or dim.dim_param or "?") for dim in dims)
+        fits = len(shape) == len(dims) and all(
+            size > 0 and fixed_size(dim) in (None, size) for dim, size in zip(dims, shape, strict=True)
         )
-        if value.name in sizes:
-            shape = tuple(int(n) for n in sizes[value.name])
-        inputs[value.name] = (tensor.elem_type, shape)
-    hints = {}
-    for value in proto.graph.value_info:
-        tensor = value.type.tensor_type
-        dims = tensor.shape.dim
-        if tensor.HasField("shape") and all(d.HasField("dim_value") or d.dim_param in bound for d in dims):
-            shape = tuple(d.dim_value if d.HasField("dim_value") else bound[d.dim_param] for d in dims)
-            hints[value.name] = (tensor.elem_type, shape)
-    return sweep(proto, inputs, hints)
+        if not fits:
+            raise UsageError(f"{name}: input {asked!r} is {stated}, it cannot be {'x'.join(map(str, shape))}")
 
 
-def known_value(model: Model, name: str) -> np.ndarray | None:
-    """The value of a small tensor if it is the same under both bindings."""
-    value = model.first.known.get(name)
-    other = model.second.known.get(name)
-    same = value is not None and other is not None and np.array_equal(value, other)
-    return value if same else None
+def fold(proto: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[onnx.ModelProto, Symbols]:
+    """Store what depends on no dynamic axis; `proto` is changed. What is known of its sizes comes with it."""
+    bindings = bind(proto, sizes)
+    while True:
+        first, second = bindings
+        symbols = follow(proto, first.swept, second.swept, axis_keys(proto))
+        result = FoldShapes(symbols)(proto)
+        proto = result.model
+        if not result.changed:
+            return proto, symbols
+        ConstantsToInitializers()(proto)  # those that a branch brought along
+        bindings = rebind(proto, bindings)

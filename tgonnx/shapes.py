@@ -2,7 +2,10 @@
 
 `Sweep` walks the nodes in order. Each output gets its concrete shape from the operator's own inference function
 and, where every input is a known small tensor, its value. Weights are never read: only integers, booleans and
-what is computed from them and from shapes is known.
+what is computed from them and from shapes is known. A size that depends on data (the boxes that are left, the places
+that are not zero) is bound to a trial size, or to what the file states of it; `free` names such axes, since what was
+assumed of them must not be stored. Branches are walked in a sweep of their own; loops are left to the standard's
+inference.
 """
 
 from __future__ import annotations
@@ -16,14 +19,15 @@ from onnx import TensorProto, defs, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
-from tgonnx.definitions import fill_defaults, has_definition, write_out
+from tgonnx.definitions import attribute_of, fill_defaults, has_definition, write_out
 from tgonnx.emit import Emitter
 from tgonnx.errors import UnsupportedError
 from tgonnx.gradient_row import Row, Types
 from tgonnx.ops.registry import definition, sizes
-from tgonnx.passes.normalize import ConstantsToInitializers
+from tgonnx.passes.normalize import ConstantsToInitializers, captured_names
 
 Shape = tuple[int, ...]
+Hint = tuple[int | None, ...]
 
 DEFINED_IN = 20  # the opset that definitions of operators without a schema are written in
 MAX_KNOWN = 1 << 20  # elements of the largest value that is kept
@@ -40,7 +44,11 @@ class Sweep:
     shapes: dict[str, Shape] = field(default_factory=dict)
     types: dict[str, int] = field(default_factory=dict)
     known: dict[str, np.ndarray] = field(default_factory=dict)
-    hints: dict[str, tuple[int, Shape]] = field(default_factory=dict)  # what the file states
+    hints: dict[str, tuple[int, Hint]] = field(default_factory=dict)  # what the file states
+    free: dict[str, frozenset[int]] = field(default_factory=dict)  # axes whose size was assumed, not inferred
+    assumed: int | None = (
+        None  # the size of axes that depend on data; None leaves their values without a shape
+    )
     problems: dict[str, str] = field(
         default_factory=dict
     )  # first output of a node -> why its shapes are unknown
@@ -76,21 +84,36 @@ class Sweep:
                     if value.size <= MAX_KNOWN:
                         self.known[name] = value
             return
-        found = self._infer(node)
+        found = self._control_flow(node) if _graphs(node) else self._infer(node)
         if any(name and not _has_sizes(found.get(name)) for name in node.output):
             found |= self._define(node)
-        for name, proto in found.items():
-            if not proto.HasField("tensor_type"):
-                continue
-            self.types[name] = proto.tensor_type.elem_type
-            shape = _static_shape(proto.tensor_type)
-            if shape is not None:
-                self.shapes[name] = shape
-        for name in node.output:
-            if name and name not in self.shapes and name in self.hints:
-                self.declare(name, *self.hints[name])
+        for name in filter(None, node.output):
+            self._settle(name, found.get(name))
         if missing := [name for name in node.output if name and name not in self.shapes]:
             self.problems.setdefault(node.output[0], f"the shape of {missing[0]!r} is unknown")
+
+    def _settle(self, name: str, proto: onnx.TypeProto | None) -> None:
+        """Set an output to what was inferred; what is missing is what the file states, or else a trial size."""
+        kind, hint = self.hints.get(name, (TensorProto.UNDEFINED, None))
+        sizes: Hint | None = None
+        if proto is not None and proto.HasField("tensor_type"):
+            kind = proto.tensor_type.elem_type or kind
+            sizes = _sizes(proto.tensor_type)
+        elif proto is not None and proto.WhichOneof("value"):
+            return
+        if kind:
+            self.types[name] = kind
+        if sizes is None:
+            sizes, assumed = hint, range(len(hint or ()))
+        else:
+            assumed = [axis for axis, size in enumerate(sizes) if size is None]  # type: ignore[assignment]
+            if hint is not None and len(hint) == len(sizes):
+                sizes = tuple(b if a is None else a for a, b in zip(sizes, hint, strict=True))
+        if sizes is None or not kind or (self.assumed is None and None in sizes):
+            return
+        self.shapes[name] = tuple(self.assumed or 0 if size is None else size for size in sizes)
+        if assumed:
+            self.free[name] = frozenset(assumed)
 
     def _foldable(self, node: onnx.NodeProto) -> bool:
         if node.domain not in ("", "ai.onnx") or any(a.HasField("g") for a in node.attribute):
@@ -112,11 +135,14 @@ class Sweep:
 
     def _evaluate(self, node: onnx.NodeProto) -> list[np.ndarray] | None:
         if node.op_type == "Shape":
-            start, end = _attribute(node, "start", 0), _attribute(node, "end", None)
+            start, end = attribute_of(node, "start", 0), attribute_of(node, "end")
             return [np.array(self.shapes[node.input[0]][start:end], np.int64)]
         if node.op_type == "Size":
             return [np.array(np.prod(self.shapes[node.input[0]], dtype=np.int64), np.int64)]
-        feeds = {name: self.known[name] for name in node.input if name}
+        return self.compute(node, {name: self.known[name] for name in node.input if name})
+
+    def compute(self, node: onnx.NodeProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray] | None:
+        """The outputs of one node for these inputs; None if it cannot be evaluated."""
         with np.errstate(all="ignore"):
             try:
                 # the evaluator of a bare node assumes the newest opset, so the model's own is named
@@ -124,14 +150,14 @@ class Sweep:
                     [node],
                     "one",
                     [
-                        helper.make_value_info(n, helper.make_tensor_type_proto(self.types[n], None))
-                        for n in feeds
+                        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), None)
+                        for n, v in feeds.items()
                     ],
                     [helper.make_value_info(n, onnx.TypeProto()) for n in node.output if n],
                 )
                 imports = [helper.make_opsetid("", self.opsets.get("", 1))]
                 model = helper.make_model(graph, opset_imports=imports, ir_version=self.ir_version)
-                results = ReferenceEvaluator(model).run(None, feeds)
+                results = ReferenceEvaluator(model).run(None, dict(feeds))
             except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError):
                 return None  # not known is always a safe answer: inference says what it can
         if len(results) != len([n for n in node.output if n]) or len(results) != len(node.output):
@@ -207,25 +233,34 @@ class Sweep:
         return None if schema.deprecated else schema  # inference refuses it
 
     def _infer(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        types = {
+            name: helper.make_tensor_type_proto(self.types[name], self.shapes.get(name))
+            for name in node.input
+            if name and name in self.types
+        }
+        data = {
+            name: numpy_helper.from_array(self.known[name], name)
+            for name in node.input
+            if name in self.known and self.known[name].size <= 4096
+        }
+        return self.infer(node, types, data)
+
+    def infer(
+        self, node: onnx.NodeProto, types: dict[str, onnx.TypeProto], data: dict[str, TensorProto]
+    ) -> dict[str, onnx.TypeProto]:
+        """The types of one node's outputs by the standard's inference, its inputs being of `types`.
+
+        What it refuses is noted in `problems`, and nothing is known.
+        """
         schema = self._schema(node)
         if schema is None:
             self.problems[node.output[0]] = (
                 f"operator {node.domain or 'ai.onnx'}::{node.op_type} is not known"
             )
             return {}
-        types = {
-            name: helper.make_tensor_type_proto(self.types[name], self.shapes.get(name))
-            for name in node.input
-            if name and name in self.types
-        }
         if len(types) < len({name for name in node.input if name}):
             self.problems[node.output[0]] = "the type of an input is unknown"
             return {}
-        data = {
-            name: numpy_helper.from_array(self.known[name], name)
-            for name in node.input
-            if name in self.known and self.known[name].size <= 4096
-        }
         imports = [helper.make_opsetid(d, v) for d, v in self.opsets.items()]
         if has_definition(schema):
             node = onnx.NodeProto.FromString(node.SerializeToString())
@@ -240,15 +275,79 @@ class Sweep:
             self.problems[node.output[0]] = str(error).strip().splitlines()[0]
             return {}
 
+    # --- control flow ---------------------------------------------------------------------------------
+
+    def _control_flow(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        if node.op_type == "If":
+            return self._branches(node)
+        return self._loop(node)
+
+    def _branches(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        """What the branch gives that is taken under this binding, or what both branches agree on."""
+        taken = self.known.get(node.input[0])
+        names = ["then_branch", "else_branch"]
+        if taken is not None and taken.size == 1:
+            names = [names[0] if taken.item() else names[1]]
+        found = [self._branch(attribute_of(node, name)) for name in names]
+        return {
+            name: _common([branch[i] for branch in found])
+            for i, name in enumerate(node.output)
+            if name and all(i < len(branch) for branch in found)
+        }
+
+    def _branch(self, graph: onnx.GraphProto) -> list[onnx.TypeProto]:
+        """The types of a branch's outputs, by a sweep that sees the values around it."""
+        inside = Sweep(self.opsets, self.ir_version, assumed=self.assumed)
+        inside.shapes, inside.types, inside.known = dict(self.shapes), dict(self.types), dict(self.known)
+        inside.hints = {
+            v.name: hint for v in (*graph.value_info, *graph.output) if (hint := _hint(v)) is not None
+        }
+        for tensor in graph.initializer:
+            inside.declare_initializer(tensor)
+        visit_all(inside, graph.node)
+        return [inside.type_of(value.name) for value in graph.output]
+
+    def type_of(self, name: str) -> onnx.TypeProto:
+        """The type of a value; sizes that were assumed are left out."""
+        proto = onnx.TypeProto()
+        if name in self.types:
+            proto.tensor_type.elem_type = self.types[name]
+        if name in self.shapes:
+            free = self.free.get(name, frozenset())
+            sizes = [None if axis in free else size for axis, size in enumerate(self.shapes[name])]
+            proto = helper.make_tensor_type_proto(self.types[name], sizes)
+        return proto
+
+    def _loop(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        """A Loop, a Scan: inferred as a model of this one node, which reads what is around it as inputs."""
+        captured = captured_names(helper.make_graph([node], "", [], []))
+        around = [name for name in {*node.input, *captured} if name in self.types]
+        graph = helper.make_graph(
+            [node],
+            "one",
+            [onnx.ValueInfoProto(name=name, type=self.type_of(name)) for name in around],
+            [onnx.ValueInfoProto(name=name) for name in node.output if name],
+            [numpy_helper.from_array(self.known[n], n) for n in around if n in self.known],
+        )
+        imports = [helper.make_opsetid(d, v) for d, v in self.opsets.items()]
+        model = helper.make_model(graph, opset_imports=imports, ir_version=self.ir_version)
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        except (InferenceError, RuntimeError, ValueError) as error:
+            self.problems[node.output[0]] = str(error).strip().splitlines()[0]
+            return {}
+        return {value.name: value.type for value in inferred.graph.output}
+
 
 def sweep(
     proto: onnx.ModelProto,
     inputs: Mapping[str, tuple[int, Shape]],
-    hints: Mapping[str, tuple[int, Shape]] | None = None,
+    hints: Mapping[str, tuple[int, Hint]] | None = None,
+    assumed: int | None = None,
 ) -> Sweep:
     """Shapes and known values of a whole model, its graph inputs being bound to `inputs`."""
     state = empty_sweep(proto)
-    state.hints = dict(hints or {})
+    state.hints, state.assumed = dict(hints or {}), assumed
     for tensor in proto.graph.initializer:
         state.declare_initializer(tensor)
     for name, (elem_type, shape) in inputs.items():
@@ -280,5 +379,33 @@ def _static_shape(tensor_type: onnx.TypeProto.Tensor) -> Shape | None:
     return tuple(d.dim_value for d in dims)
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: int | None) -> int | None:
-    return next((int(a.i) for a in node.attribute if a.name == name), default)
+def _sizes(tensor_type: onnx.TypeProto.Tensor) -> Hint | None:
+    """The sizes of a type, None for those that it leaves open; None if it states no shape."""
+    if not tensor_type.HasField("shape"):
+        return None
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor_type.shape.dim)
+
+
+def _hint(value: onnx.ValueInfoProto) -> tuple[int, Hint] | None:
+    sizes = _sizes(value.type.tensor_type) if value.type.HasField("tensor_type") else None
+    return None if sizes is None else (value.type.tensor_type.elem_type, sizes)
+
+
+def _graphs(node: onnx.NodeProto) -> bool:
+    return any(attribute.HasField("g") for attribute in node.attribute)
+
+
+def _common(types: list[onnx.TypeProto]) -> onnx.TypeProto:
+    """What types of one value have in common: sizes that differ are left open, and so is a rank that differs."""
+    first, *others = types
+    result = onnx.TypeProto()
+    result.CopyFrom(first)
+    for other in others:
+        sizes, more = _sizes(result.tensor_type), _sizes(other.tensor_type)
+        if sizes is None or more is None or len(sizes) != len(more):
+            result.tensor_type.ClearField("shape")
+            continue
+        for dim, a, b in zip(result.tensor_type.shape.dim, sizes, more, strict=True):
+            if a != b:
+                dim.Clear()
+    return result
