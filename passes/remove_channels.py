@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 from tgonnx import ops
 from tgonnx.coupling import Coupling
 from tgonnx.errors import VerificationError
-from tgonnx.labels import Labels
+from tgonnx.labels import Labels, lookup
 from tgonnx.model import Model, Node
 from tgonnx.ops.cut import Cut, Keep
 from tgonnx.passes import PassResult
@@ -72,7 +72,7 @@ class _Surgeon:
         self.sweep: Sweep = empty_sweep(proto)
 
     def keep(self, labels: Labels) -> Keep:
-        return self.kept[labels]
+        return lookup(self.kept, labels)
 
     def run(self) -> None:
         model = self.coupling.model

@@ -18,7 +18,7 @@ from onnx import TensorProto
 from tgonnx import ops
 from tgonnx.coupling import Coupling
 from tgonnx.errors import UsageError
-from tgonnx.labels import Labels
+from tgonnx.labels import Labels, distinct
 
 Kind = Literal["flops", "params", "channels"]
 KINDS: tuple[Kind, ...] = ("flops", "params", "channels")
@@ -108,11 +108,11 @@ class CostModel:
         self.totals = {kind: self.count(kind, self.sizes) for kind in KINDS}
 
     def _axis(self, labels: Labels) -> int:
-        units = self.coupling.unit_of[labels]
+        units = self.coupling.unit_of[distinct(labels)]
         held = units[units >= 0]
         per_group = np.bincount(self.kind_of[held], minlength=len(self.sizes))
         per_unit = per_group // np.maximum(self.sizes, 1)
-        fixed = len(units) - len(held)
+        fixed = len(labels) - len(held)
         return self._row(per_unit, fixed)
 
     def _row(self, per_unit: npt.NDArray[np.int64], fixed: int) -> int:
