@@ -17,6 +17,7 @@ from tgonnx import ops
 from tgonnx.axis_graph import Axis, axis_graph, way
 from tgonnx.choices import OpenChoice, solve_choices
 from tgonnx.classes import Classes
+from tgonnx.cost import CostModel
 from tgonnx.labelling import Labelling
 from tgonnx.labels import (
     Choice,
@@ -110,7 +111,7 @@ class Coupling:
     pinned: tuple[Pinned, ...]
     attention: Attention = "heads"
 
-    @property
+    @cached_property
     def units(self) -> int:
         return sum(group.size for group in self.groups)
 
@@ -153,6 +154,11 @@ class Coupling:
     def units_of(self, labels: Labels) -> npt.NDArray[np.int64]:
         """The unit of each label, -1 where it is pinned."""
         return lookup(self.unit_of, labels)
+
+    @cached_property
+    def cost_model(self) -> CostModel:
+        """FLOPs, parameters and channels for any mask."""
+        return CostModel(self)
 
     @cached_property
     def axis_graph(self) -> nx.Graph:
@@ -293,7 +299,7 @@ class _Solver:
                 labels = mentioned([relation])
                 self.choices.append(OpenChoice(node.index, relation.alternatives, labels, reason))
         self._pin(labelling.unsaid(node, relations), node, why)
-        self._pin(too_long, node, "it is longer than any axis that is cut")
+        self._pin(too_long, node, "the axis is too long to be followed index by index")
         labelling.spread(relations)
 
     def _state(self, node: int, relations: Iterable[Relation]) -> None:

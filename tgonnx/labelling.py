@@ -28,7 +28,7 @@ from tgonnx.labels import (
 from tgonnx.model import Model, Node
 
 LONG = 256  # longer axes stay whole where they can
-LONGEST = 2**22  # longer axes are never cut, unless they are a weight's
+MOST = 2**23  # labels; once a model has so many, further long axes are not cut
 
 AxisKey = tuple[str, int]  # a value and the number of its axis
 AskRule = Callable[[], list[Relation]]
@@ -73,15 +73,15 @@ class Labelling:
         self._add_all(made, set())
         relations = ask()
         cut = self._may_be_cut(made, relations)
-        short = {(name, axis) for name, axis in cut if self._shapes[name][axis] <= LONGEST}
-        if short:
+        followed = {key for key in cut if self.size + self._length(key) <= MOST}
+        if followed:
             for name in made:
                 self.axes.pop(name, None)
             self._stays[start : self.size] = False
             self.size = start
-            self._add_all(made, short)
+            self._add_all(made, followed)
             relations = ask()
-        too_long = [self.axes[name][axis] for name, axis in cut - short]
+        too_long = [self.axes[name][axis] for name, axis in cut - followed]
         return relations, np.unique(np.concatenate([np.zeros(0, np.int64), *map(distinct, too_long)]))
 
     def unsaid(self, node: Node, relations: list[Relation]) -> Labels:
@@ -122,6 +122,9 @@ class Labelling:
                 axes.append(np.arange(self.size, self.size + length, dtype=np.int64))
                 self.size += length
         self.axes[name] = tuple(axes)
+
+    def _length(self, key: AxisKey) -> int:
+        return self._shapes[key[0]][key[1]]
 
     def _may_be_cut(self, names: Iterable[str], relations: list[Relation]) -> set[AxisKey]:
         """The axes kept whole for now of which it is not certain that they stay; the others are pinned."""

@@ -85,13 +85,15 @@ def is_whole(labels: Labels) -> bool:
 
 def distinct(labels: Labels) -> Labels:
     """The labels in one row, those left out that are only repeated by broadcasting."""
-    return labels[_once(labels)].ravel()
+    return (labels[_once(labels)] if 0 in labels.strides else labels).ravel()
 
 
 def pairs(a: Labels, b: Labels) -> tuple[Labels, Labels]:
     """`a` and `b` in one row each, those pairs left out that are only repeated by broadcasting."""
-    index = _once(a, b)
-    return a[index].ravel(), b[index].ravel()
+    if 0 in a.strides and 0 in b.strides:
+        index = _once(a, b)
+        a, b = a[index], b[index]
+    return a.ravel(), b.ravel()
 
 
 def lookup(table: npt.NDArray[Any], labels: Labels) -> npt.NDArray[Any]:
