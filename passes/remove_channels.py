@@ -23,7 +23,7 @@ from tgonnx import ops
 from tgonnx.algebra import Size
 from tgonnx.coupling import Coupling
 from tgonnx.errors import VerificationError
-from tgonnx.labels import Labels
+from tgonnx.labels import Labels, lookup
 from tgonnx.model import Model, Node
 from tgonnx.ops.cut import Cut, Keep
 from tgonnx.passes import PassResult
@@ -77,7 +77,7 @@ class _Surgeon:
         self.sweep.assumed, self.sweep.hints = coupling.model.first.assumed, dict(self._assumptions())
 
     def keep(self, labels: Labels) -> Keep:
-        return self.kept[labels]
+        return lookup(self.kept, labels)
 
     def run(self) -> None:
         model = self.coupling.model

@@ -15,8 +15,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from tgonnx import ops
+from tgonnx.classes import Classes
 from tgonnx.coupling import analyze
-from tgonnx.labels import Choice, Classes, Free, Relation, Site, Tie, mentioned
+from tgonnx.labels import Choice, Free, Relation, Site, Tie, mentioned
 from tgonnx.model import load
 from tgonnx.ops.registry import Table
 from tgonnx.ops.view import Unlabelled, View

@@ -12,7 +12,7 @@ from itertools import pairwise
 import networkx as nx
 import numpy as np
 
-from tgonnx.labels import Labels, Tie
+from tgonnx.labels import Labels, Tie, pairs
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,20 @@ class Axis:
         return f"{self.value}[{self.axis}]"
 
 
-def axis_graph(axes: Mapping[str, Sequence[Labels]], ties: Iterable[tuple[str, Tie]]) -> nx.Graph:
+def axis_graph(
+    axes: Mapping[str, Sequence[Labels]], owner: Labels, ties: Iterable[tuple[str, Tie]]
+) -> nx.Graph:
     """Every axis that has labels, and an edge for each pair of tied axes, with the first `node` that ties them.
 
-    `axes` are the labels of each axis of each value, numbered in this order; `ties` come with their node's name.
+    `axes` are the labels of each axis of each value, `owner` the number of each label's axis, counted in this order;
+    `ties` come with their node's name.
     """
     names = [Axis(value, i) for value, parts in axes.items() for i in range(len(parts))]
-    owner = np.repeat(np.arange(len(names)), [len(part) for parts in axes.values() for part in parts])
     graph = nx.Graph()
     graph.add_nodes_from(names)
     for node, tie in ties:
-        pairs = np.unique(np.stack([owner[tie.a.ravel()], owner[tie.b.ravel()]]), axis=1)
-        for a, b in pairs.T.tolist():
+        ends = np.stack(pairs(tie.a, tie.b))
+        for a, b in sorted(set(zip(*owner[ends].tolist(), strict=True))):
             if not graph.has_edge(names[a], names[b]):
                 graph.add_edge(names[a], names[b], node=node)
     return graph

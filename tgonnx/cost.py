@@ -7,18 +7,21 @@ and written into the training objective as nodes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
 from tgonnx import ops
-from tgonnx.coupling import Coupling
 from tgonnx.errors import UsageError
-from tgonnx.labels import Labels
+from tgonnx.labels import Labels, distinct
+
+if TYPE_CHECKING:
+    from tgonnx.coupling import Coupling
 
 Kind = Literal["flops", "params", "channels"]
 KINDS: tuple[Kind, ...] = ("flops", "params", "channels")
@@ -87,41 +90,51 @@ class CostModel:
     """FLOPs, parameters and channels of a coupling, for any mask.
 
     Units are counted by kind (units in exactly the same axes; most groups are of one kind): `kind_of` is [units],
-    `sizes` is [kinds], `lengths` is [axes, kinds]: labels of each kind's unit in each distinct axis, and `fixed` is
-    [axes]: pinned labels.
+    `sizes` is [kinds]. Every distinct axis has a number; `fixed` is [axes]: pinned labels.
     """
 
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
         self.kind_of = coupling.kind_of
         self.sizes = np.bincount(self.kind_of) if coupling.units else np.zeros(0, np.int64)
-        self._rows: dict[bytes, int] = {}
-        self._fixed: list[int] = []
-        self._lengths: list[npt.NDArray[np.int64]] = []
+        self._rows: dict[tuple[int, ...], int] = {}  # pinned labels, then kind and labels per unit in turn
         self.terms: Mapping[Kind, tuple[Term, ...]] = {
             "flops": tuple(self._flops()),
             "params": tuple(self._params()),
             "channels": tuple(self._channels()),
         }
-        self.fixed = np.array(self._fixed, np.int64)
-        self.lengths = np.array(self._lengths, np.int64).reshape(len(self.fixed), len(self.sizes))
+        self.fixed = np.array([row[0] for row in self._rows], np.int64)
+        held = [
+            (axis, *pair)
+            for axis, row in enumerate(self._rows)
+            for pair in zip(row[1::2], row[2::2], strict=True)
+        ]
+        self._held = np.array(held, np.int64).reshape(-1, 3)
+        self._products = {kind: _Products(terms, len(self.fixed)) for kind, terms in self.terms.items()}
         self.totals = {kind: self.count(kind, self.sizes) for kind in KINDS}
 
-    def _axis(self, labels: Labels) -> int:
-        units = self.coupling.unit_of[labels]
-        held = units[units >= 0]
-        per_group = np.bincount(self.kind_of[held], minlength=len(self.sizes))
-        per_unit = per_group // np.maximum(self.sizes, 1)
-        fixed = len(units) - len(held)
-        return self._row(per_unit, fixed)
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """[axes, kinds]: labels of each kind's unit in each distinct axis."""
+        table = np.zeros((len(self.fixed), len(self.sizes)), np.int64)
+        axis, kind, labels = self._held.T
+        table[axis, kind] = labels
+        return table
 
-    def _row(self, per_unit: npt.NDArray[np.int64], fixed: int) -> int:
-        key = per_unit.tobytes() + fixed.to_bytes(8, "little")
-        if key not in self._rows:
-            self._rows[key] = len(self._fixed)
-            self._fixed.append(fixed)
-            self._lengths.append(per_unit)
-        return self._rows[key]
+    def axis_lengths(self, counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """The length of each distinct axis with `counts` units kept of each kind."""
+        axis, kind, labels = self._held.T
+        return np.asarray(self.fixed + np.bincount(axis, labels * counts[kind], len(self.fixed)), np.float64)
+
+    def _axis(self, labels: Labels) -> int:
+        units = self.coupling.unit_of[distinct(labels)]
+        held = units[units >= 0]
+        kinds, counts = np.unique(self.kind_of[held], return_counts=True)
+        return self._row(kinds, counts // self.sizes[kinds], len(labels) - len(held))
+
+    def _row(self, kinds: npt.NDArray[np.int64], per_unit: npt.NDArray[np.int64], fixed: int) -> int:
+        pairs = np.stack([kinds, per_unit], axis=1)[per_unit > 0]
+        return self._rows.setdefault((fixed, *pairs.ravel().tolist()), len(self._rows))
 
     def _flops(self) -> Iterator[Term]:
         batch = self.coupling.model.batch
@@ -139,9 +152,8 @@ class CostModel:
 
     def _channels(self) -> Iterator[Term]:
         for group in self.coupling.groups:
-            only = np.zeros(len(self.sizes), np.int64)
-            only[self.kind_of[group.units]] = group.width
-            yield Term(1.0, (self._row(only, 0),), group.name)
+            kinds = np.unique(self.kind_of[group.units])
+            yield Term(1.0, (self._row(kinds, np.full_like(kinds, group.width), 0),), group.name)
 
     def open_counts(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """Units kept of each kind."""
@@ -149,10 +161,7 @@ class CostModel:
 
     def count(self, kind: Kind, counts: npt.NDArray[np.int64]) -> float:
         """The cost with `counts` units kept of each kind."""
-        lengths = self.fixed + self.lengths @ counts
-        return float(
-            sum(t.coefficient * np.prod(lengths[list(t.axes)], dtype=np.float64) for t in self.terms[kind])
-        )
+        return float(sum(self._products[kind](self.axis_lengths(counts)).tolist()))
 
     def ratio(self, mask: npt.NDArray[np.bool_], kind: Kind) -> float:
         """What is left of the original's cost."""
@@ -165,9 +174,22 @@ class CostModel:
 
     def by_owner(self, kind: Kind, counts: npt.NDArray[np.int64] | None = None) -> dict[str, float]:
         """The cost of each node (flops) or initializer (params)."""
-        lengths = self.fixed + self.lengths @ (self.sizes if counts is None else counts)
+        costs = self._products[kind](self.axis_lengths(self.sizes if counts is None else counts))
         table: dict[str, float] = {}
-        for term in self.terms[kind]:
-            part = term.coefficient * float(np.prod(lengths[list(term.axes)], dtype=np.float64))
-            table[term.owner] = table.get(term.owner, 0.0) + part
+        for term, cost in zip(self.terms[kind], costs.tolist(), strict=True):
+            table[term.owner] = table.get(term.owner, 0.0) + cost
         return table
+
+
+class _Products:
+    """The value of each term at given lengths of the axes: one axis more, of length 1, fills up shorter terms."""
+
+    def __init__(self, terms: Sequence[Term], axes: int) -> None:
+        rank = max((len(term.axes) for term in terms), default=0)
+        filled = [[*term.axes, *[axes] * (rank - len(term.axes))] for term in terms]
+        self.axes = np.array(filled, np.int64).reshape(len(terms), rank)
+        self.coefficients = np.array([term.coefficient for term in terms], np.float64)
+
+    def __call__(self, lengths: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        filled = np.append(lengths, 1.0)
+        return np.asarray(self.coefficients * filled[self.axes].prod(axis=1), np.float64)

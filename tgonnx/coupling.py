@@ -15,16 +15,22 @@ import onnx
 
 from tgonnx import ops
 from tgonnx.axis_graph import Axis, axis_graph, way
+from tgonnx.choices import OpenChoice, solve_choices
+from tgonnx.classes import Classes
+from tgonnx.cost import CostModel
+from tgonnx.labelling import Labelling
 from tgonnx.labels import (
     Choice,
-    Classes,
     Labels,
-    OpenChoice,
     Relation,
     Site,
     Tie,
+    distinct,
+    flat,
+    is_whole,
+    lookup,
     mentioned,
-    solve_choices,
+    pairs,
 )
 from tgonnx.model import Model, Node
 from tgonnx.ops.view import Operand, Unlabelled, View
@@ -86,28 +92,6 @@ class Group:
         return len(self.units)
 
 
-class Labelling:
-    """The labels of every value of known shape, further outputs of a node that nothing uses excepted."""
-
-    def __init__(self, model: Model) -> None:
-        self.axes: dict[str, tuple[Labels, ...]] = {}
-        self.size = 0
-        used = {name for node in model.nodes for name in (*node.inputs, *node.captures)} | set(model.outputs)
-        made = [o for n in model.nodes for i, o in enumerate(n.outputs) if o and (i == 0 or o in used)]
-        names = [*model.inputs, *model.initializers, *made]
-        for name in names:
-            shape = model.shapes.get(name)
-            if shape is not None and name not in self.axes:
-                total = sum(shape)
-                block = np.arange(self.size, self.size + total, dtype=np.int64)
-                self.axes[name] = tuple(np.split(block, np.cumsum(shape[:-1]))) if shape else ()
-                self.size += total
-
-    def all_of(self, names: Iterable[str]) -> Labels:
-        parts = [axis for name in names for axis in self.axes.get(name, ())]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-
 @dataclass(frozen=True)
 class Coupling:
     """The result of `analyze`.
@@ -127,7 +111,7 @@ class Coupling:
     pinned: tuple[Pinned, ...]
     attention: Attention = "heads"
 
-    @property
+    @cached_property
     def units(self) -> int:
         return sum(group.size for group in self.groups)
 
@@ -156,21 +140,31 @@ class Coupling:
         """
         whole = {int(self.kind_of[g.units[0]]) for g in self.groups if not g.kinds.any()}
         found = set()
-        for axes in self.labelling.axes.values():
+        several = len(whole) < len(self.groups)  # groups of several kinds
+        for axes in self.labelling.axes.values() if several else ():
             for labels in axes:
-                units = self.unit_of[labels]
+                units = self.unit_of[distinct(labels)]
                 if len(units) and units.min() >= 0:
                     found.add(tuple(np.unique(self.kind_of[units]).tolist()))
         return tuple(sorted(kinds for kinds in found if not whole & set(kinds)))
 
     def axis_units(self, axis: Axis) -> npt.NDArray[np.int64]:
-        return self.unit_of[self.labelling.axes[axis.value][axis.axis]]
+        return self.units_of(self.labelling.axes[axis.value][axis.axis])
+
+    def units_of(self, labels: Labels) -> npt.NDArray[np.int64]:
+        """The unit of each label, -1 where it is pinned."""
+        return lookup(self.unit_of, labels)
+
+    @cached_property
+    def cost_model(self) -> CostModel:
+        """FLOPs, parameters and channels for any mask."""
+        return CostModel(self)
 
     @cached_property
     def axis_graph(self) -> nx.Graph:
         """Axes, and the operators that tie them: the components that hold units are the coupled sets."""
         ties = ((self.model.nodes[node].label, tie) for node, tie in self.ties)
-        return axis_graph(self.labelling.axes, ties)
+        return axis_graph(self.labelling.axes, self.labelling.owner(), ties)
 
     def why(self, pin: Pinned) -> list[Axis | str]:
         """How the reason reaches a pinned axis: axis, node, axis, ... to an axis of the node that pins it."""
@@ -180,7 +174,7 @@ class Coupling:
             Axis(value, i)
             for value, parts in self.labelling.axes.items()
             for i, part in enumerate(parts)
-            if pinned in self.class_of[part]
+            if pinned in self.class_of[distinct(part)]
         }
         ends = {"input": self.model.inputs, "output": self.model.outputs}.get(pin.op_type, ())
         values = {name for n in self.model.nodes if n.label == pin.node for name in (*n.inputs, *n.outputs)}
@@ -203,25 +197,21 @@ def analyze(model: Model, attention: Attention = "heads") -> Coupling:
 
     `attention` says which factor of a heads x head-dim axis is cut.
     """
-    labelling = Labelling(model)
-    views = tuple(_views(model, labelling))
-    solver = _Solver(model, labelling, views)
+    solver = _Solver(model)
     solver.run(attention)
     return solver.result(attention)
 
 
-def _views(model: Model, labelling: Labelling) -> Iterator[View]:
-    shape_only = _shape_only(model)
-    for node in model.nodes:
-        yield View(
-            node.label,
-            node.op_type,
-            model.first.opsets.get(node.domain, 1),
-            node.attributes,
-            tuple(_operand(model, labelling, name, i) for i, name in enumerate(node.inputs)),
-            tuple(_operand(model, labelling, name, i) for i, name in enumerate(node.outputs)),
-            frozenset(name for name in node.inputs if name in shape_only),
-        )
+def _view(model: Model, labelling: Labelling, node: Node, shape_only: set[str]) -> View:
+    return View(
+        node.label,
+        node.op_type,
+        model.first.opsets.get(node.domain, 1),
+        node.attributes,
+        tuple(_operand(model, labelling, name, i) for i, name in enumerate(node.inputs)),
+        tuple(_operand(model, labelling, name, i) for i, name in enumerate(node.outputs)),
+        frozenset(name for name in node.inputs if name in shape_only),
+    )
 
 
 def _operand(model: Model, labelling: Labelling, name: str, index: int) -> Operand | None:
@@ -259,54 +249,70 @@ def _shape_only(model: Model) -> set[str]:
 class _Solver:
     """Collects the relations of all nodes and solves them."""
 
-    def __init__(self, model: Model, labelling: Labelling, views: tuple[View, ...]) -> None:
-        self.model, self.labelling, self.views = model, labelling, views
-        self.classes = Classes(labelling.size)
+    def __init__(self, model: Model) -> None:
+        self.model, self.labelling = model, Labelling(model)
+        self.views: list[View] = []
         self.reasons: list[tuple[str, str, str]] = []  # node, op_type, text
+        self.pins: list[tuple[Labels, int]] = []
         self.ties: list[tuple[int, Tie]] = []
         self.sites: list[tuple[int, Site]] = []
         self.choices: list[OpenChoice] = []
-        self._seen = np.full(labelling.size, -1, np.int64)
 
     def run(self, attention: Attention) -> None:
-        pins: list[tuple[Labels, int]] = [
-            (self.labelling.all_of(self.model.inputs), self._reason("", "input", "an axis of a model input")),
-            (
-                self.labelling.all_of(self.model.outputs),
-                self._reason("", "output", "an axis of a model output"),
-            ),
-        ]
-        for node, view in zip(self.model.nodes, self.views, strict=True):
-            relations, why = self._relations(node, view)
-            for relation in relations:
-                if isinstance(relation, Tie):
-                    self.ties.append((node.index, relation))
-                elif isinstance(relation, Site):
-                    self.sites.append((node.index, relation))
-                elif isinstance(relation, Choice):
-                    reason = self._reason(
-                        node.label, node.op_type, "a product of axes that is cut along another factor"
-                    )
-                    self.choices.append(
-                        OpenChoice(node.index, relation.alternatives, mentioned([relation]), reason)
-                    )
-            unsaid = self._unsaid(node, relations)
-            if unsaid.size:
-                pins.append((unsaid, self._reason(node.label, node.op_type, why)))
+        of_input = self._reason("", "input", "an axis of a model input")
+        of_output = self._reason("", "output", "an axis of a model output")
+        self.pins.append((self.labelling.all_of(self.model.inputs), of_input))
+        shape_only = _shape_only(self.model)
+        for node in self.model.nodes:
+            self._collect(node, shape_only)
+        self.pins.append((self.labelling.all_of(self.model.outputs), of_output))
+        self.classes = Classes(self.labelling.size)
         if self.ties:
-            self.classes.union(
-                np.concatenate([tie.a.ravel() for _, tie in self.ties]),
-                np.concatenate([tie.b.ravel() for _, tie in self.ties]),
-            )
-        for labels, reason in pins:
+            tied = [pairs(tie.a, tie.b) for _, tie in self.ties]
+            self.classes.union(np.concatenate([a for a, _ in tied]), np.concatenate([b for _, b in tied]))
+        for labels, reason in self.pins:
             self.classes.pin(labels, reason)
-        solve_choices(self.classes, self.choices, _Preference(self, attention))
+        for _, site in self.sites:
+            if site.paired:
+                self.classes.mark(site.labels)
+        solve_choices(self.classes, self.choices, _Preference(self.classes, attention))
         for choice in self.choices:
-            for relation in choice.decided.relations if choice.decided is not None else ():
-                if isinstance(relation, Tie):
-                    self.ties.append((choice.node, relation))
-                elif isinstance(relation, Site):
-                    self.sites.append((choice.node, relation))
+            self._state(choice.node, choice.decided.relations if choice.decided is not None else ())
+
+    def _collect(self, node: Node, shape_only: set[str]) -> None:
+        """Label what a node makes, and note what its rule says."""
+        labelling, why = self.labelling, ""
+
+        def ask() -> list[Relation]:
+            nonlocal why
+            view = _view(self.model, labelling, node, shape_only)
+            self.views[node.index :] = [view]
+            relations, why = self._relations(node, view)
+            return relations
+
+        relations, too_long = labelling.label_outputs(node, ask)
+        self._state(node.index, relations)
+        for relation in relations:
+            if isinstance(relation, Choice):
+                text = "a product of axes that is cut along another factor"
+                reason = self._reason(node.label, node.op_type, text)
+                labels = mentioned([relation])
+                self.choices.append(OpenChoice(node.index, relation.alternatives, labels, reason))
+        self._pin(labelling.unsaid(node, relations), node, why)
+        self._pin(too_long, node, "the axis is too long to be followed index by index")
+        labelling.spread(relations)
+
+    def _state(self, node: int, relations: Iterable[Relation]) -> None:
+        for relation in relations:
+            if isinstance(relation, Tie):
+                self.ties.append((node, relation))
+            elif isinstance(relation, Site):
+                self.sites.append((node, relation))
+
+    def _pin(self, labels: Labels, node: Node, why: str) -> None:
+        if labels.size:
+            self.pins.append((labels, self._reason(node.label, node.op_type, why)))
+            self.labelling.pin(labels)
 
     def _reason(self, node: str, op_type: str, text: str) -> int:
         self.reasons.append((node, op_type, text))
@@ -325,24 +331,17 @@ class _Solver:
             return [], str(error)
         except (LookupError, ValueError, TypeError, ArithmeticError) as error:  # not foreseen: kept whole
             return [], f"its rule failed ({type(error).__name__}: {error})"
-        if any(isinstance(r, Site) and r.kind == "normalize" for r in _flat(relations)) and not ops.gated.get(
+        if any(isinstance(r, Site) and r.kind == "normalize" for r in flat(relations)) and not ops.gated.get(
             node.op_type, node.domain
         ):
             return [], f"{node.op_type} has no form over the open channels only"
         types = self.model.first.types
         if any(
             isinstance(r, Site) and types[node.inputs[r.input]] == onnx.TensorProto.BOOL
-            for r in _flat(relations)
+            for r in flat(relations)
         ):
             return [], "a gate cannot act on booleans"
         return relations, f"{node.op_type} needs every index of this axis"
-
-    def _unsaid(self, node: Node, relations: list[Relation]) -> Labels:
-        names = {name for name in [*node.inputs, *node.outputs, *node.captures] if name}
-        touched = self.labelling.all_of(names)
-        said = mentioned(relations)
-        self._seen[said] = node.index
-        return np.asarray(touched[self._seen[touched] != node.index], np.int64)
 
     def result(self, attention: Attention) -> Coupling:
         roots = self.classes.find(np.arange(self.labelling.size))
@@ -351,7 +350,7 @@ class _Solver:
         return Coupling(
             self.model,
             self.labelling,
-            self.views,
+            tuple(self.views),
             unit_of,
             roots,
             tuple(self.ties),
@@ -370,7 +369,7 @@ class _Solver:
         shuffle gives every channel a way of its own) are put together by the first weight that they come from.
         """
         names = [Axis(name, i) for name, parts in self.labelling.axes.items() for i in range(len(parts))]
-        axis_of = np.repeat(np.arange(len(names)), [len(self.labelling.axes[a.value][a.axis]) for a in names])
+        axis_of = self.labelling.owner()
         weights = np.array([a.value in self.model.static for a in names])
         token = np.random.default_rng(0).integers(0, 2**63, len(names), dtype=np.uint64)
         signature, first = np.zeros(self.labelling.size, np.uint64), np.full(self.labelling.size, len(names))
@@ -407,9 +406,8 @@ class _Solver:
 
     def _placed_sites(self, unit_of: npt.NDArray[np.int64]) -> Iterator[PlacedSite]:
         for node, site in self.sites:
-            units = unit_of[site.labels]
-            if (units >= 0).any():
-                yield PlacedSite(site.kind, node, site.input, site.axis, units)
+            if not is_whole(site.labels) and (unit_of[site.labels] >= 0).any():
+                yield PlacedSite(site.kind, node, site.input, site.axis, unit_of[site.labels])
 
     def _pinned(self, roots: Labels, unit_of: npt.NDArray[np.int64]) -> Iterator[Pinned]:
         """Axes of float weights and of their products that stay, with the first reason found."""
@@ -426,34 +424,23 @@ class _Solver:
 
 
 class _Preference:
-    """Ranks the alternatives of free choices: heads before head-dim (or the reverse), then the larger factor."""
+    """Ranks the alternatives of free choices: heads before head-dim (or the reverse), then the larger factor.
 
-    def __init__(self, solver: _Solver, attention: Attention) -> None:
-        self.classes, self.attention = solver.classes, attention
-        paired = [site.labels for _, site in solver.sites if site.paired]
-        self.paired = np.concatenate(paired) if paired else np.zeros(0, np.int64)
-        self.marks = np.zeros(solver.labelling.size, bool)
+    Marked classes are summed over in products of two activations.
+    """
+
+    def __init__(self, classes: Classes, attention: Attention) -> None:
+        self.classes, self.attention = classes, attention
 
     def __call__(self, choice: OpenChoice) -> list[tuple[int, ...]]:
-        roots = self.classes.find(self.paired)
-        self.marks[roots] = True
-        summed = [bool(self.marks[self.classes.find(a.factor)].any()) for a in choice.alternatives]
-        self.marks[roots] = False
+        factors = [distinct(a.factor) for a in choice.alternatives]
+        summed = [bool(self.classes.marked[self.classes.find(labels)].any()) for labels in factors]
         contrast = len(set(summed)) > 1
         ranks: list[tuple[int, ...]] = []
         for alternative, is_summed in zip(choice.alternatives, summed, strict=True):
             wanted = is_summed == (self.attention == "head-dim")
             ranks.append((int(contrast and wanted), int(wanted), len(alternative.factor)))
         return ranks
-
-
-def _flat(relations: Iterable[Relation]) -> Iterator[Relation]:
-    for relation in relations:
-        if isinstance(relation, Choice):
-            for alternative in relation.alternatives:
-                yield from alternative.relations
-        else:
-            yield relation
 
 
 def _group_name(members: tuple[Axis, ...], model: Model) -> str:

@@ -1,15 +1,18 @@
-"""Labels, the relations that rules state between them, and the solver.
+"""Labels and the relations that rules state between them.
 
 Every index of every axis of every value is a *label*, an integer. A rule says for one node which labels live or die
 together, where an operator sums over labels (a gate acts there), and where an axis is a product that can be cut
 along one of its factors only. What a rule does not mention is pinned.
+
+A long axis that is never cut (time, space, batch) stays *whole*: one pinned label stands for all of its indices, as
+an array of stride 0. Rules index and reshape it like any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -71,172 +74,57 @@ class Choice:
 Relation = Tie | Free | Site | Choice
 
 
-class Classes:
-    """Union-find over labels with pins and reasons, vectorised over arrays of labels.
-
-    A class is named by its smallest label. `reason[root]` is the number of the first reason why it is pinned, or
-    `FREE`.
-    """
-
-    FREE = np.iinfo(np.int32).max
-
-    def __init__(self, size: int) -> None:
-        self.parent: Labels = np.arange(size, dtype=np.int64)
-        self.reason: npt.NDArray[np.int32] = np.full(size, self.FREE, np.int32)
-
-    def find(self, labels: Labels) -> Labels:
-        """The class of each label."""
-        root = self.parent[labels]
-        while True:
-            above = self.parent[root]
-            if np.array_equal(above, root):
-                break
-            root = above
-        self.parent[labels] = root
-        return root
-
-    def union(self, a: Labels, b: Labels) -> None:
-        """Make one class of the classes of `a[i]` and `b[i]`, for each i."""
-        a, b = a.ravel(), b.ravel()
-        while True:
-            ra, rb = self.find(a), self.find(b)
-            apart = ra != rb
-            if not apart.any():
-                return
-            low, high = np.minimum(ra, rb)[apart], np.maximum(ra, rb)[apart]
-            reason = np.minimum(self.reason[low], self.reason[high])
-            np.minimum.at(self.parent, high, low)
-            np.minimum.at(self.reason, low, reason)
-            np.minimum.at(self.reason, high, reason)
-            a, b = a[apart], b[apart]
-
-    def pin(self, labels: Labels, reason: int) -> None:
-        """Pin the classes of `labels`; an earlier reason stays."""
-        root = self.find(labels.ravel())
-        self.reason[root] = np.minimum(self.reason[root], reason)
-
-    def pinned(self, labels: Labels) -> npt.NDArray[np.bool_]:
-        return np.asarray(self.reason[self.find(labels)] != self.FREE, bool)
-
-    def state(self) -> tuple[Labels, npt.NDArray[np.int32]]:
-        return self.parent.copy(), self.reason.copy()
-
-    def restore(self, state: tuple[Labels, npt.NDArray[np.int32]]) -> None:
-        self.parent, self.reason = state[0].copy(), state[1].copy()
+def whole(label: int, length: int) -> Labels:
+    """The labels of an axis that stays whole."""
+    return np.broadcast_to(np.array(label, np.int64), (length,))
 
 
-@dataclass(eq=False)
-class OpenChoice:
-    """A choice of a node that is not decided yet."""
-
-    node: int
-    alternatives: tuple[Alternative, ...]
-    mentioned: Labels  # labels that only a chosen alternative keeps free
-    reason: int
-    decided: Alternative | None = None
+def is_whole(labels: Labels) -> bool:
+    return labels.ndim == 1 and len(labels) > 1 and labels.strides[0] == 0
 
 
-Preference = Callable[[OpenChoice], list[tuple[int, ...]]]  # a rank for each alternative, the highest first
+def distinct(labels: Labels) -> Labels:
+    """The labels in one row, those left out that are only repeated by broadcasting."""
+    return (labels[_once(labels)] if 0 in labels.strides else labels).ravel()
 
 
-def solve_choices(classes: Classes, choices: Sequence[OpenChoice], preference: Preference) -> None:
-    """Decide every choice: what pins force first, then one free choice at a time, the most preferred first.
-
-    Of its alternatives, the one that costs earlier decisions the fewest units is taken, then the preferred one; one
-    that would, with all that it forces, leave its own factor a single unit is refused.
-    """
-    waiting = _force(classes, list(choices))
-    ranks = {id(choice): max(preference(choice)) for choice in waiting}
-    decided: list[Labels] = []
-    while waiting:
-        choice = max(waiting, key=lambda c: ranks[id(c)])
-        waiting.remove(choice)
-        alive = _alive(classes, choice)
-        keys = dict(zip([a.name for a in choice.alternatives], preference(choice), strict=True))
-        alternatives = sorted(alive, key=lambda a: keys[a.name], reverse=True)
-        waiting = _take_best(classes, choice, alternatives, waiting, decided)
-        if choice.decided is not None:
-            decided.append(choice.decided.factor)
+def pairs(a: Labels, b: Labels) -> tuple[Labels, Labels]:
+    """`a` and `b` in one row each, those pairs left out that are only repeated by broadcasting."""
+    if 0 in a.strides and 0 in b.strides:
+        index = _once(a, b)
+        a, b = a[index], b[index]
+    return a.ravel(), b.ravel()
 
 
-def _take_best(
-    classes: Classes,
-    choice: OpenChoice,
-    alternatives: Sequence[Alternative],
-    waiting: list[OpenChoice],
-    decided: Sequence[Labels],
-) -> list[OpenChoice]:
-    before = classes.state()
-    units = [_live(classes, factor) for factor in decided]
-    best: tuple[int, Alternative] | None = None
-    for alternative in alternatives:
-        rest = _attempt(classes, choice, alternative, waiting)
-        lost = sum(n - _live(classes, factor) for n, factor in zip(units, decided, strict=True))
-        if _live(classes, alternative.factor) > 1:
-            if not lost:
-                return rest
-            if best is None or lost < best[0]:
-                best = (lost, alternative)
-        classes.restore(before)
-    return _attempt(classes, choice, best[1] if best is not None else None, waiting)
+def lookup(table: npt.NDArray[Any], labels: Labels) -> npt.NDArray[Any]:
+    """`table[labels]`, without an entry for each index of an axis that stays whole."""
+    return np.broadcast_to(table[labels[:1]], labels.shape) if is_whole(labels) else table[labels]
 
 
-def _attempt(
-    classes: Classes, choice: OpenChoice, alternative: Alternative | None, waiting: list[OpenChoice]
-) -> list[OpenChoice]:
-    for other in waiting:
-        other.decided = None
-    _decide(classes, choice, alternative)
-    return _force(classes, waiting)
+def _once(*arrays: Labels) -> tuple[slice, ...]:
+    """An index that takes axes once along which all arrays are broadcast."""
+    repeated = [not any(strides) for strides in zip(*(a.strides for a in arrays), strict=True)]
+    return tuple(slice(0, 1) if same else slice(None) for same in repeated)
 
 
-def _live(classes: Classes, labels: Labels) -> int:
-    """How many units these labels are."""
-    roots = classes.find(labels)
-    return len(np.unique(roots[classes.reason[roots] == Classes.FREE]))
+def flat(relations: Iterable[Relation]) -> Iterator[Tie | Free | Site]:
+    """All relations, those of a choice's alternatives in its place."""
+    for relation in relations:
+        if isinstance(relation, Choice):
+            for alternative in relation.alternatives:
+                yield from alternative.relations
+        else:
+            yield relation
 
 
-def _force(classes: Classes, choices: list[OpenChoice]) -> list[OpenChoice]:
-    """Decide the choices that have at most one alternative left, until none is forced."""
-    while True:
-        waiting, forced = [], False
-        for choice in choices:
-            alive = _alive(classes, choice)
-            if len(alive) > 1:
-                waiting.append(choice)
-            else:
-                _decide(classes, choice, alive[0] if alive else None)
-                forced = True
-        if not forced:
-            return waiting
-        choices = waiting
-
-
-def _alive(classes: Classes, choice: OpenChoice) -> list[Alternative]:
-    return [a for a in choice.alternatives if not classes.pinned(a.factor).all()]
-
-
-def _decide(classes: Classes, choice: OpenChoice, alternative: Alternative | None) -> None:
-    choice.decided = alternative
-    kept = choice.mentioned
-    if alternative is not None:
-        relations = alternative.relations
-        for relation in relations:
-            if isinstance(relation, Tie):
-                classes.union(relation.a, relation.b)
-        kept = np.setdiff1d(choice.mentioned, mentioned(relations), assume_unique=True)
-    if kept.size:
-        classes.pin(kept, choice.reason)
+def spoken_of(relations: Iterable[Relation]) -> Labels:
+    """The labels that relations speak of, some of them several times."""
+    parts: list[Labels] = []
+    for relation in flat(relations):
+        parts += [relation.a, relation.b] if isinstance(relation, Tie) else [relation.labels]
+    return np.concatenate([distinct(p) for p in parts]) if parts else np.zeros(0, np.int64)
 
 
 def mentioned(relations: Iterable[Relation]) -> Labels:
-    """The distinct labels that relations speak of."""
-    parts: list[Labels] = []
-    for relation in relations:
-        if isinstance(relation, Tie):
-            parts += [relation.a.ravel(), relation.b.ravel()]
-        elif isinstance(relation, Choice):
-            parts += [mentioned(a.relations) for a in relation.alternatives]
-        else:
-            parts.append(relation.labels.ravel())
-    return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+    """The distinct labels that relations speak of, sorted."""
+    return np.unique(spoken_of(relations))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tgonnx.cost import CostModel, Target
-from tgonnx.coupling import Attention, Coupling, Group
+from tgonnx.coupling import Attention, Coupling
 from tgonnx.errors import TargetError, UsageError
 from tgonnx.norms import unit_norms
 
@@ -97,20 +98,24 @@ def _outline(coupling: Coupling) -> tuple[tuple[str, int], ...]:
 
 def frozen_groups(coupling: Coupling, patterns: Iterable[str]) -> set[int]:
     """Numbers of the groups that have a member whose value or node matches one of the globs."""
-    found = set()
+    groups_of: dict[str, set[int]] = defaultdict(set)  # by value
+    for number, group in enumerate(coupling.groups):
+        for name in {group.name, *(member.value for member in group.members)}:
+            groups_of[name].add(number)
+    named = [*groups_of.items()]
+    named += [
+        (n.label, groups_of[v]) for n in coupling.model.nodes for v in n.inputs + n.outputs if v in groups_of
+    ]
+    found: set[int] = set()
     for pattern in patterns:
-        hits = {n for n, group in enumerate(coupling.groups) if _matches(coupling, group, pattern)}
+        hits: set[int] = set()
+        for name, numbers in named:
+            if name == pattern or fnmatch.fnmatchcase(name, pattern):  # names have [ and ]
+                hits |= numbers
         if not hits:
             raise UsageError(f"--freeze {pattern!r} matches no prunable group")
         found |= hits
     return found
-
-
-def _matches(coupling: Coupling, group: Group, pattern: str) -> bool:
-    values = {member.value for member in group.members}
-    nodes = {n.label for n in coupling.model.nodes if values & {*n.inputs, *n.outputs}}
-    names = values | nodes | {group.name}
-    return pattern in names or any(fnmatch.fnmatchcase(name, pattern) for name in names)  # names have [ and ]
 
 
 def floors(coupling: Coupling, min_channels: int = 1, freeze: Sequence[str] = ()) -> npt.NDArray[np.int64]:
@@ -167,7 +172,7 @@ def fit(
     sizes = np.array([group.size for group in coupling.groups], np.int64)
     if round_to is not None:
         return _fit(coupling, scores, target, np.full_like(sizes, round_to), min_channels, freeze)
-    model = CostModel(coupling)
+    model = coupling.cost_model
     coarse = 2 ** np.floor(np.log2(np.maximum(sizes // 4, 1))).astype(np.int64)  # four sizes to choose from
     for block in (BLOCK, BLOCK // 2, BLOCK // 4):
         try:
@@ -188,7 +193,7 @@ def _fit(
     freeze: Sequence[str],
 ) -> Mask:
     """`fit` where each group keeps a multiple of its own step."""
-    model = CostModel(coupling)
+    model = coupling.cost_model
     sizes = np.array([group.size for group in coupling.groups], np.int64)
     fewest = np.maximum(floors(coupling, min_channels, freeze), np.minimum(steps, sizes))
     closable = _closable(coupling, np.argsort(scores, kind="stable"), fewest, steps)
@@ -236,7 +241,8 @@ class _Guards:
 
     def __init__(self, coupling: Coupling) -> None:
         self.kind_of = coupling.kind_of
-        self.open = [int(np.isin(coupling.kind_of, kinds).sum()) for kinds in coupling.guards]
+        sizes = np.bincount(coupling.kind_of)
+        self.open = [int(sizes[list(kinds)].sum()) for kinds in coupling.guards]
         self.of_kind: dict[int, list[int]] = {}
         for number, kinds in enumerate(coupling.guards):
             for kind in kinds:
