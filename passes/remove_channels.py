@@ -130,7 +130,7 @@ class _Surgeon:
         while len(node.input) <= index:
             node.input.append("")
         old = node.input[index]
-        if old and old not in self.initializers and self._is_dynamic(old):
+        if old and old not in self.initializers:
             self._scale(node, index, value)
             return
         name = old
@@ -143,15 +143,18 @@ class _Surgeon:
         self.initializers[name].CopyFrom(numpy_helper.from_array(value, name))
         self.sweep.declare_initializer(self.initializers[name])
 
-    def _is_dynamic(self, name: str) -> bool:
-        first, second = self.coupling.model.first.known.get(name), self.coupling.model.second.known.get(name)
-        return first is None or second is None or not np.array_equal(first, second)
-
     def _scale(self, node: onnx.NodeProto, index: int, value: np.ndarray) -> None:
-        """A computed size that depends on dynamic axes: multiply each element by wanted / present."""
+        """A computed size: multiply each element by wanted / present, which leaves the others what they are."""
         old = node.input[index]
-        now = self.sweep.known[old]
-        node.input[index] = self._multiplied(node, old, value, now)
+        now, changed = self.sweep.known[old], value != self.sweep.known[old]
+        if (now[changed] == 0).any():
+            raise VerificationError(
+                f"node {node.name or node.op_type} ({node.op_type}): {old!r} is computed as {now.tolist()}, "
+                f"which no factor makes {value.tolist()}"
+            )
+        node.input[index] = self._multiplied(
+            node, old, np.where(changed, value, 1), np.where(changed, now, 1)
+        )
 
     def _set_back(self, index: int, node: onnx.NodeProto) -> None:
         """Let a Shape node say what it said before the cut."""

@@ -26,7 +26,7 @@ from tgonnx.labels import (
     mentioned,
     solve_choices,
 )
-from tgonnx.model import Model, Node, known_value
+from tgonnx.model import Model, Node, known_elements, known_value
 from tgonnx.ops.view import Operand, Unlabelled, View
 
 Attention = Literal["heads", "head-dim"]
@@ -227,7 +227,8 @@ def _views(model: Model, labelling: Labelling) -> Iterator[View]:
 def _operand(model: Model, labelling: Labelling, name: str, index: int) -> Operand | None:
     if name not in labelling.axes:
         return None
-    return Operand(name, index, labelling.axes[name], name in model.static, known_value(model, name))
+    known, elements = known_value(model, name), known_elements(model, name)
+    return Operand(name, index, labelling.axes[name], name in model.static, known, elements)
 
 
 def _shape_only(model: Model) -> set[str]:

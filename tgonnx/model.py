@@ -211,3 +211,12 @@ def known_value(model: Model, name: str) -> np.ndarray | None:
     other = model.second.known.get(name)
     same = value is not None and other is not None and np.array_equal(value, other)
     return value if same else None
+
+
+def known_elements(model: Model, name: str) -> list[int | float | None] | None:
+    """The elements of a small vector, None for one that depends on a dynamic axis; None if nothing is known."""
+    value, other = model.first.known.get(name), model.second.known.get(name)
+    if value is None or other is None or value.shape != other.shape or value.ndim > 1:
+        return None
+    pairs = zip(np.atleast_1d(value).tolist(), np.atleast_1d(other).tolist(), strict=True)
+    return [a if a == b else None for a, b in pairs]

@@ -16,6 +16,7 @@ from tgonnx.gradient_row import Grads, Row
 from tgonnx.labels import Relation, Tie
 from tgonnx.ops.convolution import Geometry, window
 from tgonnx.ops.cut import Cut
+from tgonnx.ops.joining import sizes_after
 from tgonnx.ops.registry import gradient, resize, rule
 from tgonnx.ops.view import View
 
@@ -154,9 +155,7 @@ def unpool(view: View) -> Iterator[Relation]:
 
 @resize("MaxUnpool")
 def resize_max_unpool(view: View, cut: Cut) -> None:
-    sizes = cut.now(2)
-    if sizes is not None and cut.touches(view.output().axes):
-        cut.set_input(2, np.array(cut.sizes(view.output()), sizes.dtype))
+    cut.set_elements(2, sizes_after(cut, view.output().axes))
 
 
 @gradient("MaxUnpool")
@@ -354,12 +353,10 @@ def unscaled_axes(view: View) -> list[int]:
 
 @resize("Resize")
 def resize_resize(view: View, cut: Cut) -> None:
-    sizes = cut.now(3)
-    if sizes is not None and sizes.size:
-        axes = view.attribute("axes") or range(view.input(0).rank)
-        new = [cut.size(view.output()[axis]) for axis in axes]
-        if new != sizes.tolist():
-            cut.set_input(3, np.array(new, sizes.dtype))
+    if view.has(3):
+        y = view.output()
+        axes = view.attribute("axes") or range(y.rank)
+        cut.set_elements(3, sizes_after(cut, [y[axis] for axis in axes]))
 
 
 @gradient("Resize")
