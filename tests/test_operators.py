@@ -120,6 +120,21 @@ def test_others(opset: int, signature: str, weights: str, body: str, groups: lis
     assert units_of(model(opset, signature, weights, body)) == groups
 
 
+@pytest.mark.parametrize(("groups", "width", "bias", "expected"), [
+    (16, 1, False, [16]), (16, 1, True, [16]), (16, 2, True, [16]), (8, 2, True, [8]), (4, 3, False, [4]),
+    (2, 3, False, [3, 8]), (1, 5, True, [5, 16]),
+])  # fmt: skip
+def test_transposed_convolution_by_groups(groups: int, width: int, bias: bool, expected: list[int]) -> None:
+    """Whole groups where they are the larger factor: what is tied to a group's inputs goes with them."""
+    out = groups * width
+    weights = f"float[16,3,3,3] a, float[16,{width},4,4] t, float[{out}] c, float[4,{out},1,1] b"
+    node = f"u = ConvTranspose <group={groups}, strides=[2,2], pads=[1,1,1,1]> (r, t{', c' if bias else ''})"
+    proto = model(
+        17, IMAGE.format(n=12), weights, f"h = Conv <pads=[1,1,1,1]> (x, a) r = Relu(h) {node} y = Conv(u, b)"
+    )
+    assert units_of(proto) == expected
+
+
 BIAS_8 = "float[8] g, float[8] d, float[8] e, float[8,4] o"
 ROWS = "(float[2,5,7] x) => (float[2,5,4] y)"
 

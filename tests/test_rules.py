@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from tgonnx import ops
 from tgonnx.coupling import analyze
-from tgonnx.labels import Choice, Classes, Free, Relation, Site, Tie, mentioned
+from tgonnx.labels import Alternative, Choice, Classes, Free, OpenChoice, Relation, Site, Tie, mentioned
 from tgonnx.model import load
 from tgonnx.ops.registry import Table
 from tgonnx.ops.view import Unlabelled, View
@@ -325,6 +325,17 @@ def test_a_second_entry_is_refused() -> None:
     table("Relu")(lambda view: [])
     with pytest.raises(ValueError, match="two test entries for Relu"):
         table("Relu")(lambda view: [])
+
+
+def test_what_is_tied_to_a_label_of_an_alternative_is_mentioned_with_it() -> None:
+    """0 and 1 are tied by a chain outside of the choice; 3 is in one alternative only."""
+    ties = (Tie(np.array([0]), np.array([5])), Tie(np.array([5]), np.array([1])))
+    first = Alternative("first", np.array([0]), (Free(np.array([0])),))
+    second = Alternative("second", np.array([3]), (Free(np.array([1, 3])),))
+    choice = OpenChoice(0, (first, second), 0, ties)
+    assert choice.pinned_by(first).tolist() == [3]
+    assert choice.pinned_by(second).tolist() == []
+    assert choice.pinned_by(None).tolist() == [0, 1, 3, 5]
 
 
 def test_free_needs_no_partner() -> None:

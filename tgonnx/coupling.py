@@ -279,6 +279,7 @@ class _Solver:
         ]
         for node, view in zip(self.model.nodes, self.views, strict=True):
             relations, why = self._relations(node, view)
+            ties = tuple(relation for relation in relations if isinstance(relation, Tie))
             for relation in relations:
                 if isinstance(relation, Tie):
                     self.ties.append((node.index, relation))
@@ -288,9 +289,7 @@ class _Solver:
                     reason = self._reason(
                         node.label, node.op_type, "a product of axes that is cut along another factor"
                     )
-                    self.choices.append(
-                        OpenChoice(node.index, relation.alternatives, mentioned([relation]), reason)
-                    )
+                    self.choices.append(OpenChoice(node.index, relation.alternatives, reason, ties))
             unsaid = self._unsaid(node, relations)
             if unsaid.size:
                 pins.append((unsaid, self._reason(node.label, node.op_type, why)))

@@ -127,13 +127,30 @@ class Classes:
 
 @dataclass(eq=False)
 class OpenChoice:
-    """A choice of a node that is not decided yet."""
+    """A choice of a node that is not decided yet.
+
+    `ties` are the relations that the node's rule states outside of the choice. Whatever they tie to labels of an
+    alternative, that alternative mentions, too.
+    """
 
     node: int
     alternatives: tuple[Alternative, ...]
-    mentioned: Labels  # labels that only a chosen alternative keeps free
     reason: int
+    ties: tuple[Tie, ...] = ()
     decided: Alternative | None = None
+
+    def __post_init__(self) -> None:
+        self.mentions = [_tied(mentioned(a.relations), self.ties) for a in self.alternatives]
+        self.mentioned = np.unique(
+            np.concatenate(self.mentions)
+        )  # only a chosen alternative keeps these free
+
+    def pinned_by(self, alternative: Alternative | None) -> Labels:
+        """What is kept if this alternative, or none, is chosen."""
+        for candidate, labels in zip(self.alternatives, self.mentions, strict=True):
+            if candidate is alternative:
+                return np.setdiff1d(self.mentioned, labels, assume_unique=True)
+        return self.mentioned
 
 
 Preference = Callable[[OpenChoice], list[tuple[int, ...]]]  # a rank for each alternative, the highest first
@@ -218,15 +235,25 @@ def _alive(classes: Classes, choice: OpenChoice) -> list[Alternative]:
 
 def _decide(classes: Classes, choice: OpenChoice, alternative: Alternative | None) -> None:
     choice.decided = alternative
-    kept = choice.mentioned
-    if alternative is not None:
-        relations = alternative.relations
-        for relation in relations:
-            if isinstance(relation, Tie):
-                classes.union(relation.a, relation.b)
-        kept = np.setdiff1d(choice.mentioned, mentioned(relations), assume_unique=True)
+    for relation in alternative.relations if alternative is not None else ():
+        if isinstance(relation, Tie):
+            classes.union(relation.a, relation.b)
+    kept = choice.pinned_by(alternative)
     if kept.size:
         classes.pin(kept, choice.reason)
+
+
+def _tied(labels: Labels, ties: Iterable[Tie]) -> Labels:
+    """`labels` and all that a chain of these ties connects them with."""
+    pairs = [(tie.a.ravel(), tie.b.ravel()) for tie in ties]
+    while True:
+        parts = [labels]
+        for a, b in pairs:
+            parts += [b[np.isin(a, labels)], a[np.isin(b, labels)]]
+        more = np.unique(np.concatenate(parts))
+        if len(more) == len(labels):
+            return more
+        labels = more
 
 
 def mentioned(relations: Iterable[Relation]) -> Labels:
