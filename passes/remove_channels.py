@@ -4,6 +4,7 @@ Handled, node after node, with shapes inferred again as it goes:
 * every initializer loses the labels that are closed, along each of its axes;
 * the operator's `resize` entry rewrites stored sizes (groups, split sizes, reshape targets, pads, indices, ...);
 * a computed reshape or expand target that still says the old size gets its element scaled;
+* stored numbers that stand for the length of an axis become that of what is left of it (`tgonnx.lengths`);
 * a size that is divided further on (heads x samples by heads) is set back to what it was before the cut, as a
   division of less would not come out even;
 * after each node the inferred shape must be the one that the labels say.
@@ -22,11 +23,12 @@ from tgonnx import ops
 from tgonnx.coupling import Coupling
 from tgonnx.errors import VerificationError
 from tgonnx.labels import Labels
+from tgonnx.lengths import Length
 from tgonnx.model import Model, Node
 from tgonnx.ops.cut import Cut, Keep
 from tgonnx.passes import PassResult
 from tgonnx.passes.fold_shapes import remove_unused
-from tgonnx.passes.normalize import fresh_name
+from tgonnx.passes.normalize import captured_names, fresh_name
 from tgonnx.selection import Mask
 from tgonnx.shapes import Sweep, empty_sweep
 
@@ -68,6 +70,7 @@ class _Surgeon:
         self.kept: Keep = kept[coupling.unit_of]
         self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
         self.users = Counter(name for node in self.graph.node for name in node.input)
+        self.users.update(captured_names(self.graph) | {value.name for value in self.graph.output})
         self.divided = _divided(coupling.model)
         self.sweep: Sweep = empty_sweep(proto)
 
@@ -82,6 +85,7 @@ class _Surgeon:
         for name in model.inputs:
             if name in model.shapes:
                 self.sweep.declare(name, model.first.types[name], model.shapes[name])
+        self._rescale()
         for index, node in enumerate(list(self.graph.node)):
             self._resize(index, node)
             if node.op_type == "Shape" and node.output[0] in self.divided:
@@ -106,6 +110,27 @@ class _Surgeon:
         name, doc = tensor.name, tensor.doc_string
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
         tensor.doc_string = doc
+
+    def _rescale(self) -> None:
+        """Stored numbers that stand for the length of an axis become that of the labels which are left.
+
+        One that other nodes use, too, or for another axis, is left to them.
+        """
+        uses: dict[tuple[str, float], list[Length]] = defaultdict(list)
+        for length in self.coupling.lengths:
+            left = int(np.prod([self.keep(labels).sum() for labels in length.axes]))
+            name = self.graph.node[length.node].input[length.input]
+            uses[name, length.factor(left)].append(length)
+        for (name, factor), lengths in uses.items():
+            tensor = self.initializers[name]
+            stored = numpy_helper.to_array(tensor)
+            changed = np.asarray((stored.astype(np.float64) * factor).astype(stored.dtype))
+            if factor != 1 and self.users[name] == len(lengths):
+                tensor.CopyFrom(numpy_helper.from_array(changed, name))
+                self.sweep.declare_initializer(tensor)
+            elif factor != 1:
+                for length in lengths:
+                    self._set_input(self.graph.node[length.node], length.input, changed)
 
     def _resize(self, index: int, node: onnx.NodeProto) -> None:
         view = self.coupling.views[index]

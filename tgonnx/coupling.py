@@ -26,6 +26,7 @@ from tgonnx.labels import (
     mentioned,
     solve_choices,
 )
+from tgonnx.lengths import Length, find_lengths
 from tgonnx.model import Model, Node, known_elements, known_value
 from tgonnx.ops.view import Operand, Unlabelled, View
 
@@ -162,6 +163,12 @@ class Coupling:
                 if len(units) and units.min() >= 0:
                     found.add(tuple(np.unique(self.kind_of[units]).tolist()))
         return tuple(sorted(kinds for kinds in found if not whole & set(kinds)))
+
+    @cached_property
+    def lengths(self) -> tuple[Length, ...]:
+        """Stored numbers that stand for the length of an axis that is cut."""
+        found = find_lengths(self.model, self.views)
+        return tuple(n for n in found if any((self.unit_of[labels] >= 0).any() for labels in n.axes))
 
     def axis_units(self, axis: Axis) -> npt.NDArray[np.int64]:
         return self.unit_of[self.labelling.axes[axis.value][axis.axis]]
