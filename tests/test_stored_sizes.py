@@ -160,3 +160,36 @@ def test_interleaved_rotation_is_cut_by_pairs() -> None:
     proto = model(17, "(float[2,5,12] x) => (float[2,5,4] y)", weights, body)
     numbers = {"zero": [0], "one": [1], "far": [FAR], "ax": [-1], "two": [2], "new": [-1], "t": [0, 0, -1]}
     assert units_of(stored(proto, **{k: np.array(v) for k, v in numbers.items()})) == [8]
+
+
+HINTED = "(float[1,3,8,8] x, int64[{rank}] n) => (float[1,4,k,l] y)"
+
+
+@pytest.mark.parametrize(("node", "rank", "shape"), [
+    ("Resize(h, , , n)", 4, (1, 16, 12, 12)), ("Expand(h, n)", 4, (1, 16, 8, 8)),
+    ("Tile(h, n)", 4, (1, 16, 8, 8)), ("CenterCropPad(h, n)", 4, (1, 16, 6, 6)), ("Pad(h, n)", 8, (1, 16, 9, 9)),
+])  # fmt: skip
+def test_a_size_that_the_user_gives_keeps_the_channels(node: str, rank: int, shape: tuple[int, ...]) -> None:
+    """The file only remarks what shape comes out; what the user says of channels would not follow a cut."""
+    proto = model(
+        18, HINTED.format(rank=rank), CONVS, f"h = Conv <pads=[1,1,1,1]> (x, a) u = {node} y = Conv(u, b)"
+    )
+    proto.graph.value_info.append(helper.make_tensor_value_info("u", onnx.TensorProto.FLOAT, shape))
+    coupling = analyze(load(proto))
+    assert coupling.units == 0
+    (pin,) = (p for p in coupling.pinned if (p.value, p.axis) == ("a", 0))
+    assert pin.op_type == node.split("(")[0]
+
+
+@pytest.mark.parametrize(("shape", "groups"), [((2, 6, 4, 4), [6]), ((2, 6, 5, 5), [])])
+def test_unpooling_to_a_given_size(shape: tuple[int, ...], groups: list[int]) -> None:
+    """Indices count through all channels: those of 4 x 4 do not fit images of 5 x 5."""
+    body = (
+        "h = Conv(x, a) p, i = MaxPool <kernel_shape=[2,2], strides=[2,2]> (h) "
+        "u = MaxUnpool <kernel_shape=[2,2], strides=[2,2]> (p, i, n) y = Conv(u, b)"
+    )
+    proto = model(18, f"(float[2,3,6,6] x) => (float[2,4,{shape[2]},{shape[3]}] y)",
+                  "float[6,3,3,3] a, float[4,6,1,1] b", body)  # fmt: skip
+    stored(proto, n=np.array(shape))
+    coupling = check_exact(proto, 0)
+    assert [group.size for group in coupling.groups] == groups

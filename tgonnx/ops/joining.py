@@ -47,6 +47,7 @@ def concat_gradient(row: Row) -> Grads:
 
 @rule("Split")
 def split(view: View) -> Iterator[Relation]:
+    view.needs_sizes(1)
     x = view.input(0)
     axis, start = view.attribute("axis", 0) % x.rank, 0
     for i, part in enumerate(view.outputs):
@@ -214,6 +215,7 @@ def _np_type(value: Value) -> np.dtype[np.generic]:
 @rule("CenterCropPad")
 def center_crop_pad(view: View) -> Iterator[Relation]:
     """The axes that change are not cut: their centre would move."""
+    view.needs_sizes(1)
     for x, y in zip(view.input(0).axes, view.output().axes, strict=True):
         if len(x) == len(y):
             yield Tie(x, y)
@@ -234,6 +236,7 @@ def sizes_after(cut: Cut, axes: Sequence[Labels]) -> dict[int, int]:
 @rule("Expand", "Tile")
 def repeat(view: View) -> Iterator[Relation]:
     """An axis of size 1 that is repeated makes labels of its own; a longer one repeats its labels."""
+    view.needs_sizes(1)
     x, y = view.input(0), view.output()
     offset = y.rank - x.rank
     for axis, labels in enumerate(y.axes):
@@ -278,6 +281,7 @@ def tile(row: Row) -> Grads:
 @rule("ConstantOfShape")
 def fill(view: View) -> Iterator[Relation]:
     """A constant fill may have any size."""
+    view.needs_sizes(0)
     yield from (Free(labels) for labels in view.output().axes)
 
 

@@ -43,6 +43,8 @@ def transpose_gradient(row: Row) -> Grads:
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(view: View) -> Iterator[Relation]:
+    if view.op_type == "Reshape":
+        view.needs_sizes(1)
     yield from regroup(view.input(0).axes, view.output().axes)
 
 

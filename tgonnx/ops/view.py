@@ -84,6 +84,14 @@ class View:
         operand = self.inputs[index] if index < len(self.inputs) else None
         return None if operand is None else operand.elements
 
+    def needs_sizes(self, index: int) -> None:
+        """Raise Unlabelled if an input that says how large the output is comes from the user or from data.
+
+        What the file states of the output's shape is then no more than a remark: the size would not follow a cut.
+        """
+        if self.has(index) and self.input(index).elements is None:
+            raise Unlabelled(f"{self.op_type}: the sizes in its input {index} are not known before it runs")
+
 
 class Unlabelled(Exception):
     """An operand that a rule needs has no known shape; the driver pins what touches the node."""
