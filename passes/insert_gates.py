@@ -2,7 +2,8 @@
 
 Handled:
 * `contract` sites: the operand that is summed (a weight where there is one) is multiplied by the gates of its axis;
-* `normalize` sites: the node is replaced by its form over the open labels only (the operator's `gated` entry).
+* `normalize` sites: the node is replaced by its form over the open labels only (the operator's `gated` entry);
+* stored numbers that stand for the length of an axis become that of the open labels (`tgonnx.lengths`).
 
 All gates are one vector, the graph value `GATES`, one number per unit; each site gathers its own, and pinned labels
 read a constant 1. What makes the vector is the caller's: a mask, or a trainable gate.
@@ -21,6 +22,7 @@ import onnx_graphsurgeon as gs
 
 from tgonnx import ops
 from tgonnx.coupling import Coupling, PlacedSite
+from tgonnx.lengths import Length
 from tgonnx.ops.gating import Gating
 from tgonnx.passes import PassResult
 from tgonnx.passes.file_form import give_form_back
@@ -88,11 +90,16 @@ class _Inserter:
         sites: dict[int, list[PlacedSite]] = defaultdict(list)
         for site in self.coupling.sites:
             sites[site.node].append(site)
+        lengths: dict[int, list[Length]] = defaultdict(list)
+        for length in self.coupling.lengths:
+            lengths[length.node].append(length)
         for index, node in enumerate(list(self.graph.nodes)):
             here = sites[index]
             for site in here:
                 if site.kind == "contract":
                     self._contract(node, site)
+            for length in lengths[index]:
+                self._rescale(node, length)
             statistics = [site for site in here if site.kind == "normalize"]
             if statistics:
                 self._normalize(index, node, statistics)
@@ -136,6 +143,25 @@ class _Inserter:
                 gates = self.emit("Cast", gates, to=elem_type)
             self.gathered[key] = gates
         return self.gathered[key]
+
+    def _rescale(self, node: gs.Node, length: Length) -> None:
+        """A number that goes with n^a (n - 1)^b: n is how many labels are open."""
+        name = self.coupling.model.nodes[length.node].inputs[length.input]
+        elem_type, (a, b) = self.types[name], length.exponents
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
+        units = [self.coupling.units_of(labels) for labels in length.axes]
+        sites = [PlacedSite("contract", length.node, length.input, 0, u) for u in units if (u >= 0).any()]
+        ratio = self._ratio(sites, [self._gates(site, 1, elem_type) for site in sites], dtype)
+        value = node.inputs[length.input]
+        if a:
+            power = self.emit("Pow", ratio, self.constant(np.array(-a, dtype)))
+            value = self.emit("Mul", value, power)
+        if b:
+            one, full = (self.constant(np.array(n, dtype)) for n in (1, length.full))
+            rest = self.emit("Max", self.emit("Sub", self.emit("Div", full, ratio), one), one)
+            share = self.emit("Div", rest, self.constant(np.array(max(length.full - 1, 1), dtype)))
+            value = self.emit("Mul", value, self.emit("Pow", share, self.constant(np.array(b, dtype))))
+        node.inputs[length.input] = value
 
     def _normalize(self, index: int, node: gs.Node, sites: list[PlacedSite]) -> None:
         view = self.coupling.views[index]

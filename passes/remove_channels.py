@@ -4,6 +4,7 @@ Handled, node after node, with shapes inferred again as it goes:
 * every initializer loses the labels that are closed, along each of its axes;
 * the operator's `resize` entry rewrites stored sizes (groups, split sizes, reshape targets, pads, indices, ...);
 * a computed reshape or expand target that still says the old size gets its element scaled;
+* stored numbers that stand for the length of an axis become that of what is left of it (`tgonnx.lengths`);
 * a size that is divided further on (heads x samples by heads) is set back to what it was before the cut, as a
   division of less would not come out even;
 * after each node the inferred shape must be the one that the labels say.
@@ -24,12 +25,13 @@ from tgonnx.algebra import Size
 from tgonnx.coupling import Coupling
 from tgonnx.errors import VerificationError
 from tgonnx.labels import Labels, lookup
+from tgonnx.lengths import Length
 from tgonnx.model import Model, Node
 from tgonnx.ops.cut import Cut, Keep
 from tgonnx.passes import PassResult
 from tgonnx.passes.file_form import give_form_back
 from tgonnx.passes.fold_shapes import remove_unused
-from tgonnx.passes.normalize import fresh_name
+from tgonnx.passes.normalize import captured_names, fresh_name
 from tgonnx.selection import Mask
 from tgonnx.shapes import Shape, Sweep, empty_sweep
 
@@ -72,6 +74,7 @@ class _Surgeon:
         self.kept: Keep = kept[coupling.unit_of]
         self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
         self.users = Counter(name for node in self.graph.node for name in node.input)
+        self.users.update(captured_names(self.graph) | {value.name for value in self.graph.output})
         self.divided = _divided(coupling.model)
         self.sweep: Sweep = empty_sweep(proto)
         self.sweep.assumed, self.sweep.hints = coupling.model.first.assumed, dict(self._assumptions())
@@ -87,6 +90,7 @@ class _Surgeon:
         for name in model.inputs:
             if name in model.shapes:
                 self.sweep.declare(name, model.first.types[name], model.shapes[name])
+        self._rescale()
         for index, node in enumerate(list(self.graph.node)):
             self._resize(index, node)
             if node.op_type == "Shape" and node.output[0] in self.divided:
@@ -108,6 +112,27 @@ class _Surgeon:
         name, doc = tensor.name, tensor.doc_string
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
         tensor.doc_string = doc
+
+    def _rescale(self) -> None:
+        """Stored numbers that stand for the length of an axis become that of the labels which are left.
+
+        One that other nodes use, too, or for another axis, is left to them.
+        """
+        uses: dict[tuple[str, float], list[Length]] = defaultdict(list)
+        for length in self.coupling.lengths:
+            left = int(np.prod([self.keep(labels).sum() for labels in length.axes]))
+            name = self.graph.node[length.node].input[length.input]
+            uses[name, length.factor(left)].append(length)
+        for (name, factor), lengths in uses.items():
+            tensor = self.initializers[name]
+            stored = numpy_helper.to_array(tensor)
+            changed = np.asarray((stored.astype(np.float64) * factor).astype(stored.dtype))
+            if factor != 1 and self.users[name] == len(lengths):
+                tensor.CopyFrom(numpy_helper.from_array(changed, name))
+                self.sweep.declare_initializer(tensor)
+            elif factor != 1:
+                for length in lengths:
+                    self._set_input(self.graph.node[length.node], length.input, changed)
 
     def _resize(self, index: int, node: onnx.NodeProto) -> None:
         view = self.coupling.views[index]
@@ -132,7 +157,7 @@ class _Surgeon:
         while len(node.input) <= index:
             node.input.append("")
         old = node.input[index]
-        if old and old not in self.initializers and self._is_dynamic(old):
+        if old and old not in self.initializers:
             self._scale(node, index, value)
             return
         name = old
@@ -145,14 +170,18 @@ class _Surgeon:
         self.initializers[name].CopyFrom(numpy_helper.from_array(value, name))
         self.sweep.declare_initializer(self.initializers[name])
 
-    def _is_dynamic(self, name: str) -> bool:
-        return name in self.coupling.model.symbols.elements
-
     def _scale(self, node: onnx.NodeProto, index: int, value: np.ndarray) -> None:
-        """A computed size that depends on dynamic axes: multiply each element by wanted / present."""
+        """A computed size: multiply each element by wanted / present, which leaves the others what they are."""
         old = node.input[index]
-        now = self.sweep.known[old]
-        node.input[index] = self._multiplied(node, old, value, now)
+        now, changed = self.sweep.known[old], value != self.sweep.known[old]
+        if (now[changed] == 0).any():
+            raise VerificationError(
+                f"node {node.name or node.op_type} ({node.op_type}): {old!r} is computed as {now.tolist()}, "
+                f"which no factor makes {value.tolist()}"
+            )
+        node.input[index] = self._multiplied(
+            node, old, np.where(changed, value, 1), np.where(changed, now, 1)
+        )
 
     def _set_back(self, index: int, node: onnx.NodeProto) -> None:
         """Let a Shape node say what it said before the cut."""

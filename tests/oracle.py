@@ -80,7 +80,8 @@ def check_exact(
     pruned = apply(coupling, mask)
     if not any(only_in_runtime(node, model.opset) for node in pruned.graph.node):
         onnx.checker.check_model(pruned)
-        onnx.shape_inference.infer_shapes(pruned, strict_mode=True)
+        if all(node.domain != "ai.onnx.ml" for node in pruned.graph.node):  # of which onnx knows no types
+            onnx.shape_inference.infer_shapes(pruned, strict_mode=True)
     original = run(model.original, feeds)
     assert difference(original, run(gate(coupling, Mask.all_open(coupling)), feeds)) < max(
         tolerance / 10, 1e-5

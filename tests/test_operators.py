@@ -15,7 +15,7 @@ from tgonnx.passes.make_differentiable import make_differentiable
 
 def model(opset: int, signature: str, weights: str, body: str, ir: int = 10) -> onnx.ModelProto:
     """A model in ONNX text; `weights` are filled with random numbers, integers with small ones."""
-    imports = f'<ir_version: {ir}, opset_import: ["" : {opset}, "com.microsoft" : 1]>'
+    imports = f'<ir_version: {ir}, opset_import: ["" : {opset}, "com.microsoft" : 1, "ai.onnx.ml" : 3]>'
     proto = parser.parse_model(f"{imports} g {signature} <{weights}> {{ {body} }}")
     rng = np.random.default_rng(0)
     for value in proto.graph.value_info:
@@ -118,6 +118,45 @@ def test_quantised(signature: str, weights: str, body: str, groups: list[int]) -
 ], ids=["DeformConv", "CenterCropPad", "MaxUnpool", "DFT"])  # fmt: skip
 def test_others(opset: int, signature: str, weights: str, body: str, groups: list[int]) -> None:
     assert units_of(model(opset, signature, weights, body)) == groups
+
+
+@pytest.mark.parametrize(("groups", "width", "bias", "expected"), [
+    (16, 1, False, [16]), (16, 1, True, [16]), (16, 2, True, [16]), (8, 2, True, [8]), (4, 3, False, [4]),
+    (2, 3, False, [3, 8]), (1, 5, True, [5, 16]),
+])  # fmt: skip
+def test_transposed_convolution_by_groups(groups: int, width: int, bias: bool, expected: list[int]) -> None:
+    """Whole groups where they are the larger factor: what is tied to a group's inputs goes with them."""
+    out = groups * width
+    weights = f"float[16,3,3,3] a, float[16,{width},4,4] t, float[{out}] c, float[4,{out},1,1] b"
+    node = f"u = ConvTranspose <group={groups}, strides=[2,2], pads=[1,1,1,1]> (r, t{', c' if bias else ''})"
+    proto = model(
+        17, IMAGE.format(n=12), weights, f"h = Conv <pads=[1,1,1,1]> (x, a) r = Relu(h) {node} y = Conv(u, b)"
+    )
+    assert units_of(proto) == expected
+
+
+@pytest.mark.parametrize(("width", "front"), [
+    (5, "ai.onnx.ml.Scaler <offset = [0.1, 0.2, 0.3, 0.4, 0.5], scale = [2.0, 1.0, 0.5, 1.0, 2.0]> (x)"),
+    (5, "ai.onnx.ml.Imputer <imputed_value_floats = [0.1, 0.2, 0.3, 0.4, 0.5], replaced_value_float = 9.0> (x)"),
+    (5, 'ai.onnx.ml.Normalizer <norm = "L2"> (x)'),
+    (5, "ai.onnx.ml.Binarizer <threshold = 0.5> (x)"),
+    (5, "ai.onnx.ml.FeatureVectorizer <inputdimensions = [5]> (x)"),
+    (2, "ai.onnx.ml.ArrayFeatureExtractor (x, i)"),
+])  # fmt: skip
+def test_what_scikit_learn_writes_in_front_of_a_network(width: int, front: str) -> None:
+    weights = f"float[{width},8] a, float[8] c, float[8,4] b"
+    body = f"i = Constant <value = int64[2] {{0, 3}}> () s = {front} g = MatMul(s, a) h = Add(g, c) y = MatMul(h, b)"
+    assert units_of(model(17, "(float[N,5] x) => (float[N,4] y)", weights, body)) == [8]
+
+
+def test_symbols_of_a_one_hot_code_are_no_channels() -> None:
+    """`tokens == [0, 1, .. 8]` picks a row of the table, like a Gather."""
+    body = "e = Equal(x, v) f = Cast <to=1> (e) g = MatMul(f, a) h = Relu(g) y = MatMul(h, b)"
+    proto = model(17, "(int64[N,5,1] x) => (float[N,5,4] y)", "float[9,8] a, float[8,4] b", body)
+    proto.graph.initializer.append(numpy_helper.from_array(np.arange(9), "v"))
+    assert units_of(proto) == [8]
+    kept = next(p for p in analyze(load(proto)).pinned if (p.value, p.axis) == ("a", 0))
+    assert kept.op_type == "Equal"
 
 
 BIAS_8 = "float[8] g, float[8] d, float[8] e, float[8,4] o"

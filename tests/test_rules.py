@@ -15,9 +15,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from tgonnx import ops
+from tgonnx.choices import OpenChoice
 from tgonnx.classes import Classes
 from tgonnx.coupling import analyze
-from tgonnx.labels import Choice, Free, Relation, Site, Tie, mentioned
+from tgonnx.labels import Alternative, Choice, Free, Relation, Site, Tie, mentioned
 from tgonnx.model import load
 from tgonnx.ops.registry import Table
 from tgonnx.ops.view import Unlabelled, View
@@ -100,6 +101,9 @@ TABLE = [
     ("y = Relu (x)", "x 2,3", "x0=y0 x1=y1"),
     ("y = Add (a, b)", "a 2,3; b 3", "a0=y0 a1=b0=y1"),
     ("y = Mul (a, b)", "a 2,3,1,1; b 2,3,4,5", "a0=b0=y0 a1=b1=y1 b2=y2 b3=y3"),
+    ("y = Equal (a, b)", "a 2,3; b 3", "a0=y0 a1=b0=y1"),
+    ("y = Equal (a, v)", "a 2,3,1 int64; v = 0,1,2,3", "a0=y0 a1=y1"),
+    ("y = Equal (v, a)", "a 2,4 int64; v = 3,2,1,0", "v0=a1=y1 a0=y0"),
     ("y = Where (c, a, b)", "c 2,1 bool; a 2,3; b 3", "c0=a0=y0 a1=b0=y1"),
     ("y = PRelu (x, s)", "x 2,3,4,4; s 3,1,1", "x0=y0 x1=s0=y1 x2=y2 x3=y3"),
     ("y = Clip (x)", "x 2,3", "x0=y0 x1=y1"),
@@ -326,6 +330,17 @@ def test_a_second_entry_is_refused() -> None:
     table("Relu")(lambda view: [])
     with pytest.raises(ValueError, match="two test entries for Relu"):
         table("Relu")(lambda view: [])
+
+
+def test_what_is_tied_to_a_label_of_an_alternative_is_mentioned_with_it() -> None:
+    """0 and 1 are tied by a chain outside of the choice; 3 is in one alternative only."""
+    ties = (Tie(np.array([0]), np.array([5])), Tie(np.array([5]), np.array([1])))
+    first = Alternative("first", np.array([0]), (Free(np.array([0])),))
+    second = Alternative("second", np.array([3]), (Free(np.array([1, 3])),))
+    choice = OpenChoice(0, (first, second), 0, ties)
+    assert choice.pinned_by(first).tolist() == [3]
+    assert choice.pinned_by(second).tolist() == []
+    assert choice.pinned_by(None).tolist() == [0, 1, 3, 5]
 
 
 def test_free_needs_no_partner() -> None:

@@ -7,24 +7,53 @@ changed, so that a model of many choices takes time in proportion.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tgonnx.classes import Classes
-from tgonnx.labels import Alternative, Labels, Tie, distinct, mentioned
+from tgonnx.labels import Alternative, Labels, Tie, distinct, mentioned, pairs
 
 
 @dataclass(eq=False)
 class OpenChoice:
-    """A choice of a node that is not decided yet."""
+    """A choice of a node that is not decided yet.
+
+    `ties` are the relations that the node's rule states outside of the choice. Whatever they tie to labels of an
+    alternative, that alternative mentions, too.
+    """
 
     node: int
     alternatives: tuple[Alternative, ...]
-    mentioned: Labels  # labels that only a chosen alternative keeps free
     reason: int
+    ties: tuple[Tie, ...] = ()
     decided: Alternative | None = None
+
+    def __post_init__(self) -> None:
+        self.mentions = [_tied(mentioned(a.relations), self.ties) for a in self.alternatives]
+        # only a chosen alternative keeps these free
+        self.mentioned = np.unique(np.concatenate(self.mentions))
+
+    def pinned_by(self, alternative: Alternative | None) -> Labels:
+        """What is kept if this alternative, or none, is chosen."""
+        for candidate, labels in zip(self.alternatives, self.mentions, strict=True):
+            if candidate is alternative:
+                return np.setdiff1d(self.mentioned, labels, assume_unique=True)
+        return self.mentioned
+
+
+def _tied(labels: Labels, ties: Iterable[Tie]) -> Labels:
+    """`labels` and all that a chain of these ties connects them with."""
+    couples = [pairs(tie.a, tie.b) for tie in ties]
+    while True:
+        parts = [labels]
+        for a, b in couples:
+            parts += [b[np.isin(a, labels)], a[np.isin(b, labels)]]
+        more = np.unique(np.concatenate(parts))
+        if len(more) == len(labels):
+            return more
+        labels = more
 
 
 Preference = Callable[[OpenChoice], list[tuple[int, ...]]]  # a rank for each alternative, the highest first
@@ -173,12 +202,10 @@ class _Decider:
         self.decided.append(number)
         before = np.unique(classes.find(choice.mentioned))
         before = before[classes.reason[before] == Classes.FREE]
-        kept = choice.mentioned
-        if alternative is not None:
-            for relation in alternative.relations:
-                if isinstance(relation, Tie):
-                    classes.union(relation.a, relation.b)
-            kept = np.setdiff1d(choice.mentioned, mentioned(alternative.relations), assume_unique=True)
+        for relation in alternative.relations if alternative is not None else ():
+            if isinstance(relation, Tie):
+                classes.union(relation.a, relation.b)
+        kept = choice.pinned_by(alternative)
         if kept.size:
             classes.pin(kept, choice.reason)
         return self._changed(before)

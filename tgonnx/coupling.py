@@ -29,10 +29,10 @@ from tgonnx.labels import (
     flat,
     is_whole,
     lookup,
-    mentioned,
     pairs,
 )
-from tgonnx.model import Model, Node
+from tgonnx.lengths import Length, find_lengths
+from tgonnx.model import Model, Node, known_elements
 from tgonnx.ops.view import Operand, Unlabelled, View
 
 Attention = Literal["heads", "head-dim"]
@@ -148,6 +148,12 @@ class Coupling:
                     found.add(tuple(np.unique(self.kind_of[units]).tolist()))
         return tuple(sorted(kinds for kinds in found if not whole & set(kinds)))
 
+    @cached_property
+    def lengths(self) -> tuple[Length, ...]:
+        """Stored numbers that stand for the length of an axis that is cut."""
+        found = find_lengths(self.model, self.views)
+        return tuple(n for n in found if any((self.units_of(labels) >= 0).any() for labels in n.axes))
+
     def axis_units(self, axis: Axis) -> npt.NDArray[np.int64]:
         return self.units_of(self.labelling.axes[axis.value][axis.axis])
 
@@ -217,7 +223,8 @@ def _view(model: Model, labelling: Labelling, node: Node, shape_only: set[str]) 
 def _operand(model: Model, labelling: Labelling, name: str, index: int) -> Operand | None:
     if name not in labelling.axes:
         return None
-    return Operand(name, index, labelling.axes[name], name in model.static, model.symbols.static(name))
+    known, elements = model.symbols.static(name), known_elements(model, name)
+    return Operand(name, index, labelling.axes[name], name in model.static, known, elements)
 
 
 def _shape_only(model: Model) -> set[str]:
@@ -292,12 +299,12 @@ class _Solver:
 
         relations, too_long = labelling.label_outputs(node, ask)
         self._state(node.index, relations)
+        ties = tuple(relation for relation in relations if isinstance(relation, Tie))
         for relation in relations:
             if isinstance(relation, Choice):
                 text = "a product of axes that is cut along another factor"
                 reason = self._reason(node.label, node.op_type, text)
-                labels = mentioned([relation])
-                self.choices.append(OpenChoice(node.index, relation.alternatives, labels, reason))
+                self.choices.append(OpenChoice(node.index, relation.alternatives, reason, ties))
         self._pin(labelling.unsaid(node, relations), node, why)
         self._pin(too_long, node, "the axis is too long to be followed index by index")
         labelling.spread(relations)

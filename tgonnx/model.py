@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import helper
 
 from tgonnx import loading
+from tgonnx.algebra import Size
 from tgonnx.bindings import axis_keys, bind, rebind
 from tgonnx.errors import UsageError
 from tgonnx.feeds import model_inputs
@@ -178,3 +180,14 @@ def fold(proto: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[onnx.Model
             return proto, symbols
         ConstantsToInitializers()(proto)  # those that a branch brought along
         bindings = rebind(proto, bindings)
+
+
+def known_elements(model: Model, name: str) -> list[int | float | None] | None:
+    """The elements of a small vector, None for one that depends on a dynamic axis; None if nothing is known."""
+    value = model.first.known.get(name)
+    if value is None or value.ndim > 1:
+        return None
+    parts = model.symbols.parts(name)
+    if parts is None:
+        return [None] * value.size if name in model.symbols.elements else np.atleast_1d(value).tolist()
+    return [None if isinstance(part, Size) else part for part in parts.ravel()]

@@ -86,7 +86,11 @@ class Sweep:
             return
         found = self._control_flow(node) if _graphs(node) else self._infer(node)
         if any(name and not _has_sizes(found.get(name)) for name in node.output):
-            found |= self._define(node)
+            for name, proto in self._define(node).items():
+                inferred = found.get(name)
+                if inferred is not None and inferred.tensor_type.elem_type:
+                    proto.tensor_type.elem_type = inferred.tensor_type.elem_type
+                found[name] = proto
         for name in filter(None, node.output):
             self._settle(name, found.get(name))
         if missing := [name for name in node.output if name and name not in self.shapes]:
@@ -170,7 +174,7 @@ class Sweep:
         if any(name and not (name in self.shapes and name in self.types) for name in node.input):
             return {}
         try:
-            if schema is None:
+            if schema is None or sizes.get(node.op_type, node.domain) is not None:
                 inside, names = self._ours(node)
             elif has_definition(schema) and node.op_type != "Range":  # which is a loop
                 inside, names = self._standard(node), list(node.output)

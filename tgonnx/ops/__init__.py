@@ -2,6 +2,7 @@
 
 from tgonnx.ops import (
     attention,
+    classical,
     contrib,
     contrib_attention,
     contrib_quantized,
@@ -26,6 +27,7 @@ from tgonnx.ops.registry import cost, definition, gated, gradient, resize, rule,
 
 __all__ = [
     "attention",
+    "classical",
     "contrib",
     "contrib_attention",
     "contrib_quantized",

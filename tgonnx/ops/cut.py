@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,9 @@ Keep = npt.NDArray[np.bool_]
 class Cut:
     """One node during surgery: which labels are kept, and setters for stored sizes.
 
-    `set_input` gives the node its own constant for an input; `now(i)` is the input's value after the cut so far.
+    `now(i)` is the input's value after the cut so far, dynamic axes having the sizes that analysis counts with: what is
+    not to change must not be written from it. `set_elements` changes single numbers of a stored or computed vector;
+    `set_input` gives the node its own constant for an input.
     """
 
     def __init__(
@@ -30,6 +32,17 @@ class Cut:
         self.now = now
         self.set_attribute = set_attribute
         self.set_input = set_input
+
+    def set_elements(self, index: int, new: Mapping[int, int]) -> None:
+        """Change some elements of an input (place -> number); the others stay what they are in the graph."""
+        present = self.now(index)
+        if present is None:
+            return
+        wanted = np.array(present)
+        for place, number in new.items():
+            wanted[place] = number
+        if not np.array_equal(wanted, present):
+            self.set_input(index, wanted)
 
     def size(self, labels: Labels) -> int:
         """How many of these labels are kept."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from tgonnx.emit import Value
 from tgonnx.gradient_row import Grads, Row
-from tgonnx.labels import Relation
+from tgonnx.labels import Relation, Tie
 from tgonnx.ops.registry import gradient, rule
 from tgonnx.ops.view import Unlabelled, View, broadcast, same
 
@@ -19,7 +19,7 @@ UNARY = """
 
 
 BINARY = """
-    Add Sub Mul Div Pow Mod And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual BitShift BitwiseAnd BitwiseOr
+    Add Sub Mul Div Pow Mod And Or Xor Less LessOrEqual Greater GreaterOrEqual BitShift BitwiseAnd BitwiseOr
     BitwiseXor CastLike PRelu SwiGLU
 """.split()
 
@@ -194,6 +194,23 @@ def elementwise(view: View) -> Iterator[Relation]:
         return
     operands = view.inputs[:1] if view.op_type == "CastLike" else view.inputs
     yield from broadcast(operands, view.output())
+
+
+@rule("Equal")
+def equal(view: View) -> Iterator[Relation]:
+    """A value compared with each of some stored numbers is a one-hot code of it.
+
+    Its axis has one entry for whatever the value may be, like the rows of a table of embeddings, and stays.
+    """
+    y = view.output()
+    for operand, other in ((view.input(0), view.input(1)), (view.input(1), view.input(0))):
+        for relation in broadcast([operand], y) if "axis" not in view.attributes else ():
+            axis = next(
+                i for i, labels in enumerate(y.axes) if isinstance(relation, Tie) and relation.b is labels
+            )
+            lone = y.rank - axis > other.rank or len(other[axis - y.rank]) == 1
+            if not (operand.static and lone and len(y[axis]) > 1):
+                yield relation
 
 
 @gradient("Cast", "CastLike")

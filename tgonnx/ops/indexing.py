@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto
 
 from tgonnx.emit import Value
@@ -15,78 +17,77 @@ from tgonnx.ops.registry import gradient, resize, rule
 from tgonnx.ops.view import Operand, View, same
 
 
-def slices(view: View) -> dict[int, slice] | None:
-    """axis -> slice with bounds inside the axis; None if a bound is not known."""
+@dataclass(frozen=True)
+class _Bounds:
+    """What a Slice takes of one axis: its place among the named axes, and the indices; None if not known."""
+
+    place: int
+    picks: npt.NDArray[np.int64] | None
+    step: int
+
+
+def _bounds(view: View) -> dict[int, _Bounds] | None:
+    """axis -> bounds, for each axis that is named; None if it is not known which are."""
     x = view.input(0)
-    starts, ends = view.constant(1, "starts"), view.constant(2, "ends")
-    if starts is None or ends is None:
+    axes, steps = view.constant(3, "axes"), view.elements(4, "steps")
+    starts, ends = view.elements(1, "starts"), view.elements(2, "ends")
+    count = next((len(given) for given in (axes, starts, ends) if given is not None), None)
+    if count is None or (axes is None and view.has(3)):
         return None
-    axes, steps = view.constant(3, "axes"), view.constant(4, "steps")
-    if (axes is None and view.has(3)) or (steps is None and view.has(4)):
-        return None
-    axes = list(range(len(starts))) if axes is None else [axis % x.rank for axis in axes]
-    steps = steps or [1] * len(starts)
+    axes = list(range(count)) if axes is None else axes
+    starts, ends = starts or [None] * count, ends or [None] * count
+    steps = steps or [None if view.has(4) else 1] * count
     found = {}
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        start, end, step = slice(start, end, step).indices(len(x[axis]))
-        found[axis] = slice(start, None if end < 0 else end, step)
+    for place, (axis, *bounds) in enumerate(zip(axes, starts, ends, steps, strict=True)):
+        size, known = len(x[axis % x.rank]), None not in bounds
+        picks = np.arange(size)[slice(*(int(b) for b in bounds if b is not None))] if known else None
+        found[axis % x.rank] = _Bounds(place, picks, int(bounds[2] or 1))
     return found
 
 
 @rule("Slice")
 def slice_rule(view: View) -> Iterator[Relation]:
-    x, y, found = view.input(0), view.output(), slices(view)
-    if (
-        found is None
-    ):  # axes that keep their size may still have been cut and shifted: only named axes are sure
-        axes = view.constant(3, "axes")
-        if axes is not None:
-            yield from same(x, y, skip=[axis % x.rank for axis in axes])
+    """An axis whose bounds are not known stays, even if it keeps its size: it may have been cut and shifted."""
+    x, y, found = view.input(0), view.output(), _bounds(view)
+    if found is None:
         return
     yield from same(x, y, skip=list(found))
-    for axis, where in found.items():
-        yield from _taken(x[axis], y[axis], where)
+    for axis, bounds in found.items():
+        if bounds.picks is not None:
+            yield Tie(x[axis][bounds.picks], y[axis])
+            yield Free(x[axis])
+            yield from _blocks(x[axis], bounds.picks, abs(bounds.step))
 
 
-def _taken(x: Labels, y: Labels, where: slice) -> Iterator[Relation]:
-    yield Tie(x[where], y)
-    yield Free(x)
-    step = abs(where.step)
-    if step > 1:  # what lies between two picks goes with them, so that the stride stays right
-        picks = np.arange(len(x))[where]
-        low = picks.min()
-        reach = x[low : low + step * len(picks)]
-        full = len(reach) // step * step
-        yield Tie(np.repeat(reach[:full:step], step), reach[:full])
+def _blocks(x: Labels, picks: npt.NDArray[np.int64], step: int) -> Iterator[Relation]:
+    """So that the stride stays right, blocks of `step` indices live or die together.
+
+    They are counted from the start of the axis, wherever the slice begins: `::2` and `1::2` share their blocks.
+    """
+    if step > 1 and len(picks) > 1:
+        held = np.arange(picks.min() // step * step, min((picks.max() // step + 1) * step, len(x)))
+        yield Tie(x[held // step * step], x[held])
 
 
 @resize("Slice")
 def resize_slice(view: View, cut: Cut) -> None:
-    found, x = slices(view), view.input(0)
-    if found is None or not cut.touches([x[axis] for axis in found]):
-        return
-    starts, ends = [], []
-    for axis, where in found.items():
-        keep = cut.keep(x[axis])
-        picks = np.arange(len(keep))[where]
-        before = np.concatenate([[0], np.cumsum(keep)])
-        if where.step > 0:
-            starts.append(int(before[where.start]))
-            ends.append(int(before[len(keep) if where.stop is None else where.stop]))
+    """Axes that are not cut keep the bounds they have: an end beyond every size, for instance."""
+    starts, ends = {}, {}
+    for axis, bounds in (_bounds(view) or {}).items():
+        keep = cut.keep(view.input(0)[axis])
+        if bounds.picks is None or keep.all():
+            continue
+        kept = bounds.picks[keep[bounds.picks]]
+        places = (np.cumsum(keep) - 1)[kept]
+        first, beyond = (places[0], places[-1] + np.sign(bounds.step)) if kept.size else (0, 0)
+        starts[bounds.place] = int(first)
+        ends[bounds.place] = int(beyond) if beyond >= 0 else -(2**31)  # -1 would be the last index
+    for index, name, new in ((1, "starts", starts), (2, "ends", ends)):
+        if name in view.attributes:
+            stored = enumerate(view.attributes[name])
+            cut.set_attribute(name, [new.get(place, number) for place, number in stored])
         else:
-            kept = picks[keep[picks]]
-            starts.append(int(before[kept[0]]) if kept.size else 0)
-            last = int(before[kept[-1]]) - 1 if kept.size else 0
-            ends.append(last if last >= 0 else -(2**31))
-    if "starts" in view.attributes:
-        cut.set_attribute("starts", starts)
-        cut.set_attribute("ends", ends)
-        cut.set_attribute("axes", list(found))
-    else:
-        stored = view.known(1)
-        kind = np.dtype(np.int64) if stored is None else stored.dtype
-        cut.set_input(1, np.array(starts, kind))
-        cut.set_input(2, np.array(ends, kind))
+            cut.set_elements(index, new)
 
 
 @gradient("Slice")

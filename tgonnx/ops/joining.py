@@ -47,6 +47,7 @@ def concat_gradient(row: Row) -> Grads:
 
 @rule("Split")
 def split(view: View) -> Iterator[Relation]:
+    view.needs_sizes(1)
     x = view.input(0)
     axis, start = view.attribute("axis", 0) % x.rank, 0
     for i, part in enumerate(view.outputs):
@@ -63,7 +64,13 @@ def resize_split(view: View, cut: Cut) -> None:
     if not cut.touches([view.input(0)[axis]]):
         return
     sizes = [cut.size(view.output(i)[axis]) for i in range(len(view.outputs))]
-    if view.opset < 13:
+    if view.has(1):
+        cut.set_elements(1, dict(enumerate(sizes)))
+    elif "split" in view.attributes:
+        cut.set_attribute("split", sizes)
+    elif len(set(sizes)) == 1:
+        return  # equal parts stay equal
+    elif view.opset < 13:
         cut.set_attribute("split", sizes)
     else:
         cut.set_attribute("num_outputs", None)
@@ -83,12 +90,11 @@ def split_gradient(row: Row) -> Grads:
 @rule("Pad")
 def pad(view: View) -> Iterator[Relation]:
     x, y = view.input(0), view.output()
-    widths = pad_widths(view)
-    if widths is None:
-        return
     constant = view.attribute("mode", "constant") == "constant"
-    for axis, (before, after) in enumerate(widths):
+    for axis, (before, after) in enumerate(pad_widths(view)):
         inside, outside = x[axis], y[axis]
+        if before is None or after is None:
+            continue
         if not before and not after:
             yield Tie(inside, outside)
         elif constant:
@@ -98,33 +104,44 @@ def pad(view: View) -> Iterator[Relation]:
             yield Free(x[axis])
 
 
-def pad_widths(view: View) -> list[tuple[int, int]] | None:
-    """(before, after) for each axis, or None if not known."""
-    pads, rank = view.constant(1, "pads"), view.input(0).rank
-    if pads is None:
-        return None
-    named = view.constant(3, "axes")
-    axes = list(range(rank)) if named is None else [axis % rank for axis in named]
-    widths = [(0, 0)] * rank
+Width = tuple[int | None, int | None]
+
+
+def _padded_axes(view: View) -> list[int] | None:
+    """The axes that `pads` speaks of, in its order; None if not known."""
+    rank, named = view.input(0).rank, view.constant(3, "axes")
+    if named is None:
+        return None if view.has(3) else list(range(rank))
+    return [axis % rank for axis in named]
+
+
+def pad_widths(view: View) -> list[Width]:
+    """(before, after) for each axis, None where not known."""
+    axes, rank = _padded_axes(view), view.input(0).rank
+    name = "paddings" if view.opset < 2 else "pads"
+    pads = view.elements(1, name)
+    if axes is None:
+        return [(None, None)] * rank
+    widths: list[Width] = [(0, 0)] * rank
     for i, axis in enumerate(axes):
-        widths[axis] = (pads[i], pads[i + len(axes)])
+        before, after = (None, None) if pads is None else (pads[i], pads[i + len(axes)])
+        widths[axis] = (None if before is None else int(before), None if after is None else int(after))
     return widths
 
 
 @resize("Pad")
 def resize_pad(view: View, cut: Cut) -> None:
-    widths, x, y = pad_widths(view), view.input(0), view.output()
-    if widths is None or not cut.touches([*x.axes, *y.axes]):
-        return
-    new = [_cut_width(cut, x[axis], y[axis], *widths[axis]) for axis in range(x.rank)]
-    pads = [before for before, _ in new] + [after for _, after in new]
-    if view.has(3):
-        named = [axis % x.rank for axis in view.constant(3, "axes") or []]
-        pads = [new[axis][0] for axis in named] + [new[axis][1] for axis in named]
-    if "pads" in view.attributes:
-        cut.set_attribute("pads", pads)
-    else:
-        cut.set_input(1, np.array(pads, np.int64))
+    """Only axes that are cut: how much others are padded may depend on dynamic sizes."""
+    x, y, axes, new = view.input(0), view.output(), _padded_axes(view) or [], {}
+    for i, axis in enumerate(axes):
+        before, after = pad_widths(view)[axis]
+        if before is not None and after is not None and cut.touches([x[axis], y[axis]]):
+            new[i], new[i + len(axes)] = _cut_width(cut, x[axis], y[axis], before, after)
+    for name in ("pads", "paddings"):
+        if name in view.attributes:
+            stored = enumerate(view.attributes[name])
+            cut.set_attribute(name, [new.get(place, number) for place, number in stored])
+    cut.set_elements(1, new)
 
 
 def _cut_width(cut: Cut, x: Labels, y: Labels, before: int, after: int) -> tuple[int, int]:
@@ -198,6 +215,7 @@ def _np_type(value: Value) -> np.dtype[np.generic]:
 @rule("CenterCropPad")
 def center_crop_pad(view: View) -> Iterator[Relation]:
     """The axes that change are not cut: their centre would move."""
+    view.needs_sizes(1)
     for x, y in zip(view.input(0).axes, view.output().axes, strict=True):
         if len(x) == len(y):
             yield Tie(x, y)
@@ -205,18 +223,20 @@ def center_crop_pad(view: View) -> Iterator[Relation]:
 
 @resize("CenterCropPad")
 def resize_center_crop_pad(view: View, cut: Cut) -> None:
-    sizes, x = cut.now(1), view.input(0)
-    if sizes is None:
-        return
-    axes = [axis % x.rank for axis in view.attribute("axes", range(x.rank))]
-    new = np.array([cut.size(view.output()[axis]) for axis in axes], sizes.dtype)
-    if cut.touches(x.axes) and not np.array_equal(new, sizes):
-        cut.set_input(1, new)
+    y = view.output()
+    axes = [axis % y.rank for axis in view.attribute("axes", range(y.rank))]
+    cut.set_elements(1, sizes_after(cut, [y[axis] for axis in axes]))
+
+
+def sizes_after(cut: Cut, axes: Sequence[Labels]) -> dict[int, int]:
+    """The new sizes of those axes that are cut; stored sizes of others stay what they are."""
+    return {place: cut.size(labels) for place, labels in enumerate(axes) if cut.touches([labels])}
 
 
 @rule("Expand", "Tile")
 def repeat(view: View) -> Iterator[Relation]:
     """An axis of size 1 that is repeated makes labels of its own; a longer one repeats its labels."""
+    view.needs_sizes(1)
     x, y = view.input(0), view.output()
     offset = y.rank - x.rank
     for axis, labels in enumerate(y.axes):
@@ -229,16 +249,10 @@ def repeat(view: View) -> Iterator[Relation]:
 
 @resize("Expand")
 def resize_expand(view: View, cut: Cut) -> None:
-    target = cut.now(1)
-    if target is None:
-        return
-    sizes, new = cut.sizes(view.output()), target.copy()
-    offset = view.output().rank - len(target)
-    for axis, size in enumerate(target):
-        if size != 1:
-            new[axis] = sizes[axis + offset]
-    if not np.array_equal(new, target):
-        cut.set_input(1, new)
+    target, y = cut.now(1), view.output()
+    if target is not None:
+        sizes = sizes_after(cut, y.axes[y.rank - len(target) :])
+        cut.set_elements(1, {place: size for place, size in sizes.items() if target[place] != 1})
 
 
 @gradient("Expand")
@@ -249,12 +263,11 @@ def expand(row: Row) -> Grads:
 
 @resize("Tile")
 def resize_tile(view: View, cut: Cut) -> None:
-    repeats, x, y = cut.now(1), view.input(0), view.output()
-    if repeats is None:
-        return
-    new = [cut.size(after) // max(cut.size(before), 1) for before, after in zip(x.axes, y.axes, strict=True)]
-    if new != repeats.tolist():
-        cut.set_input(1, np.array(new, np.int64))
+    """Only a repeated axis of size 1 is repeated less often; a longer one has the same repeats of what is left."""
+    x, y = view.input(0), view.output()
+    if view.opset > 5:
+        sizes = sizes_after(cut, y.axes)
+        cut.set_elements(1, {place: size for place, size in sizes.items() if len(x[place]) == 1})
 
 
 @gradient("Tile")
@@ -268,11 +281,10 @@ def tile(row: Row) -> Grads:
 @rule("ConstantOfShape")
 def fill(view: View) -> Iterator[Relation]:
     """A constant fill may have any size."""
+    view.needs_sizes(0)
     yield from (Free(labels) for labels in view.output().axes)
 
 
 @resize("ConstantOfShape")
 def resize_constant_of_shape(view: View, cut: Cut) -> None:
-    sizes, wanted = cut.now(0), np.array(cut.sizes(view.output()), np.int64)
-    if sizes is not None and cut.touches(view.output().axes) and not np.array_equal(sizes, wanted):
-        cut.set_input(0, wanted)
+    cut.set_elements(0, sizes_after(cut, view.output().axes))

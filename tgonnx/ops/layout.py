@@ -43,25 +43,42 @@ def transpose_gradient(row: Row) -> Grads:
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(view: View) -> Iterator[Relation]:
+    if view.op_type == "Reshape":
+        view.needs_sizes(1)
     yield from regroup(view.input(0).axes, view.output().axes)
 
 
 @resize("Reshape")
 def resize_reshape(view: View, cut: Cut) -> None:
-    target, y = cut.now(1), view.output()
+    """Sizes of axes that are cut; a 0 that is no copy any more, as the axis is a part of another one."""
+    x, y = view.input(0), view.output()
+    target = view.attributes.get("shape") if view.opset < 5 else cut.now(1)
     if target is None:
         return
-    new = target.copy()
-    for axis, labels in enumerate(y.axes):
-        if not cut.keep(labels).all() and target[axis] > 0:
+    copies = not view.attribute("allowzero", 0)
+    new = {}
+    for axis, (labels, size) in enumerate(zip(y.axes, target, strict=True)):
+        stated = size > 0 and not cut.keep(labels).all()
+        if stated or (size == 0 and copies and cut.size(x[axis]) != cut.size(labels)):
             new[axis] = cut.size(labels)
-    allow_zero = view.attribute("allowzero", 0)
+    if view.opset < 5:
+        cut.set_attribute("shape", [new.get(axis, size) for axis, size in enumerate(target)])
+    else:
+        cut.set_elements(1, new)
+
+
+@resize("Squeeze")
+def resize_squeeze(view: View, cut: Cut) -> None:
+    """Without axes, one that is cut to a single channel would go, too."""
     x = view.input(0)
-    for axis in np.flatnonzero(target == 0).tolist() if not allow_zero else []:
-        if cut.size(x[axis]) != cut.size(y[axis]):  # no copy any more: the axis is a part of another one
-            new[axis] = cut.size(y[axis])
-    if not np.array_equal(new, target):
-        cut.set_input(1, new)
+    named = "axes" in view.attributes or (len(view.inputs) > 1 and view.inputs[1] is not None)
+    if named or not any(len(labels) > 1 and cut.size(labels) == 1 for labels in x.axes):
+        return
+    axes = [axis for axis, labels in enumerate(x.axes) if len(labels) == 1]
+    if view.opset < 13:
+        cut.set_attribute("axes", axes)
+    else:
+        cut.set_input(1, np.array(axes, np.int64))
 
 
 @gradient("Reshape", "Flatten", "Squeeze", "Unsqueeze")

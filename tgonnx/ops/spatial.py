@@ -12,12 +12,13 @@ import numpy as np
 from onnx import TensorProto
 
 from tgonnx.emit import Value
-from tgonnx.gradient_row import Grads, Row
+from tgonnx.gradient_row import Dim, Grads, Row
 from tgonnx.labels import Relation, Tie
 from tgonnx.ops.convolution import Geometry, window
 from tgonnx.ops.cut import Cut
-from tgonnx.ops.registry import gradient, resize, rule
-from tgonnx.ops.view import View
+from tgonnx.ops.joining import sizes_after
+from tgonnx.ops.registry import gradient, resize, rule, sizes
+from tgonnx.ops.view import Unlabelled, View
 
 _SHARED = (
     "mode",
@@ -145,18 +146,39 @@ def max_pool(row: Row) -> Grads:
 
 @rule("MaxUnpool")
 def unpool(view: View) -> Iterator[Relation]:
-    """Indices count through all of the pool's input: they follow a cut if a pool makes them, not if stored."""
+    """Indices count through all of the pool's input: they follow a cut if a pool makes them, not if stored.
+
+    They do so only if one image of the result is as large as the pool's input, which a size given here may change.
+    """
     x, indices, y = view.input(0), view.input(1), view.output()
-    if not indices.static:
-        for operand in (indices, y):
-            yield from map(Tie, x.axes[:2], operand.axes[:2])
+    if indices.static:
+        raise Unlabelled("MaxUnpool: its indices are stored, and count through all channels")
+    view.needs_sizes(2)
+    if view.has(2) and y.shape[2:] != _unpooled(view):
+        raise Unlabelled("MaxUnpool: its indices count through all channels of another size")
+    for operand in (indices, y):
+        yield from map(Tie, x.axes[:2], operand.axes[:2])
+
+
+def _unpooled(view: View) -> tuple[int, ...]:
+    """The sizes that the pool's windows cover."""
+    kernel = view.attribute("kernel_shape")
+    rank = len(kernel)
+    strides, pads = view.attribute("strides", [1] * rank), view.attribute("pads", [0] * 2 * rank)
+    places = zip(view.input(0).shape[2:], kernel, strides, pads[:rank], pads[rank:], strict=True)
+    return tuple((n - 1) * stride + k - before - after for n, k, stride, before, after in places)
+
+
+@sizes("MaxUnpool")
+def unpool_sizes(row: Row) -> list[tuple[Dim, ...] | None]:
+    """For a size that is given, which the standard's inference does not read."""
+    given = row.constant(2) if row.has(2) else None
+    return [] if given is None else [tuple(int(n) for n in given)]
 
 
 @resize("MaxUnpool")
 def resize_max_unpool(view: View, cut: Cut) -> None:
-    sizes = cut.now(2)
-    if sizes is not None and cut.touches(view.output().axes):
-        cut.set_input(2, np.array(cut.sizes(view.output()), sizes.dtype))
+    cut.set_elements(2, sizes_after(cut, view.output().axes))
 
 
 @gradient("MaxUnpool")
@@ -334,6 +356,7 @@ def resize_rule(view: View) -> Iterator[Relation]:
     """An axis that is scaled by 1 is not sampled, unless a region of interest is."""
     if view.attribute("coordinate_transformation_mode") == "tf_crop_and_resize":
         return
+    view.needs_sizes(3)
     for axis in unscaled_axes(view):
         yield Tie(view.input(0)[axis], view.output()[axis])
 
@@ -346,20 +369,16 @@ def unscaled_axes(view: View) -> list[int]:
     if view.has(3):
         stretched = view.attribute("keep_aspect_ratio_policy", "stretch") == "stretch"
         return through + [axis for axis in named if stretched and len(x[axis]) == len(y[axis])]
-    scales = view.known(1 if view.op_type == "Upsample" or view.opset < 11 else 2)
-    if scales is None:
-        scales = view.attribute("scales", ())
+    scales = view.elements(1 if view.op_type == "Upsample" or view.opset < 11 else 2, "scales") or ()
     return through + [axis for axis, scale in zip(named, scales, strict=False) if scale == 1]
 
 
 @resize("Resize")
 def resize_resize(view: View, cut: Cut) -> None:
-    sizes = cut.now(3)
-    if sizes is not None and sizes.size:
-        axes = view.attribute("axes") or range(view.input(0).rank)
-        new = [cut.size(view.output()[axis]) for axis in axes]
-        if new != sizes.tolist():
-            cut.set_input(3, np.array(new, sizes.dtype))
+    if view.has(3):
+        y = view.output()
+        axes = view.attribute("axes") or range(y.rank)
+        cut.set_elements(3, sizes_after(cut, [y[axis] for axis in axes]))
 
 
 @gradient("Resize")

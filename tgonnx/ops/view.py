@@ -20,6 +20,7 @@ class Operand:
     axes: tuple[Labels, ...]
     static: bool = False  # computed from initializers alone
     known: np.ndarray | None = None
+    elements: list[int | float | None] | None = None  # of a vector: None where it depends on a dynamic axis
 
     def __getitem__(self, axis: int) -> Labels:
         return self.axes[axis]
@@ -75,6 +76,21 @@ class View:
         if value is None:
             value = self.known(index)
         return None if value is None else [int(v) for v in np.atleast_1d(value)]
+
+    def elements(self, index: int, name: str) -> list[int | float | None] | None:
+        """Numbers given by an attribute or by an input, None for each that is not static; None if nothing is known."""
+        if name in self.attributes:
+            return list(self.attributes[name])
+        operand = self.inputs[index] if index < len(self.inputs) else None
+        return None if operand is None else operand.elements
+
+    def needs_sizes(self, index: int) -> None:
+        """Raise Unlabelled if an input that says how large the output is comes from the user or from data.
+
+        What the file states of the output's shape is then no more than a remark: the size would not follow a cut.
+        """
+        if self.has(index) and self.input(index).elements is None:
+            raise Unlabelled(f"{self.op_type}: the sizes in its input {index} are not known before it runs")
 
 
 class Unlabelled(Exception):
