@@ -122,6 +122,9 @@ def _check_header(model: onnx.ModelProto, name: str) -> None:
             f"{name}: IR version {model.ir_version} is outside {OLDEST_IR}..{onnx.IR_VERSION}, "
             f"the range known to onnx {onnx.__version__}"
         )
+    for value in model.graph.input:
+        if not value.type.WhichOneof("value"):
+            raise ModelError(f"{name}: input {value.name!r} has no type")
     seen: set[str] = set()
     for entry in model.opset_import:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
@@ -433,6 +436,7 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     skeleton.ClearField("training_info")
     skeleton.graph.name = model.graph.name or "graph"
     _say_more(skeleton)
+    _give_shapes(skeleton.graph)
     inputs = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
         large = tensor.data_type != TensorProto.STRING and byte_size(tensor) > LARGE_BYTES
@@ -442,6 +446,31 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             info = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             skeleton.graph.input.append(info)
     return skeleton
+
+
+def _give_shapes(graph: onnx.GraphProto) -> None:
+    """Shapes of inputs and outputs are optional (IR.md), but the checker insists: it gets to see their sizes."""
+    for value in [value for value in graph.input if is_shapeless(value)]:
+        filled = helper.make_node("ConstantOfShape", [f"sizes of {value.name}"], [value.name])
+        if value.type.tensor_type.elem_type != TensorProto.FLOAT:
+            filled.output[0] = f"filled {value.name}"
+            to = value.type.tensor_type.elem_type
+            graph.node.insert(0, helper.make_node("Cast", [filled.output[0]], [value.name], to=to))
+        graph.node.insert(0, filled)
+        value.CopyFrom(helper.make_tensor_value_info(filled.input[0], TensorProto.INT64, [None]))
+    for value in graph.output:
+        if is_shapeless(value):
+            graph.value_info.append(value)
+            sizes = f"sizes of {value.name}"
+            graph.node.append(helper.make_node("Shape", [value.name], [sizes]))
+            value.CopyFrom(helper.make_tensor_value_info(sizes, TensorProto.INT64, [None]))
+
+
+def is_shapeless(value: onnx.ValueInfoProto) -> bool:
+    """Does the declaration leave open what the value is, or how many axes it has?"""
+    if not value.type.WhichOneof("value"):
+        return True
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
 
 
 def only_in_runtime(node: onnx.NodeProto, opset: int) -> bool:
