@@ -94,6 +94,7 @@ class Labelling:
         self.size = 0
         used = {name for node in model.nodes for name in (*node.inputs, *node.captures)} | set(model.outputs)
         made = [o for n in model.nodes for i, o in enumerate(n.outputs) if o and (i == 0 or o in used)]
+        self.ignored = {o for node in model.nodes for o in node.outputs} - set(made)
         names = [*model.inputs, *model.initializers, *made]
         for name in names:
             shape = model.shapes.get(name)
@@ -102,6 +103,10 @@ class Labelling:
                 block = np.arange(self.size, self.size + total, dtype=np.int64)
                 self.axes[name] = tuple(np.split(block, np.cumsum(shape[:-1]))) if shape else ()
                 self.size += total
+
+    def lacks(self, name: str) -> bool:
+        """Is this a value that somebody reads, of unknown shape?"""
+        return bool(name) and name not in self.axes and name not in self.ignored
 
     def all_of(self, names: Iterable[str]) -> Labels:
         parts = [axis for name in names for axis in self.axes.get(name, ())]
@@ -319,6 +324,9 @@ class _Solver:
             return [], f"no rule for {node.domain or 'ai.onnx'}::{node.op_type}"
         if node.captures:
             return [], "control flow"
+        unknown = next((name for name in (*node.inputs, *node.outputs) if self.labelling.lacks(name)), None)
+        if unknown is not None:  # to a rule it would look like an operand that is left out
+            return [], f"{unknown!r} has no known shape"
         try:
             relations = list(entry(view))
         except Unlabelled as error:
