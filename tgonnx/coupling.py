@@ -15,6 +15,7 @@ import onnx
 
 from tgonnx import ops
 from tgonnx.axis_graph import Axis, axis_graph, way
+from tgonnx.errors import UnsupportedError
 from tgonnx.labels import (
     Choice,
     Classes,
@@ -43,6 +44,11 @@ SIZE_INPUTS = {
     "Resize": (2, 3),
     "Range": (0, 1, 2),
 }
+
+
+# what onnxruntime makes of operators for the CPU, accelerator or provider at hand
+COMPILED_DOMAINS = {"com.microsoft.nchwc", "com.ms.internal.nhwc"}
+COMPILED_OPS = {("com.microsoft", "EPContext")}
 
 
 @dataclass(frozen=True)
@@ -206,13 +212,25 @@ class Coupling:
 def analyze(model: Model, attention: Attention = "heads") -> Coupling:
     """Find units, groups and sites. Needs shapes only, no weights.
 
-    `attention` says which factor of a heads x head-dim axis is cut.
+    `attention` says which factor of a heads x head-dim axis is cut. Raises UnsupportedError for a file that a
+    runtime has compiled for one device.
     """
+    _refuse_compiled(model)
     labelling = Labelling(model)
     views = tuple(_views(model, labelling))
     solver = _Solver(model, labelling, views)
     solver.run(attention)
     return solver.result(attention)
+
+
+def _refuse_compiled(model: Model) -> None:
+    """What onnxruntime writes with all its optimisations on holds blocked layouts and weights packed for one CPU."""
+    for node in model.nodes:
+        if node.domain in COMPILED_DOMAINS or (node.domain, node.op_type) in COMPILED_OPS:
+            raise UnsupportedError(
+                f"{model.source}: node {node.label} ({node.domain}::{node.op_type}) is of a file that onnxruntime "
+                "optimised for one device; prune the model it was made from"
+            )
 
 
 def _views(model: Model, labelling: Labelling) -> Iterator[View]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import onnx
 
-from tgonnx.definitions import opset_of
+from tgonnx.definitions import STANDARD_DOMAINS, opset_of
 from tgonnx.errors import UsageError, VerificationError
-from tgonnx.wellformed import describe, is_shapeless, only_in_runtime, without_initializers
+from tgonnx.wellformed import describe, is_custom, is_shapeless, only_in_runtime, without_initializers
 
 StrPath = str | os.PathLike[str]
 # A protobuf file ends at 2 GiB; initializers of at least EXTERNAL_BYTES move out of larger models.
@@ -66,9 +66,11 @@ def save(
 
 def _checkable(model: onnx.ModelProto) -> bool:
     """Does onnx's checker know all that is valid in this model?"""
-    return not any(only_in_runtime(node, opset_of(model)) for node in model.graph.node) and not any(
-        is_shapeless(value) for value in (*model.graph.input, *model.graph.output)
+    unknown = any(
+        only_in_runtime(node, opset_of(model)) or (node.domain in STANDARD_DOMAINS and is_custom(node))
+        for node in model.graph.node
     )
+    return not unknown and not any(is_shapeless(value) for value in (*model.graph.input, *model.graph.output))
 
 
 def save_text(text: str, path: StrPath, overwrite: bool = False, protect: Iterable[StrPath] = ()) -> None:
