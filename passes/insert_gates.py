@@ -30,6 +30,7 @@ from tgonnx.errors import UnsupportedError
 from tgonnx.ops.gating import Gating
 from tgonnx.passes import PassResult
 from tgonnx.passes.file_form import give_form_back
+from tgonnx.passes.normalize import fresh_name
 from tgonnx.selection import Mask
 
 GATES = "tgonnx.gate_values"  # float32 [units]
@@ -56,17 +57,23 @@ def gate(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
 def insert_gates(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -> onnx.ModelProto:
     """Gate a copy of `proto`, the normal form that `coupling` was made from.
 
-    Raises UnsupportedError for a model that is gated already.
+    Raises UnsupportedError if the gates are to be an input of a model that is gated already.
     """
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     graph = result.graph
     del graph.value_info[:]
-    if mask is None:
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    vector = GATES if mask is None else fresh_name(GATES, taken)
+    if mask is not None:
+        graph.initializer.append(numpy_helper.from_array(mask.open.astype(np.float32), vector))
+    elif GATES not in taken:
         graph.input.append(helper.make_tensor_value_info(GATES, TensorProto.FLOAT, [coupling.units]))
     else:
-        graph.initializer.append(numpy_helper.from_array(mask.open.astype(np.float32), GATES))
-    nodes, constants = _Inserter(proto.graph, coupling).run()
+        raise UnsupportedError(
+            f"{coupling.model.source}: the model holds gates already ({GATES!r}); train the model it was made from"
+        )
+    nodes, constants = _Inserter(proto.graph, coupling, vector, taken).run()
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.extend(constants)
@@ -76,19 +83,14 @@ def insert_gates(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) 
 class _Inserter:
     """Builds new nodes; a node of the model takes part as a stand-in without attributes."""
 
-    def __init__(self, graph: onnx.GraphProto, coupling: Coupling) -> None:
+    def __init__(self, graph: onnx.GraphProto, coupling: Coupling, vector: str, taken: set[str]) -> None:
         self.graph, self.coupling = graph, coupling
         self.types = coupling.model.first.types
         self.nodes: list[gs.Node | onnx.NodeProto] = []
         self.stand_ins: dict[int, onnx.NodeProto] = {}  # id of a stand-in -> what it stands for
-        self.taken = {name for node in graph.node for name in (*node.input, *node.output)}
-        if GATES in self.taken:
-            raise UnsupportedError(
-                f"{coupling.model.source}: the model holds gates already ({GATES!r}); "
-                "take the model that it was made from"
-            )
+        self.taken = taken
         self.count = 0
-        values = gs.Variable(GATES, np.float32, (coupling.units,))
+        values = gs.Variable(vector, np.float32, (coupling.units,))
         self.extended = self.emit("Concat", values, self.constant(np.ones(1, np.float32)), axis=0)
         self.gathered: dict[tuple[Any, ...], gs.Variable] = {}
         self.gated: dict[tuple[Any, ...], gs.Variable] = {}

@@ -125,6 +125,8 @@ def _check_header(model: onnx.ModelProto, name: str) -> None:
     for value in model.graph.input:
         if not value.type.WhichOneof("value"):
             raise ModelError(f"{name}: input {value.name!r} has no type")
+        if is_shapeless(value) and opset_of(model) < 9:  # no ConstantOfShape to check it with
+            raise ModelError(f"{name}: input {value.name!r} has no shape")
     seen: set[str] = set()
     for entry in model.opset_import:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
