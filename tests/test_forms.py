@@ -370,3 +370,41 @@ def test_a_custom_operator_at_the_end_is_kept(domain: str, tmp_path: Path) -> No
 def test_an_operator_of_another_opset_is_no_custom_operator() -> None:
     with pytest.raises(tg.ModelError, match=r"\(Gelu\): opset 12 has no such operator"):
         tg.load(detector("Gelu"))
+
+
+# --- spellings -----------------------------------------------------------------------------------------------
+
+
+def other_name_in_nodes(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        node.domain = "ai.onnx"
+
+
+def other_name_in_import(model: onnx.ModelProto) -> None:
+    model.opset_import[0].domain = "ai.onnx"
+
+
+def nameless_graph(model: onnx.ModelProto) -> None:
+    model.graph.name = ""
+
+
+def listed_without_shape(model: onnx.ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("w1", TensorProto.FLOAT, None))
+
+
+@pytest.mark.parametrize(
+    "spell", [other_name_in_nodes, other_name_in_import, nameless_graph, listed_without_shape]
+)
+def test_spellings_that_runtimes_take(spell: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
+    model = convolutions()
+    spell(model)
+    _, gated, pruned = halved(model)
+    for name, made in (("gated", gated), ("pruned", pruned)):
+        save(made, tmp_path / name)
+        assert open_session(onnx.load(tmp_path / name)).run({"x": floats(3, 3, 8, 8)})["y"].shape == (
+            3,
+            8,
+            8,
+            8,
+        )
+    assert trained(model, 24, 3, 8, 8).check.ok

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from tgonnx.definitions import STANDARD_DOMAINS, opset_of
+from tgonnx.definitions import opset_of
 from tgonnx.errors import UsageError, VerificationError
 from tgonnx.wellformed import describe, is_custom, is_shapeless, only_in_runtime, without_initializers
 
@@ -65,12 +65,16 @@ def save(
 
 
 def _checkable(model: onnx.ModelProto) -> bool:
-    """Does onnx's checker know all that is valid in this model?"""
-    unknown = any(
-        only_in_runtime(node, opset_of(model)) or (node.domain in STANDARD_DOMAINS and is_custom(node))
+    """Does onnx's checker know all that is valid in this model, and that onnxruntime takes?"""
+    declared = (*model.graph.input, *model.graph.output)
+    if not model.graph.name or any(is_shapeless(value) for value in declared):
+        return False
+    return not any(
+        node.domain == "ai.onnx"
+        or only_in_runtime(node, opset_of(model))
+        or (not node.domain and is_custom(node))
         for node in model.graph.node
     )
-    return not unknown and not any(is_shapeless(value) for value in (*model.graph.input, *model.graph.output))
 
 
 def save_text(text: str, path: StrPath, overwrite: bool = False, protect: Iterable[StrPath] = ()) -> None:

@@ -51,8 +51,7 @@ def fixed_size(dim: onnx.TensorShapeProto.Dimension) -> int | None:
 
 def open_sizes(value: onnx.ValueInfoProto) -> bool:
     """Leave out the declared sizes that fix nothing, in place. Says whether there were any."""
-    unknown = _unknown_sizes(value)
-    for dim in unknown:
+    for dim in (unknown := _unknown_sizes(value)):
         dim.ClearField("dim_value")
     return bool(unknown)
 
@@ -144,8 +143,8 @@ def _check_header(model: onnx.ModelProto, name: str) -> None:
 def _check_operators(model: onnx.ModelProto, name: str) -> None:
     """Operators of the standard domain are known; those of other domains may be anything.
 
-    Exporters for TensorRT put its plug-ins into the standard domain, most of them at the end of the model. Such
-    operators, which no opset has ever had, are custom ones; elsewhere, an unknown name is a mistake.
+    TensorRT's plug-ins, which no opset has ever had, may stand in it, most of them at the end of the model; an
+    unknown name elsewhere is a mistake.
     """
     read = {value for node in model.graph.node for value in _reads(node)}
     versions = {entry.domain: entry.version for entry in model.opset_import}
@@ -417,14 +416,17 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     skeleton = without_initializers(model)
     skeleton.ClearField("training_info")
     skeleton.graph.name = model.graph.name or "graph"
+    skeleton.ir_version = max(model.ir_version, 4)  # from which on an initializer need not be an input
+    stored = {tensor.name for tensor in model.graph.initializer}
+    del skeleton.graph.input[:]
+    skeleton.graph.input.extend(value for value in model.graph.input if value.name not in stored)
     _say_more(skeleton)
     _give_shapes(skeleton.graph)
-    inputs = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
         large = tensor.data_type != TensorProto.STRING and byte_size(tensor) > LARGE_BYTES
         if not large:
             skeleton.graph.initializer.append(tensor)
-        elif tensor.name not in inputs:
+        else:
             info = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             skeleton.graph.input.append(info)
     return skeleton
@@ -469,6 +471,7 @@ def _say_more(skeleton: onnx.ModelProto) -> None:
     if all(entry.domain != "com.microsoft" for entry in skeleton.opset_import):
         skeleton.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     for node in skeleton.graph.node:
+        node.domain = "" if node.domain in STANDARD_DOMAINS else node.domain
         if only_in_runtime(node, opset) or is_custom(node):
             node.domain = node.domain or "com.microsoft"
         elif node.domain in STANDARD_DOMAINS and onnx.defs.has(node.op_type, opset, ""):
