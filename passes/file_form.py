@@ -7,12 +7,13 @@ Handled:
 * sizes below one in the shapes of inputs, outputs and hints, by which old exporters say that a size is unknown;
 * sparse initializers and `sparse_value` constants, which are dense in normal form (up to `MAX_DENSE` elements;
   larger ones stay, and pin what they touch) and sparse again in what is written;
-* IR versions below 4.
+* IR versions below 4, and the standard domain by its other name.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,6 +32,9 @@ class PutFormAside:
     """Bring a model, in place, to the form that analysis, surgery and training know."""
 
     def __call__(self, model: ModelProto) -> PassResult:
+        renamed = [node for node in model.graph.node if node.domain == "ai.onnx"]
+        for node in renamed:
+            node.domain = ""
         before = (model.ir_version, len(model.graph.input), len(model.graph.sparse_initializer))
         model.ir_version = max(model.ir_version, FIRST_IR_WITH_CONSTANTS)
         _unlist(model.graph)
@@ -38,7 +42,7 @@ class PutFormAside:
         declared = (*model.graph.input, *model.graph.output, *model.graph.value_info)
         opened = [open_sizes(value) for value in declared]
         after = (model.ir_version, len(model.graph.input), len(model.graph.sparse_initializer))
-        return PassResult(model, before != after or any(opened))
+        return PassResult(model, before != after or bool(renamed) or any(opened))
 
 
 def give_form_back(model: ModelProto, original: ModelProto) -> ModelProto:
@@ -48,23 +52,18 @@ def give_form_back(model: ModelProto, original: ModelProto) -> ModelProto:
     """
     graph = model.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    sparse = {tensor.values.name for tensor in graph.sparse_initializer}
-    weights = _weights(original.graph)
-    known = {value.name for value in original.graph.input}
-    inputs = [value for value in original.graph.input if value.name not in weights]
-    listed = [v for v in original.graph.input if v.name in weights and v.name in stored.keys() | sparse]
-    ours = {value.name: value for value in (*inputs, *(_resized(v, stored.get(v.name)) for v in listed))}
-    ordered = [ours[value.name] for value in original.graph.input if value.name in ours]
+    left, weights = _weights(graph), _weights(original.graph)
+    inputs = [
+        _resized(value, stored.get(value.name))
+        for value in original.graph.input
+        if value.name not in weights or value.name in left
+    ]
     if original.ir_version < FIRST_IR_WITH_CONSTANTS:
-        ordered += [_declaration(tensor) for name, tensor in stored.items() if name not in known]
+        known = {value.name for value in inputs}
+        inputs += [_declaration(tensor) for name, tensor in stored.items() if name not in known]
     outputs = {value.name: value for value in original.graph.output}
-    for part, values in (
-        (graph.input, ordered),
-        (graph.output, [outputs.get(v.name, v) for v in graph.output]),
-    ):
-        copies = [_copy(value) for value in values]
-        del part[:]
-        part.extend(copies)
+    _replace(graph.input, inputs)
+    _replace(graph.output, [outputs.get(value.name, value) for value in graph.output])
     model.ir_version = original.ir_version
     if model.ir_version >= FIRST_IR_WITH_SPARSE:
         _sparsify(
@@ -113,7 +112,7 @@ def _sparse(values: np.ndarray, places: np.ndarray, name: str) -> SparseTensorPr
 
 
 def _resized(value: ValueInfoProto, tensor: TensorProto | None) -> ValueInfoProto:
-    """The declaration of a weight with the sizes that it has now."""
+    """The declaration of a weight with the sizes that it has now; other inputs as they are."""
     if tensor is None:
         return value
     now = _copy(value)
@@ -126,6 +125,12 @@ def _resized(value: ValueInfoProto, tensor: TensorProto | None) -> ValueInfoProt
 
 def _declaration(tensor: TensorProto) -> ValueInfoProto:
     return helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+
+
+def _replace(part: Any, values: list[ValueInfoProto]) -> None:
+    copies = [_copy(value) for value in values]
+    del part[:]
+    part.extend(copies)
 
 
 def _copy(value: ValueInfoProto) -> ValueInfoProto:

@@ -7,6 +7,10 @@ Handled:
 
 All gates are one vector, the graph value `GATES`, one number per unit; each site gathers its own, and pinned labels
 read a constant 1. What makes the vector is the caller's: a mask, or a trainable gate.
+
+Only new nodes are built with onnx-graphsurgeon. A node of the model is at most given other inputs, in a copy of its
+protobuf: a round trip through another representation would lose what that does not know (sparse tensors,
+metadata, parts of subgraphs).
 """
 
 from __future__ import annotations
@@ -19,13 +23,16 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx import TensorProto, helper, numpy_helper
 
 from tgonnx import ops
 from tgonnx.coupling import Coupling, PlacedSite
+from tgonnx.errors import UnsupportedError
 from tgonnx.lengths import Length
 from tgonnx.ops.gating import Gating
 from tgonnx.passes import PassResult
 from tgonnx.passes.file_form import give_form_back
+from tgonnx.passes.normalize import fresh_name
 from tgonnx.selection import Mask
 
 GATES = "tgonnx.gate_values"  # float32 [units]
@@ -50,76 +57,109 @@ def gate(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
 
 
 def insert_gates(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -> onnx.ModelProto:
-    """Gate a copy of `proto`, the normal form that `coupling` was made from."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    del copy.graph.value_info[:]
-    graph = gs.import_onnx(copy)
-    if mask is None:
-        values: gs.Tensor = gs.Variable(GATES, np.float32, (coupling.units,))
-        graph.inputs.append(values)
-    else:
-        values = gs.Constant(GATES, mask.open.astype(np.float32))
-    _Inserter(graph, coupling, values).run()
-    gated = gs.export_onnx(graph)
+    """Gate a copy of `proto`, the normal form that `coupling` was made from.
+
+    Raises UnsupportedError if the gates are to be an input of a model that is gated already.
+    """
     result = onnx.ModelProto()
-    result.CopyFrom(copy)
-    inputs = [value for value in gated.graph.input if value.name == GATES]
-    for part, new in (
-        (result.graph.node, gated.graph.node),
-        (result.graph.initializer, gated.graph.initializer),
-    ):
-        del part[:]
-        part.extend(new)
-    result.graph.input.extend(inputs)
+    result.CopyFrom(proto)
+    graph = result.graph
+    del graph.value_info[:]
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    vector = GATES if mask is None else fresh_name(GATES, taken)
+    if mask is not None:
+        graph.initializer.append(numpy_helper.from_array(mask.open.astype(np.float32), vector))
+    elif GATES not in taken:
+        graph.input.append(helper.make_tensor_value_info(GATES, TensorProto.FLOAT, [coupling.units]))
+    else:
+        raise UnsupportedError(
+            f"{coupling.model.source}: the model holds gates already ({GATES!r}); train the model it was made from"
+        )
+    nodes, constants = _Inserter(proto.graph, coupling, vector, taken).run()
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(constants)
     return result
 
 
 class _Inserter:
-    def __init__(self, graph: gs.Graph, coupling: Coupling, values: gs.Tensor) -> None:
+    """Builds new nodes; a node of the model takes part as a stand-in without attributes."""
+
+    def __init__(self, graph: onnx.GraphProto, coupling: Coupling, vector: str, taken: set[str]) -> None:
         self.graph, self.coupling = graph, coupling
         self.types = coupling.model.first.types
-        self.nodes: list[gs.Node] = []
+        self.nodes: list[gs.Node | onnx.NodeProto] = []
+        self.stand_ins: dict[int, onnx.NodeProto] = {}  # id of a stand-in -> what it stands for
+        self.taken = taken
         self.count = 0
-        one = gs.Constant("tgonnx.one", np.ones(1, np.float32))
-        self.extended = self.emit("Concat", values, one, axis=0)
+        values = gs.Variable(vector, np.float32, (coupling.units,))
+        self.extended = self.emit("Concat", values, self.constant(np.ones(1, np.float32)), axis=0)
         self.gathered: dict[tuple[Any, ...], gs.Variable] = {}
         self.gated: dict[tuple[Any, ...], gs.Variable] = {}
 
-    def run(self) -> None:
+    def run(self) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+        """The nodes of the gated graph, and the constants that it has on top of the model's."""
         sites: dict[int, list[PlacedSite]] = defaultdict(list)
         for site in self.coupling.sites:
             sites[site.node].append(site)
         lengths: dict[int, list[Length]] = defaultdict(list)
         for length in self.coupling.lengths:
             lengths[length.node].append(length)
-        for index, node in enumerate(list(self.graph.nodes)):
-            here = sites[index]
-            for site in here:
+        for index, proto in enumerate(self.graph.node):
+            if not sites[index] and not lengths[index]:
+                self.nodes.append(proto)
+                continue
+            node = self._stand_in(proto)
+            for site in sites[index]:
                 if site.kind == "contract":
                     self._contract(node, site)
             for length in lengths[index]:
                 self._rescale(node, length)
-            statistics = [site for site in here if site.kind == "normalize"]
+            statistics = [site for site in sites[index] if site.kind == "normalize"]
             if statistics:
                 self._normalize(index, node, statistics)
             else:
                 self.nodes.append(node)
-        self.graph.nodes.clear()
-        self.graph.nodes.extend(self.nodes)
+        new = [node for node in self.nodes if isinstance(node, gs.Node)]
+        built = gs.export_onnx(gs.Graph(new, name="gates")).graph
+        exported = iter(built.node)
+        nodes = [
+            node if isinstance(node, onnx.NodeProto) else self._written(node, next(exported))
+            for node in self.nodes
+        ]
+        return nodes, list(built.initializer)
+
+    def _stand_in(self, proto: onnx.NodeProto) -> gs.Node:
+        inputs, outputs = ([gs.Variable(name) for name in names] for names in (proto.input, proto.output))
+        node = gs.Node(proto.op_type, inputs=inputs, outputs=outputs, domain=proto.domain or None)
+        self.stand_ins[id(node)] = proto
+        return node
+
+    def _written(self, node: gs.Node, exported: onnx.NodeProto) -> onnx.NodeProto:
+        """A new node as it was exported; the model's own with its inputs and outputs as they are now."""
+        if id(node) not in self.stand_ins:
+            return exported
+        proto = onnx.NodeProto()
+        proto.CopyFrom(self.stand_ins[id(node)])
+        proto.input[:], proto.output[:] = exported.input, exported.output
+        return proto
+
+    def _fresh(self, stem: str) -> str:
+        self.count += 1
+        while f"tgonnx.{stem}_{self.count}" in self.taken:
+            self.count += 1
+        return f"tgonnx.{stem}_{self.count}"
 
     def emit(
         self, op_type: str, *inputs: gs.Tensor, into: gs.Variable | None = None, **attributes: Any
     ) -> gs.Variable:
         """Append a node and return its output."""
-        self.count += 1
-        out = gs.Variable(f"tgonnx.gate_{self.count}") if into is None else into
-        self.nodes.append(gs.Node(op_type, f"tgonnx.{op_type}_{self.count}", attributes, list(inputs), [out]))
+        out = gs.Variable(self._fresh("gate")) if into is None else into
+        self.nodes.append(gs.Node(op_type, self._fresh(op_type), attributes, list(inputs), [out]))
         return out
 
     def constant(self, value: np.ndarray) -> gs.Constant:
-        self.count += 1
-        return gs.Constant(f"tgonnx.constant_{self.count}", value)
+        return gs.Constant(self._fresh("constant"), value)
 
     def _contract(self, node: gs.Node, site: PlacedSite) -> None:
         operand = node.inputs[site.input]
@@ -139,7 +179,7 @@ class _Inserter:
             shape[site.axis] = len(indices)
             gates = self.emit("Gather", self.extended, self.constant(indices), axis=0)
             gates = self.emit("Reshape", gates, self.constant(np.array(shape, np.int64)))
-            if elem_type != onnx.TensorProto.FLOAT:
+            if elem_type != TensorProto.FLOAT:
                 gates = self.emit("Cast", gates, to=elem_type)
             self.gathered[key] = gates
         return self.gathered[key]
@@ -148,7 +188,7 @@ class _Inserter:
         """A number that goes with n^a (n - 1)^b: n is how many labels are open."""
         name = self.coupling.model.nodes[length.node].inputs[length.input]
         elem_type, (a, b) = self.types[name], length.exponents
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
+        dtype = helper.tensor_dtype_to_np_dtype(elem_type)
         units = [self.coupling.units_of(labels) for labels in length.axes]
         sites = [PlacedSite("contract", length.node, length.input, 0, u) for u in units if (u >= 0).any()]
         ratio = self._ratio(sites, [self._gates(site, 1, elem_type) for site in sites], dtype)
@@ -167,7 +207,7 @@ class _Inserter:
         view = self.coupling.views[index]
         name = self.coupling.model.nodes[index].inputs[sites[0].input]
         elem_type, rank = self.types[name], len(self.coupling.labelling.axes[name])
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
+        dtype = helper.tensor_dtype_to_np_dtype(elem_type)
         masks = [self._gates(site, rank, elem_type) for site in sites]
         mask = reduce(lambda a, b: self.emit("Mul", a, b), masks)
         axes = tuple(site.axis for site in sites)

@@ -93,6 +93,8 @@ def _convert(model: ModelProto, newest: int | None) -> ModelProto:
     if newest is not None:
         wanted = min(wanted, newest)
     copy = _copy(model)
+    for entry in copy.opset_import:  # onnxruntime-training does not know the other name
+        entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
     if wanted == opset:
         return copy
     functions = [_copy(f) for f in model.functions]

@@ -18,6 +18,7 @@ from tgonnx.axis_graph import Axis, axis_graph, way
 from tgonnx.choices import OpenChoice, solve_choices
 from tgonnx.classes import Classes
 from tgonnx.cost import CostModel
+from tgonnx.errors import UnsupportedError
 from tgonnx.labelling import Labelling
 from tgonnx.labels import (
     Choice,
@@ -49,6 +50,11 @@ SIZE_INPUTS = {
     "Resize": (2, 3),
     "Range": (0, 1, 2),
 }
+
+
+# what onnxruntime makes of operators for the CPU, accelerator or provider at hand
+COMPILED_DOMAINS = {"com.microsoft.nchwc", "com.ms.internal.nhwc"}
+COMPILED_OPS = {("com.microsoft", "EPContext")}
 
 
 @dataclass(frozen=True)
@@ -201,11 +207,23 @@ class Coupling:
 def analyze(model: Model, attention: Attention = "heads") -> Coupling:
     """Find units, groups and sites. Needs shapes only, no weights.
 
-    `attention` says which factor of a heads x head-dim axis is cut.
+    `attention` says which factor of a heads x head-dim axis is cut. Raises UnsupportedError for a file that a
+    runtime has compiled for one device.
     """
+    _refuse_compiled(model)
     solver = _Solver(model)
     solver.run(attention)
     return solver.result(attention)
+
+
+def _refuse_compiled(model: Model) -> None:
+    """What onnxruntime writes with all its optimisations on holds blocked layouts and weights packed for one CPU."""
+    for node in model.nodes:
+        if node.domain in COMPILED_DOMAINS or (node.domain, node.op_type) in COMPILED_OPS:
+            raise UnsupportedError(
+                f"{model.source}: node {node.label} ({node.domain}::{node.op_type}) is of a file that onnxruntime "
+                "optimised for one device; prune the model it was made from"
+            )
 
 
 def _view(model: Model, labelling: Labelling, node: Node, shape_only: set[str]) -> View:
@@ -332,6 +350,9 @@ class _Solver:
             return [], f"no rule for {node.domain or 'ai.onnx'}::{node.op_type}"
         if node.captures:
             return [], "control flow"
+        unknown = next((name for name in (*node.inputs, *node.outputs) if self.labelling.lacks(name)), None)
+        if unknown is not None:  # to a rule it would look like an operand that is left out
+            return [], f"{unknown!r} has no known shape"
         try:
             relations = list(entry(view))
         except Unlabelled as error:

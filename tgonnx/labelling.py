@@ -43,6 +43,7 @@ class Labelling:
         self._shapes = model.shapes
         self._used = {name for node in model.nodes for name in (*node.inputs, *node.captures)}
         self._used |= set(model.outputs)
+        self._ignored = {o for node in model.nodes for o in node.outputs[1:]} - self._used
         for name in model.inputs:
             self._add(name, ())
         for name in model.initializers:
@@ -55,6 +56,10 @@ class Labelling:
         """The distinct labels of some values."""
         parts = [distinct(axis) for name in names for axis in self.axes.get(name, ())]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def lacks(self, name: str) -> bool:
+        """Is this a value that somebody reads, of unknown shape?"""
+        return bool(name) and name not in self.axes and name not in self._ignored
 
     def owner(self) -> npt.NDArray[np.int64]:
         """For each label the number of its axis, counted through all values."""

@@ -11,7 +11,7 @@ import onnx
 
 from tgonnx.definitions import opset_of
 from tgonnx.errors import UsageError, VerificationError
-from tgonnx.wellformed import describe, only_in_runtime, without_initializers
+from tgonnx.wellformed import describe, is_custom, is_shapeless, only_in_runtime, without_initializers
 
 StrPath = str | os.PathLike[str]
 # A protobuf file ends at 2 GiB; initializers of at least EXTERNAL_BYTES move out of larger models.
@@ -61,8 +61,20 @@ def save(
     if model.ByteSize() > PROTOBUF_LIMIT:
         _save_large(model, target, overwrite, protect)
         return
-    known = not any(only_in_runtime(node, opset_of(model)) for node in model.graph.node)
-    _write(target, model.SerializeToString(), check=known)
+    _write(target, model.SerializeToString(), check=_checkable(model))
+
+
+def _checkable(model: onnx.ModelProto) -> bool:
+    """Does onnx's checker know all that is valid in this model, and that onnxruntime takes?"""
+    declared = (*model.graph.input, *model.graph.output)
+    if not model.graph.name or any(is_shapeless(value) for value in declared):
+        return False
+    return not any(
+        node.domain == "ai.onnx"
+        or only_in_runtime(node, opset_of(model))
+        or (not node.domain and is_custom(node))
+        for node in model.graph.node
+    )
 
 
 def save_text(text: str, path: StrPath, overwrite: bool = False, protect: Iterable[StrPath] = ()) -> None:

@@ -6,7 +6,6 @@ with strict shape inference on a copy without weights: a model of any size is ch
 
 from __future__ import annotations
 
-import heapq
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tgonnx.definitions import STANDARD_DOMAINS, fill_defaults, has_definition, opset_of
 from tgonnx.errors import ModelError
+from tgonnx.order import find_cycle, topological_order
 
 # onnxruntime runs these in opsets where the standard does not have them, or not any more
 RUNTIME_OPS = {"LayerNormalization", "SimplifiedLayerNormalization", "GroupNormalization"}
@@ -51,8 +51,7 @@ def fixed_size(dim: onnx.TensorShapeProto.Dimension) -> int | None:
 
 def open_sizes(value: onnx.ValueInfoProto) -> bool:
     """Leave out the declared sizes that fix nothing, in place. Says whether there were any."""
-    unknown = _unknown_sizes(value)
-    for dim in unknown:
+    for dim in (unknown := _unknown_sizes(value)):
         dim.ClearField("dim_value")
     return bool(unknown)
 
@@ -122,6 +121,11 @@ def _check_header(model: onnx.ModelProto, name: str) -> None:
             f"{name}: IR version {model.ir_version} is outside {OLDEST_IR}..{onnx.IR_VERSION}, "
             f"the range known to onnx {onnx.__version__}"
         )
+    for value in model.graph.input:
+        if not value.type.WhichOneof("value"):
+            raise ModelError(f"{name}: input {value.name!r} has no type")
+        if is_shapeless(value) and opset_of(model) < 9:  # no ConstantOfShape to check it with
+            raise ModelError(f"{name}: input {value.name!r} has no shape")
     seen: set[str] = set()
     for entry in model.opset_import:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
@@ -137,12 +141,19 @@ def _check_header(model: onnx.ModelProto, name: str) -> None:
 
 
 def _check_operators(model: onnx.ModelProto, name: str) -> None:
-    """Operators of the standard domain are known; those of other domains may be anything."""
+    """Operators of the standard domain are known; those of other domains may be anything.
+
+    TensorRT's plug-ins, which no opset has ever had, may stand in it, most of them at the end of the model; an
+    unknown name elsewhere is a mistake.
+    """
+    read = {value for node in model.graph.node for value in _reads(node)}
     versions = {entry.domain: entry.version for entry in model.opset_import}
     opset = versions.get("", versions.get("ai.onnx"))
     local = {function.name for function in model.functions if function.domain in STANDARD_DOMAINS}
     for node in model.graph.node:
         if node.domain not in STANDARD_DOMAINS or node.op_type in local | RUNTIME_OPS:
+            continue
+        if is_custom(node) and (node.op_type.endswith("_TRT") or not read & set(node.output)):
             continue
         if opset is None:
             raise ModelError(f"{name}: the opset of the standard operators is not declared")
@@ -150,6 +161,11 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
             onnx.defs.get_schema(node.op_type, opset, "")
         except onnx.defs.SchemaError:
             raise ModelError(f"{name}: {label(node)}: opset {opset} has no such operator") from None
+
+
+def is_custom(node: onnx.NodeProto) -> bool:
+    """Is this an operator that the standard has in no opset, or one of another domain?"""
+    return node.domain not in STANDARD_DOMAINS or not onnx.defs.has(node.op_type, "")
 
 
 def label(node: onnx.NodeProto) -> str:
@@ -221,15 +237,9 @@ def _sorted(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     needs = [{made_by[value] for value in _reads(node) if value in made_by} for node in nodes]
     if all(all(other < index for other in need) for index, need in enumerate(needs)):
         return model
-    users: list[list[int]] = [[] for _ in nodes]
-    for index, need in enumerate(needs):
-        for other in need:
-            users[other].append(index)
-    waiting = [len(need) for need in needs]
-    order = _drain(waiting, users)
+    order = topological_order(needs)
     if len(order) < len(nodes):
-        stuck = [index for index in range(len(nodes)) if waiting[index] > 0]
-        cycle = _find_cycle(needs, set(stuck))
+        cycle = find_cycle(needs, set(range(len(nodes))) - set(order))
         shown = " -> ".join(label(nodes[index]) for index in cycle[:4])
         raise ModelError(f"{name}: the graph has a cycle: {shown}{' -> ...' if len(cycle) > 4 else ''}")
     result = onnx.ModelProto()
@@ -237,32 +247,6 @@ def _sorted(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     del result.graph.node[:]
     result.graph.node.extend(nodes[index] for index in order)
     return result
-
-
-def _drain(waiting: list[int], users: list[list[int]]) -> list[int]:
-    """Kahn's algorithm, smallest index first; `waiting` stays positive in and behind cycles."""
-    ready = [index for index, count in enumerate(waiting) if count == 0]
-    order = []
-    while ready:
-        index = heapq.heappop(ready)
-        order.append(index)
-        for user in users[index]:
-            waiting[user] -= 1
-            if waiting[user] == 0:
-                heapq.heappush(ready, user)
-    return order
-
-
-def _find_cycle(needs: list[set[int]], stuck: set[int]) -> list[int]:
-    """One cycle, walked from user to producer: every stuck node needs another stuck node."""
-    path: list[int] = []
-    position: dict[int, int] = {}
-    index = min(stuck)
-    while index not in position:
-        position[index] = len(path)
-        path.append(index)
-        index = min(needs[index] & stuck)
-    return path[position[index] :][::-1]
 
 
 # --- tensors ----------------------------------------------------------------------------------------
@@ -432,16 +416,45 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     skeleton = without_initializers(model)
     skeleton.ClearField("training_info")
     skeleton.graph.name = model.graph.name or "graph"
+    skeleton.ir_version = max(model.ir_version, 4)  # from which on an initializer need not be an input
+    stored = {tensor.name for tensor in model.graph.initializer}
+    del skeleton.graph.input[:]
+    skeleton.graph.input.extend(value for value in model.graph.input if value.name not in stored)
     _say_more(skeleton)
-    inputs = {value.name for value in model.graph.input}
+    _give_shapes(skeleton.graph)
     for tensor in model.graph.initializer:
         large = tensor.data_type != TensorProto.STRING and byte_size(tensor) > LARGE_BYTES
         if not large:
             skeleton.graph.initializer.append(tensor)
-        elif tensor.name not in inputs:
+        else:
             info = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             skeleton.graph.input.append(info)
     return skeleton
+
+
+def _give_shapes(graph: onnx.GraphProto) -> None:
+    """Shapes of inputs and outputs are optional (IR.md), but the checker insists: it gets to see their sizes."""
+    for value in [value for value in graph.input if is_shapeless(value)]:
+        filled = helper.make_node("ConstantOfShape", [f"sizes of {value.name}"], [value.name])
+        if value.type.tensor_type.elem_type != TensorProto.FLOAT:
+            filled.output[0] = f"filled {value.name}"
+            to = value.type.tensor_type.elem_type
+            graph.node.insert(0, helper.make_node("Cast", [filled.output[0]], [value.name], to=to))
+        graph.node.insert(0, filled)
+        value.CopyFrom(helper.make_tensor_value_info(filled.input[0], TensorProto.INT64, [None]))
+    for value in graph.output:
+        if is_shapeless(value):
+            graph.value_info.append(value)
+            sizes = f"sizes of {value.name}"
+            graph.node.append(helper.make_node("Shape", [value.name], [sizes]))
+            value.CopyFrom(helper.make_tensor_value_info(sizes, TensorProto.INT64, [None]))
+
+
+def is_shapeless(value: onnx.ValueInfoProto) -> bool:
+    """Does the declaration leave open what the value is, or how many axes it has?"""
+    if not value.type.WhichOneof("value"):
+        return True
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
 
 
 def only_in_runtime(node: onnx.NodeProto, opset: int) -> bool:
@@ -458,8 +471,9 @@ def _say_more(skeleton: onnx.ModelProto) -> None:
     if all(entry.domain != "com.microsoft" for entry in skeleton.opset_import):
         skeleton.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     for node in skeleton.graph.node:
-        if only_in_runtime(node, opset):
-            node.domain = "com.microsoft"
+        node.domain = "" if node.domain in STANDARD_DOMAINS else node.domain
+        if only_in_runtime(node, opset) or is_custom(node):
+            node.domain = node.domain or "com.microsoft"
         elif node.domain in STANDARD_DOMAINS and onnx.defs.has(node.op_type, opset, ""):
             schema = onnx.defs.get_schema(node.op_type, opset, "")
             if has_definition(schema):

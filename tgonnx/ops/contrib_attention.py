@@ -209,4 +209,5 @@ def embed_layer_norm_definition(row: Row, opset: int) -> Outputs:
         total = part if total is None else total + part
     assert total is not None  # words are required
     y = normalised(row, total, [2], float(row.attr("epsilon", 1e-12)), center=True)
-    return [y * row.input(5) + row.input(6), None, total]
+    lengths = row.input(7).sum([1], False) if row.has(7) else None  # of the masks
+    return [y * row.input(5) + row.input(6), lengths, total]

@@ -36,7 +36,10 @@ class Operand:
 
 @dataclass(frozen=True)
 class View:
-    """One node with labelled operands; an operand is None if it is left out or its shape is unknown."""
+    """One node with labelled operands; an operand is None if it is left out.
+
+    No rule is asked about a node with an operand of unknown shape: everything that touches it is pinned.
+    """
 
     label: str
     op_type: str
