@@ -335,8 +335,9 @@ def prune(
     """Learn which channels to delete, delete them, train on, verify, and write the smaller model."""
     from tgonnx import report
     from tgonnx.cost import Target
+    from tgonnx.model import load
     from tgonnx.prune import prune as run
-    from tgonnx.saving import check_destination, save, save_text
+    from tgonnx.saving import check_destination, save, save_anyway, save_text
 
     protected = [model, *([data] if data else [])]
     out = out or model.with_name(f"{model.stem}.pruned.onnx")
@@ -345,21 +346,27 @@ def prune(
         check_destination(report_path, overwrite, [*protected, out])
     weight: float | Literal["auto"] = "auto" if penalty == "auto" else _number("--lambda", penalty)
     wanted = Target.parse(target)
+    loaded = load(model)  # once: the file may be another one when training is over
     with terminal.progress(wanted.kind) as listener:
         result = run(
-            model, data, wanted, loss, epochs, batch, lr, gate_lr, weight, gradient, round_to, min_channels,
+            loaded, data, wanted, loss, epochs, batch, lr, gate_lr, weight, gradient, round_to, min_channels,
             freeze or (), weights, seed, threads or None, engine, device, listener, attention,
         )  # fmt: skip
+    out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, protected), out)
     with terminal.working("timing"):
-        before, after = report.facts(result, model, threads)
-    save(result.model, out, overwrite, protected)
+        before, after = report.facts(result, loaded.original, threads)
     figures = report.prune_json(str(out), result, before, after)
     if report_path:
-        save_text(json.dumps(plain(figures), indent=2) + "\n", report_path, overwrite, protected)
+        text = json.dumps(plain(figures), indent=2) + "\n"
+        _, also = save_anyway(lambda path: save_text(text, path, overwrite, [*protected, out]), report_path)
+        misplaced = misplaced or also
     for note in result.notes:
         terminal.note(f"note: {note}")
     table = report.comparison(before, after, result.check, result.metric_name or "metric")
     terminal.result(figures, table, f"wrote {out}")
+    if misplaced:
+        terminal.complain(misplaced)
+        raise typer.Exit(UsageError.exit_code)
     if not result.target_met:
         terminal.complain(
             f"target {wanted} not met: {result.achieved:.3f} of the {wanted.kind} is left in {out}"
@@ -402,7 +409,7 @@ def mask(
     check_destination(out, overwrite, protect=[model])
     coupling = _prunable(terminal, model, attention)
     chosen = select(coupling, wanted, criterion, seed, round_to, min_channels, freeze or [])
-    chosen.save(out)
+    chosen.save(out, overwrite, [model])
     costs = CostModel(coupling)
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -12,7 +11,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tgonnx import loading
 from tgonnx.bench import Latency, latency
 from tgonnx.cost import Cost, CostModel
 from tgonnx.coupling import Coupling, Group, Pinned
@@ -106,9 +104,8 @@ def comparison_json(before: Facts, after: Facts, check: Check | None = None) -> 
     }
 
 
-def facts(result: PruneResult, path: Path, threads: int = 0) -> tuple[Facts, Facts]:
-    """The original, in the file at `path`, and the pruned model in figures, their latencies taken in turns."""
-    original = loading.read(path)
+def facts(result: PruneResult, original: onnx.ModelProto, threads: int = 0) -> tuple[Facts, Facts]:
+    """The original and the pruned model in figures, their latencies taken in turns."""
     try:
         feeds = runnable_feeds(original, open_session(original, threads), batch=1)[0]
         times: list[float | None] = [

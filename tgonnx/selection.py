@@ -18,6 +18,7 @@ from tgonnx.cost import CostModel, Target
 from tgonnx.coupling import Attention, Coupling
 from tgonnx.errors import TargetError, UsageError
 from tgonnx.norms import unit_norms
+from tgonnx.saving import save_text
 
 Open = npt.NDArray[np.bool_]
 BLOCK = 8  # onnxruntime's fast convolutions work on blocks of this many channels
@@ -59,15 +60,23 @@ class Mask:
         if any(not counts[list(kinds)].any() for kinds in coupling.guards):
             raise UsageError("the mask leaves an axis without channels")
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON: for each group its name, size and the kept units."""
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        overwrite: bool = False,
+        protect: Iterable[str | os.PathLike[str]] = (),
+    ) -> None:
+        """Write JSON, completely or not at all: for each group its name, size and the kept units.
+
+        `protect` lists files that must not be overwritten. Raises UsageError.
+        """
         start, entries = 0, []
         for name, size in self.groups:
             kept = np.flatnonzero(self.open[start : start + size]).tolist()
             entries.append({"group": name, "units": size, "keep": kept})
             start += size
         document = {"format": "tgonnx-mask-1", "attention": self.attention, "groups": entries}
-        Path(path).write_text(json.dumps(document, indent=1) + "\n")
+        save_text(json.dumps(document, indent=1) + "\n", path, overwrite, protect)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Mask:
