@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect as introspection
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tgonnx import interrupts, streams
 from tgonnx.console import Terminal, plain
 from tgonnx.errors import (
     InstallationError,
@@ -33,8 +35,9 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
 
 _EPILOG = (
     "Exit codes: 0 done, 1 internal error or verification failed, 2 usage or paths, 3 model rejected, "
-    "4 nothing prunable or unsupported, 5 data, 6 training diverged, 7 target not met, 8 environment, "
-    "130 interrupted."
+    "4 nothing prunable or unsupported, 5 data, 6 training diverged, 7 target not met, 8 environment (a broken "
+    "installation, memory, temporary files, stdout closed or full), 129, 130, 143 interrupted (SIGHUP, SIGINT, "
+    "SIGTERM)."
 )
 _INTERRUPTED = 130
 app = typer.Typer(
@@ -111,27 +114,40 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    with interrupts.raised(), streams.guarded():
+        code = _answer(given)
+    if interrupts.is_command():
+        interrupts.ignore()
+    return code
+
+
+def _answer(given: list[str]) -> int:
     terminal = Terminal(json="--json" in given)
     traced = "-vv" in given or given.count("-v") + given.count("--verbose") > 1
+    failure: BaseException
     try:
         result = typer.main.get_command(app).main(given, prog_name="tgonnx", standalone_mode=False)
+        sys.stdout.flush()
         if result != _INTERRUPTED:
             return result if isinstance(result, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        pass
-    except Exception as error:
-        if traced:
-            traceback.print_exc()
-        return _report_failure(terminal, error)
-    terminal.error("interrupted", "Interrupted", _INTERRUPTED)
-    return _INTERRUPTED
+        failure = interrupts.Interrupted(signal.SIGINT)  # typer's answer to KeyboardInterrupt
+    except (interrupts.Interrupted, KeyboardInterrupt, typer.Abort, Exception) as error:
+        failure = error
+    failure = interrupts.received() or failure
+    if isinstance(failure, KeyboardInterrupt | typer.Abort):
+        failure = interrupts.Interrupted(signal.SIGINT)
+    if traced and not isinstance(failure, interrupts.Interrupted):
+        traceback.print_exception(failure)
+    return _report_failure(terminal, failure)
 
 
-def _report_failure(terminal: Terminal, error: Exception) -> int:
-    if isinstance(error, TgonnxError):
+def _report_failure(terminal: Terminal, error: BaseException) -> int:
+    if isinstance(error, TgonnxError | interrupts.Interrupted):
         code, message = error.exit_code, str(error)
     elif isinstance(error, _UsageFault):
         code, message = UsageError.exit_code, error.format_message()
+    elif isinstance(error, MemoryError):
+        code, message = InstallationError.exit_code, f"not enough memory: {error}".removesuffix(": ")
     elif isinstance(error, ImportError):
         code = InstallationError.exit_code
         message = f"a package is missing or broken: {error}; `tgonnx doctor` may tell how to mend it"

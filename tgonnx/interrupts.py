@@ -94,16 +94,24 @@ def deferred() -> Iterator[None]:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new folder, gone in the end whatever happens."""
+    """A new folder, gone in the end whatever happens. Raises `InstallationError` if the disk does not take it."""
     import shutil
     import tempfile
     from pathlib import Path
+
+    from tgonnx.errors import InstallationError
 
     folder = None
     try:
         with deferred():
             folder = tempfile.mkdtemp(prefix="tgonnx-")
         yield Path(folder)
+    except OSError as error:
+        place = folder or tempfile.gettempdir()
+        reason = error.strerror or type(error).__name__
+        raise InstallationError(
+            f"temporary files cannot be written to {place}: {reason}; TMPDIR names another folder"
+        ) from None
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -19,6 +19,7 @@ from tgonnx.errors import ModelError, UnsupportedError
 from tgonnx.prune import PruneResult
 from tgonnx.runtime import open_session
 from tgonnx.verify import Check, describe_type, runnable_feeds
+from tgonnx.visible import visible
 
 SHORT_LIST = 12  # rows of a long table without -v
 
@@ -58,9 +59,10 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _row(table: Table, *cells: str, style: str | None = None) -> None:
-    """Names of nodes may hold brackets: cells are never markup."""
-    table.add_row(*(Text(cell) for cell in cells), style=style)
+def _row(table: Table, *cells: str | Sequence[str], style: str | None = None) -> None:
+    """A cell is a line or several. Names may hold brackets and worse: cells are never markup, and safe to show."""
+    lines = ([cell] if isinstance(cell, str) else cell for cell in cells)
+    table.add_row(*(Text("\n".join(map(visible, cell))) for cell in lines), style=style)
 
 
 def comparison(before: Facts, after: Facts, check: Check | None = None, metric: str = "metric") -> Table:
@@ -153,7 +155,7 @@ def overview(name: str, model: onnx.ModelProto, file_bytes: int, coupling: Coupl
         ("parameters", amount(cost.params)),
         ("prunable", f"{prunable}, {cost.channels:,} channels" if coupling.units else "nothing"),
     ):
-        table.add_row(Text(key, style="dim"), Text(value))
+        table.add_row(Text(key, style="dim"), Text(visible(value)))
     return table
 
 
@@ -200,8 +202,8 @@ def group_table(groups: Sequence[Group], members: bool) -> Table:
     table = _table("Coupled groups", "group", ">units", ">channels per unit", "members")
     for group in groups:
         listed = [str(member) for member in group.members]
-        text = "\n".join(listed) if members else _abridged(listed, 3)
-        _row(table, group.name, str(group.size), str(group.width), text)
+        shown = listed if members else _abridged(listed, 3)
+        _row(table, group.name, str(group.size), str(group.width), shown)
     return table
 
 
@@ -227,7 +229,7 @@ def why_table(coupling: Coupling, pinned: Sequence[Pinned]) -> Table:
     table = _table("Why they stay", "axis", ">kept", "way", "reason")
     for pin in pinned:
         nodes = [step for step in coupling.why(pin) if isinstance(step, str)]
-        way = "\n".join(dict.fromkeys([*nodes, pin.node or f"the model's {pin.op_type}"]))
+        way = list(dict.fromkeys([*nodes, pin.node or f"the model's {pin.op_type}"]))
         _row(table, f"{pin.value}[{pin.axis}]", str(pin.kept), way, pin.reason)
     return table
 
@@ -268,7 +270,7 @@ def check_table(check: Check) -> Table:
     verdict = Text("equal", style="green") if check.ok else Text("different", style="red")
     table.add_row(Text("verdict", style="dim"), verdict)
     for reason in check.reasons:
-        table.add_row("", Text(reason))
+        table.add_row("", Text(visible(reason)))
     if check.samples:
         table.add_row(Text("largest absolute difference", style="dim"), f"{check.max_abs:.3g}")
         allowed = f"{check.max_rel:.3g} (allowed: {check.tolerance:.1g})"
