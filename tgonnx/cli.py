@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     with interrupts.raised(), streams.guarded():
         code = _answer(given)
-    if interrupts.is_command():
+    if interrupts.COMMAND:
         interrupts.ignore()
     return code
 

@@ -120,8 +120,7 @@ def temporary_folder() -> Iterator[Path]:
 # --- before and after the command -------------------------------------------------------------------
 
 
-def is_command() -> bool:
-    """Whether this process is the command `tgonnx` or `python -m tgonnx`, rather than a user of the library."""
+def _is_command() -> bool:
     given = getattr(sys, "orig_argv", [])
     program = (getattr(sys, "argv", None) or [""])[0]
     if program == "-m":  # what it is while the package is being found
@@ -161,5 +160,7 @@ def _install(handler: Any) -> dict[int, Any]:
     return before
 
 
-if is_command():
+# Whether this process is the command `tgonnx` or `python -m tgonnx`, rather than a user of the library.
+COMMAND = _is_command()
+if COMMAND:
     end_at_once()
