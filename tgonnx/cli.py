@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -114,7 +115,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    with interrupts.raised(), streams.guarded():
+    with interrupts.raised(), streams.guarded(), warnings.catch_warnings():
+        if interrupts.COMMAND and not sys.warnoptions:
+            warnings.simplefilter("ignore")  # of libraries, about their own future
         code = _answer(given)
     if interrupts.COMMAND:
         interrupts.ignore()
