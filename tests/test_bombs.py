@@ -168,8 +168,8 @@ def test_a_model_that_asks_for_too_much(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", GROWING)
 def test_what_grows_with_a_value_is_not_computed(case: str, tmp_path: Path) -> None:
-    given = f"int64[1] i = {{0}}, int64[1] m = {{-1}}, int64[2] v = {{0, 1}}, int64 o = {{0}}, int64 e = {{1}}, int64[1] r = {{{2**33}}}"
-    given += f", int64[2] p = {{0, {2**33}}}, int64 "
+    ones = "int64[1] i = {0}, int64[1] m = {-1}, int64[2] v = {0, 1}, int64 o = {0}, int64 e = {1}, "
+    given = f"{ones}int64[1] r = {{{2**33}}}, int64[2] p = {{0, {2**33}}}, int64 "
     model = text("(float[N,4] x) => (float[a] y) <" + given + GROWING[case])
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     refused(run(tmp_path, "inspect", "m.onnx"), 3, "would have 8.6e+09 elements")
