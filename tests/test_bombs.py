@@ -102,20 +102,23 @@ def nested(depth: int) -> bytes:
 
 
 MODELS: dict[str, tuple[Callable[[], onnx.ModelProto | bytes], str]] = {
-    "input": (lambda: text(f"(float[{2**40},4] x) => (float[{2**40},4] y) {{ y = Relu(x) }}"), "'x' would"),
+    "input": (
+        lambda: text(f"(float[{2**40},4] x) => (float[{2**40},4] y) {{ y = Relu(x) }}"),
+        "'x' (1099511627776x4) would have 4.4e+12 elements",
+    ),
     "expand": (
         lambda: text(f"(float[1] x) => (float[n] y) <int64[1] s = {{{2**36}}}> {{ y = Expand(x, s) }}"),
-        "'y' would have 6.9e+10 elements",
+        "'y' (68719476736) would have 6.9e+10 elements",
     ),
     "constant of shape": (
         lambda: text(
             f"(float[1] x) => (float[n] y) <int64[1] s = {{{2**36}}}> "
             "{ c = ConstantOfShape(s) y = Add(x, c) }"
         ),
-        "'c' would",
+        "'c' (68719476736) would",
     ),
     "doubling": (doubling, "would have"),
-    "products": (products, "'y' would"),
+    "products": (products, "'y' (1000000x1000000) would"),
     "functions": (lambda: functions(30), "more than 100,000 nodes"),
     "a wide function": (lambda: functions(4, 100), "more than 100,000 nodes"),
     "a function in itself": (circle, "calls itself"),

@@ -19,14 +19,18 @@ MAX_DEPTH = 64  # of subgraphs and functions within each other
 
 
 def check_elements(shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
-    """Raise `ModelError`, starting with `name`, if a value would be larger than `MAX_ELEMENTS`."""
+    """Raise `ModelError`, starting with `name`, if a value has more than `MAX_ELEMENTS`, or an axis less than none."""
     for value, shape in shapes.items():
-        if math.prod(shape) > MAX_ELEMENTS:
-            sizes = "x".join(map(str, shape))
-            raise ModelError(
-                f"{name}: {shortened(value, 100)!r} would have {math.prod(shape):.1e} elements ({sizes}); "
-                f"the limit is {MAX_ELEMENTS:.1e}"
-            )
+        count = max(math.prod(shape), *shape) if shape else 1
+        if count > MAX_ELEMENTS:
+            reason = f"{count:.1e} elements, the limit is {MAX_ELEMENTS:.1e}"
+        elif min(shape, default=0) < 0:
+            reason = "a negative size"
+        else:
+            continue
+        raise ModelError(
+            f"{name}: {shortened(value, 100)!r} ({'x'.join(map(str, shape))}) would have {reason}"
+        )
 
 
 def check_structure(model: onnx.ModelProto, name: str) -> None:
