@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 from tests.test_loading import mlp
 from tgonnx import cli
 from tgonnx.cli import main
-from tgonnx.errors import DivergedError
+from tgonnx.errors import DivergedError, UsageError
 from tgonnx.loading import read
+from tgonnx.selection import Mask
 
 Capture = pytest.CaptureFixture[str]
 
@@ -156,3 +158,50 @@ def test_a_model_that_nothing_can_run_is_cut_and_said_to_be_unverified(
     assert "not verified: no runtime takes the model" in shown.err
     assert "wrote" in shown.out
     assert main(["verify", source, out]) == 4
+
+
+@pytest.mark.parametrize("mishap", ["output appears", "folder is gone"])
+def test_a_result_survives_what_happens_during_the_run(
+    mishap: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """The input is gone, too: nothing that a run needs is read again."""
+    prune_module = importlib.import_module("tgonnx.prune")
+    run, folder = prune_module.prune, tmp_path / "out"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def eventful(*arguments: object) -> object:
+        result = run(*arguments)
+        model.unlink()
+        if mishap == "output appears":
+            (folder / "small.onnx").write_bytes(b"precious")
+        else:
+            folder.rmdir()
+        return result
+
+    monkeypatch.setattr(prune_module, "prune", eventful)
+    assert main(["prune", str(model), "-o", str(folder / "small.onnx"), "--json"]) == 2
+    shown = capsys.readouterr()
+    out = Path(json.loads(shown.out)["out"])
+    assert out == Path(folder if mishap == "output appears" else tmp_path, "small-1.onnx")
+    assert sum(tensor.dims[0] for tensor in read(out).graph.initializer) < 8 + 64
+    assert shown.err.count("error: ") == 1
+    assert str(out) in shown.err
+    if mishap == "output appears":
+        assert (folder / "small.onnx").read_bytes() == b"precious"
+
+
+def test_a_mask_is_written_like_a_model(model: Path, tmp_path: Path, capsys: Capture) -> None:
+    mask = tmp_path / "mask.json"
+    assert main(["mask", str(model), "-o", str(mask)]) == 0
+    before = mask.read_bytes()
+    chosen = Mask.load(mask)
+    with pytest.raises(UsageError, match="exists already"):
+        chosen.save(mask)
+    with pytest.raises(UsageError, match=r"folder .* does not exist"):
+        chosen.save(tmp_path / "none" / "mask.json")
+    assert main(["mask", str(model), "-o", str(mask), "--target", "params=0.2", "--overwrite"]) == 0
+    assert mask.read_bytes() != before
+    chosen.save(mask, overwrite=True)
+    assert mask.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "mask.json"]

@@ -8,6 +8,9 @@ result.save("model.pruned.onnx")
 
 from __future__ import annotations
 
+import tgonnx.interrupts  # noqa: F401 (first, as the others take their time)
+
+# isort: split
 import onnx
 
 from tgonnx import data

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import inspect as introspection
 import json
+import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tgonnx import interrupts, streams
 from tgonnx.console import Terminal, plain
 from tgonnx.errors import (
     InstallationError,
@@ -33,8 +36,9 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
 
 _EPILOG = (
     "Exit codes: 0 done, 1 internal error or verification failed, 2 usage or paths, 3 model rejected, "
-    "4 nothing prunable or unsupported, 5 data, 6 training diverged, 7 target not met, 8 environment, "
-    "130 interrupted."
+    "4 nothing prunable or unsupported, 5 data, 6 training diverged, 7 target not met, 8 environment (a broken "
+    "installation, memory, temporary files, stdout closed or full), 129, 130, 143 interrupted (SIGHUP, SIGINT, "
+    "SIGTERM)."
 )
 _INTERRUPTED = 130
 app = typer.Typer(
@@ -111,27 +115,42 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    with interrupts.raised(), streams.guarded(), warnings.catch_warnings():
+        if interrupts.COMMAND and not sys.warnoptions:
+            warnings.simplefilter("ignore")  # of libraries, about their own future
+        code = _answer(given)
+    if interrupts.COMMAND:
+        interrupts.ignore()
+    return code
+
+
+def _answer(given: list[str]) -> int:
     terminal = Terminal(json="--json" in given)
     traced = "-vv" in given or given.count("-v") + given.count("--verbose") > 1
+    failure: BaseException
     try:
         result = typer.main.get_command(app).main(given, prog_name="tgonnx", standalone_mode=False)
+        sys.stdout.flush()
         if result != _INTERRUPTED:
             return result if isinstance(result, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        pass
-    except Exception as error:
-        if traced:
-            traceback.print_exc()
-        return _report_failure(terminal, error)
-    terminal.error("interrupted", "Interrupted", _INTERRUPTED)
-    return _INTERRUPTED
+        failure = interrupts.Interrupted(signal.SIGINT)  # typer's answer to KeyboardInterrupt
+    except (interrupts.Interrupted, KeyboardInterrupt, typer.Abort, Exception) as error:
+        failure = error
+    failure = interrupts.received() or failure
+    if isinstance(failure, KeyboardInterrupt | typer.Abort):
+        failure = interrupts.Interrupted(signal.SIGINT)
+    if traced and not isinstance(failure, interrupts.Interrupted):
+        traceback.print_exception(failure)
+    return _report_failure(terminal, failure)
 
 
-def _report_failure(terminal: Terminal, error: Exception) -> int:
-    if isinstance(error, TgonnxError):
+def _report_failure(terminal: Terminal, error: BaseException) -> int:
+    if isinstance(error, TgonnxError | interrupts.Interrupted):
         code, message = error.exit_code, str(error)
     elif isinstance(error, _UsageFault):
         code, message = UsageError.exit_code, error.format_message()
+    elif isinstance(error, MemoryError):
+        code, message = InstallationError.exit_code, f"not enough memory: {error}".removesuffix(": ")
     elif isinstance(error, ImportError):
         code = InstallationError.exit_code
         message = f"a package is missing or broken: {error}; `tgonnx doctor` may tell how to mend it"
@@ -335,8 +354,9 @@ def prune(
     """Learn which channels to delete, delete them, train on, verify, and write the smaller model."""
     from tgonnx import report
     from tgonnx.cost import Target
+    from tgonnx.model import load
     from tgonnx.prune import prune as run
-    from tgonnx.saving import check_destination, save, save_text
+    from tgonnx.saving import check_destination, save, save_anyway, save_text
 
     protected = [model, *([data] if data else [])]
     out = out or model.with_name(f"{model.stem}.pruned.onnx")
@@ -345,21 +365,27 @@ def prune(
         check_destination(report_path, overwrite, [*protected, out])
     weight: float | Literal["auto"] = "auto" if penalty == "auto" else _number("--lambda", penalty)
     wanted = Target.parse(target)
+    loaded = load(model)  # once: the file may be another one when training is over
     with terminal.progress(wanted.kind) as listener:
         result = run(
-            model, data, wanted, loss, epochs, batch, lr, gate_lr, weight, gradient, round_to, min_channels,
+            loaded, data, wanted, loss, epochs, batch, lr, gate_lr, weight, gradient, round_to, min_channels,
             freeze or (), weights, seed, threads or None, engine, device, listener, attention,
         )  # fmt: skip
+    out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, protected), out)
     with terminal.working("timing"):
-        before, after = report.facts(result, model, threads)
-    save(result.model, out, overwrite, protected)
+        before, after = report.facts(result, loaded.original, threads)
     figures = report.prune_json(str(out), result, before, after)
     if report_path:
-        save_text(json.dumps(plain(figures), indent=2) + "\n", report_path, overwrite, protected)
+        text = json.dumps(plain(figures), indent=2) + "\n"
+        _, also = save_anyway(lambda path: save_text(text, path, overwrite, [*protected, out]), report_path)
+        misplaced = misplaced or also
     for note in result.notes:
         terminal.note(f"note: {note}")
     table = report.comparison(before, after, result.check, result.metric_name or "metric")
     terminal.result(figures, table, f"wrote {out}")
+    if misplaced:
+        terminal.complain(misplaced)
+        raise typer.Exit(UsageError.exit_code)
     if not result.target_met:
         terminal.complain(
             f"target {wanted} not met: {result.achieved:.3f} of the {wanted.kind} is left in {out}"
@@ -402,7 +428,7 @@ def mask(
     check_destination(out, overwrite, protect=[model])
     coupling = _prunable(terminal, model, attention)
     chosen = select(coupling, wanted, criterion, seed, round_to, min_channels, freeze or [])
-    chosen.save(out)
+    chosen.save(out, overwrite, [model])
     costs = CostModel(coupling)
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
 

@@ -6,17 +6,24 @@ import json as jsonlib
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
+from rich.segment import Segment, Segments
+from rich.text import Text
+
+from tgonnx.errors import OutputError
+from tgonnx.visible import escaped, visible
 
 if TYPE_CHECKING:
     from tgonnx.training import Progress
 
 _PIPE_WIDTH = 120  # columns where no terminal says how many there are
+_WORD = 200  # characters of a name in a line of its own
+_PATH = 4096
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,8 @@ class Terminal:
     def _console(self, stderr: bool) -> Console:
         stream = sys.stderr if stderr else sys.stdout
         width = None if stream.isatty() else _PIPE_WIDTH
-        return Console(stderr=stderr, no_color=not self.color, width=width, highlight=False, emoji=False)
+        no_color = None if self.color else True  # None: as the environment's NO_COLOR says
+        return Console(stderr=stderr, no_color=no_color, width=width, highlight=False, emoji=False)
 
     def result(self, data: dict[str, Any], *shown: RenderableType) -> None:
         """Print a result: `data` with --json, else what is `shown`; nothing with -q and no --json."""
@@ -51,12 +59,20 @@ class Terminal:
             for number, part in enumerate(shown):
                 if number:
                     self.out.print()
-                self.out.print(part, markup=False)
+                self._show(part)
+
+    def _show(self, part: RenderableType) -> None:
+        if isinstance(part, str):
+            self.out.print(visible(part, _PATH, _PATH), markup=False, soft_wrap=True)
+            return
+        segments = self.out.render(part)  # a last look at what names may have brought
+        safe = [s if s.control else Segment(escaped(s.text), s.style) for s in segments]
+        self.out.print(Segments(safe), end="")
 
     def note(self, text: str, level: int = 0) -> None:
         """One line of progress on stderr, if `-v` was given `level` times."""
         if not self.quiet and self.verbose >= level:
-            self.err.print(text, style="dim", markup=False, soft_wrap=True)
+            self.err.print(visible(text, _WORD), style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
     def working(self, text: str) -> Iterator[None]:
@@ -64,7 +80,7 @@ class Terminal:
         if self.quiet or not self.err.is_terminal:
             yield
         else:
-            with self.err.status(text, spinner="dots"):
+            with self.err.status(Text(visible(text)), spinner="dots"):
                 yield
 
     @contextmanager
@@ -87,9 +103,9 @@ class Terminal:
             yield listen
 
     def complain(self, message: str) -> str:
-        """The one line of a failure on stderr; returns it."""
+        """The one line of a failure on stderr; returns it, with names as they are."""
         line = " ".join(message.split())
-        sys.stderr.write(f"error: {line}\n")
+        sys.stderr.write(f"error: {visible(line, _WORD)}\n")
         return line
 
     def error(self, message: str, kind: str, code: int) -> None:
@@ -97,7 +113,8 @@ class Terminal:
         line = self.complain(message)
         if self.json:
             failure = {"error": {"message": line, "kind": kind, "exit_code": code}}
-            sys.stdout.write(jsonlib.dumps(failure, indent=2) + "\n")
+            with suppress(OutputError):  # the failure is told already
+                sys.stdout.write(jsonlib.dumps(failure, indent=2) + "\n")
 
 
 def _progress_line(progress: Progress, cost: str) -> str:

@@ -11,7 +11,6 @@ one, a tenth of the samples, always the same, is held out.
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,8 @@ import onnx
 from tgonnx.errors import DataError, UsageError
 from tgonnx.feeds import model_inputs
 from tgonnx.images import ImageFolder
+from tgonnx.npz import read_npz
 from tgonnx.samples import Array, ArraySamples, Dataset, everything, hold_out
-from tgonnx.wellformed import describe
 
 _ANSWERS = ("label", "target")
 
@@ -107,16 +106,7 @@ class _Npz:
     def open(self, inputs: list[onnx.ValueInfoProto]) -> Dataset:
         if not self.path.is_file():
             raise UsageError(f"{self.path}: no such file")
-        try:
-            loaded = np.load(self.path, allow_pickle=False)
-            if not isinstance(loaded, np.lib.npyio.NpzFile):
-                raise DataError(f"{self.path}: a single array; save named arrays with numpy.savez")
-            with loaded as archive:
-                values = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-            reason = "it holds no plain arrays" if "pickle" in str(error) else describe(error, 120)
-            raise DataError(f"{self.path}: not a readable .npz file: {reason}") from None
-        return _from_arrays(values, inputs, str(self.path))
+        return _from_arrays(read_npz(self.path), inputs, str(self.path))
 
 
 @dataclass(frozen=True)

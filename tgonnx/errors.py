@@ -52,6 +52,12 @@ class TargetError(TgonnxError):
 
 
 class InstallationError(TgonnxError):
-    """A package that is needed is missing or broken."""
+    """A package that is needed is missing or broken, or the system lacks something else."""
+
+    exit_code = 8
+
+
+class OutputError(TgonnxError):
+    """Results cannot be shown: stdout is closed or full. What was to be written to files has been."""
 
     exit_code = 8

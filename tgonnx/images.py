@@ -16,6 +16,7 @@ from tgonnx.verify import describe_type
 from tgonnx.wellformed import fixed_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+MAX_PIXELS = 80_000_000  # decoded, it takes four bytes for each
 _TEST_NAMES = ("test", "val", "valid", "validation")
 
 
@@ -52,6 +53,10 @@ class ImageSamples:
         height, width = self.size
         try:
             with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise DataError(
+                        f"{path}: has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
+                    )
                 converted = image.convert("L" if self.channels == 1 else "RGB")
                 pixels = np.asarray(converted.resize((width, height), Image.Resampling.BILINEAR), np.uint8)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):

@@ -16,6 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tgonnx.errors import ModelError, UsageError
+from tgonnx.limits import check_structure
 from tgonnx.runtime import runtime_accepts
 from tgonnx.wellformed import accept, byte_size, check_declaration, describe, is_external, stored_tensors
 
@@ -46,6 +47,7 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.Model
     if isinstance(source, onnx.ModelProto | bytes):
         name, folder = "model", None
         model = _parse(source, name) if isinstance(source, bytes) else source
+        check_structure(model, name)
         for tensor in stored_tensors(model):
             if is_external(tensor):
                 raise ModelError(
@@ -55,6 +57,7 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.Model
         path = Path(source)
         name, folder = str(source), path.parent
         model = _parse(_read_file(path, name), name)
+        check_structure(model, name)
     if folder is not None:
         _load_external_data(model, folder, name)
     return accept(model, name, runtime_accepts)

@@ -17,6 +17,7 @@ from tgonnx.algebra import Size
 from tgonnx.bindings import axis_keys, bind, rebind
 from tgonnx.errors import UsageError
 from tgonnx.feeds import model_inputs
+from tgonnx.limits import check_elements
 from tgonnx.passes import Pipeline
 from tgonnx.passes.file_form import PutFormAside
 from tgonnx.passes.fold_shapes import FoldShapes
@@ -145,6 +146,7 @@ def load(source: Source, sizes: Mapping[str, Shape] | None = None) -> Model:
     steps = (InlineFunctions(), PutFormAside(), ConstantsToInitializers(), ResolveInitializerAliases())
     proto = Pipeline(steps)(proto).model
     proto, symbols = fold(proto, sizes or {})
+    check_elements(symbols.first.shapes, name)
     proto = UnshareConstants()(proto).model
     for state in (symbols.first, symbols.second):
         for tensor in proto.graph.initializer:

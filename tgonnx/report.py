@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -12,7 +11,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tgonnx import loading
 from tgonnx.bench import Latency, latency
 from tgonnx.cost import Cost, CostModel
 from tgonnx.coupling import Coupling, Group, Pinned
@@ -21,6 +19,7 @@ from tgonnx.errors import ModelError, UnsupportedError
 from tgonnx.prune import PruneResult
 from tgonnx.runtime import open_session
 from tgonnx.verify import Check, describe_type, runnable_feeds
+from tgonnx.visible import visible
 
 SHORT_LIST = 12  # rows of a long table without -v
 
@@ -60,9 +59,10 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _row(table: Table, *cells: str, style: str | None = None) -> None:
-    """Names of nodes may hold brackets: cells are never markup."""
-    table.add_row(*(Text(cell) for cell in cells), style=style)
+def _row(table: Table, *cells: str | Sequence[str], style: str | None = None) -> None:
+    """A cell is a line or several. Names may hold brackets and worse: cells are never markup, and safe to show."""
+    lines = ([cell] if isinstance(cell, str) else cell for cell in cells)
+    table.add_row(*(Text("\n".join(map(visible, cell))) for cell in lines), style=style)
 
 
 def comparison(before: Facts, after: Facts, check: Check | None = None, metric: str = "metric") -> Table:
@@ -106,9 +106,8 @@ def comparison_json(before: Facts, after: Facts, check: Check | None = None) -> 
     }
 
 
-def facts(result: PruneResult, path: Path, threads: int = 0) -> tuple[Facts, Facts]:
-    """The original, in the file at `path`, and the pruned model in figures, their latencies taken in turns."""
-    original = loading.read(path)
+def facts(result: PruneResult, original: onnx.ModelProto, threads: int = 0) -> tuple[Facts, Facts]:
+    """The original and the pruned model in figures, their latencies taken in turns."""
     try:
         feeds = runnable_feeds(original, open_session(original, threads), batch=1)[0]
         times: list[float | None] = [
@@ -156,7 +155,7 @@ def overview(name: str, model: onnx.ModelProto, file_bytes: int, coupling: Coupl
         ("parameters", amount(cost.params)),
         ("prunable", f"{prunable}, {cost.channels:,} channels" if coupling.units else "nothing"),
     ):
-        table.add_row(Text(key, style="dim"), Text(value))
+        table.add_row(Text(key, style="dim"), Text(visible(value)))
     return table
 
 
@@ -203,8 +202,8 @@ def group_table(groups: Sequence[Group], members: bool) -> Table:
     table = _table("Coupled groups", "group", ">units", ">channels per unit", "members")
     for group in groups:
         listed = [str(member) for member in group.members]
-        text = "\n".join(listed) if members else _abridged(listed, 3)
-        _row(table, group.name, str(group.size), str(group.width), text)
+        shown = listed if members else _abridged(listed, 3)
+        _row(table, group.name, str(group.size), str(group.width), shown)
     return table
 
 
@@ -230,7 +229,7 @@ def why_table(coupling: Coupling, pinned: Sequence[Pinned]) -> Table:
     table = _table("Why they stay", "axis", ">kept", "way", "reason")
     for pin in pinned:
         nodes = [step for step in coupling.why(pin) if isinstance(step, str)]
-        way = "\n".join(dict.fromkeys([*nodes, pin.node or f"the model's {pin.op_type}"]))
+        way = list(dict.fromkeys([*nodes, pin.node or f"the model's {pin.op_type}"]))
         _row(table, f"{pin.value}[{pin.axis}]", str(pin.kept), way, pin.reason)
     return table
 
@@ -271,7 +270,7 @@ def check_table(check: Check) -> Table:
     verdict = Text("equal", style="green") if check.ok else Text("different", style="red")
     table.add_row(Text("verdict", style="dim"), verdict)
     for reason in check.reasons:
-        table.add_row("", Text(reason))
+        table.add_row("", Text(visible(reason)))
     if check.samples:
         table.add_row(Text("largest absolute difference", style="dim"), f"{check.max_abs:.3g}")
         allowed = f"{check.max_rel:.3g} (allowed: {check.tolerance:.1g})"

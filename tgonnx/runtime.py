@@ -8,10 +8,8 @@ their definitions), onnx's own evaluator.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 
 from tgonnx.definitions import SETTLED, opset_of, write_out
 from tgonnx.errors import InstallationError, ModelError, UnsupportedError
+from tgonnx.interrupts import temporary_folder
 from tgonnx.saving import save
 from tgonnx.wellformed import describe, with_open_sizes, without_initializers
 
@@ -93,7 +92,7 @@ def import_onnxruntime() -> Any:
         reason = describe(error)
         hint = "`tgonnx doctor` tells how to mend it"
         raise InstallationError(f"onnxruntime does not work ({reason}); {hint}") from None
-    onnxruntime.set_default_logger_severity(3)
+    onnxruntime.set_default_logger_severity(4)  # errors are raised, too
     return onnxruntime
 
 
@@ -123,7 +122,7 @@ def _with_ir(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
 def _onnxruntime(model: onnx.ModelProto, form: str, threads: int, exact: bool = False) -> Session:
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
@@ -131,8 +130,8 @@ def _onnxruntime(model: onnx.ModelProto, form: str, threads: int, exact: bool = 
     if model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
         session = runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
     else:
-        with tempfile.TemporaryDirectory(prefix="tgonnx-") as folder:
-            path = Path(folder) / "model.onnx"
+        with temporary_folder() as folder:
+            path = folder / "model.onnx"
             save(model, path)
             session = runtime.InferenceSession(str(path), options, providers=providers)
     names = tuple(output.name for output in session.get_outputs())

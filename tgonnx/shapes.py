@@ -10,6 +10,7 @@ inference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -33,6 +34,31 @@ DEFINED_IN = 20  # the opset that definitions of operators without a schema are 
 MAX_KNOWN = 1 << 20  # elements of the largest value that is kept
 MAX_FLOAT_LEAF = 16  # a float initializer up to this size may be a scale or a bound; larger ones are weights
 EXACT_TYPES = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.UINT8, TensorProto.INT8)
+# operators whose outputs are as large as the value of an input says
+SIZED_BY_VALUE = {
+    *(
+        "AffineGrid",
+        "BlackmanWindow",
+        "CenterCropPad",
+        "Col2Im",
+        "ConstantOfShape",
+        "DFT",
+        "Expand",
+        "HammingWindow",
+    ),
+    *(
+        "HannWindow",
+        "MaxUnpool",
+        "MelWeightMatrix",
+        "OneHot",
+        "Pad",
+        "Range",
+        "Resize",
+        "STFT",
+        "Tile",
+        "Upsample",
+    ),
+}
 
 
 @dataclass
@@ -78,6 +104,7 @@ class Sweep:
         """Infer the outputs of one node; what cannot be inferred stays unknown and is noted."""
         outputs = self._evaluate(node) if self._foldable(node) else None
         if outputs is not None:
+            self.problems.pop(node.output[0], None)  # of inference
             for name, value in zip(node.output, outputs, strict=False):
                 if name:
                     self.declare(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
@@ -128,14 +155,17 @@ class Sweep:
             return False
         if not node.input or any(name and name not in self.known for name in node.input):
             return False
-        if node.op_type in ("ConstantOfShape", "Expand", "Tile", "Range"):
-            return self._inferred_size(node) <= MAX_KNOWN
-        return True
+        return self._is_small(node)
 
-    def _inferred_size(self, node: onnx.NodeProto) -> int:
-        proto = self._infer(node).get(node.output[0])
-        shape = _static_shape(proto.tensor_type) if proto is not None else None
-        return MAX_KNOWN + 1 if shape is None else int(np.prod(shape, dtype=np.int64))
+    def _is_small(self, node: onnx.NodeProto) -> bool:
+        """Whether the outputs of a node of known inputs can be computed in little memory."""
+        found = [_static_shape(proto.tensor_type) for proto in self._infer(node).values()]
+        if any(shape is not None and math.prod(shape) > MAX_KNOWN for shape in found):
+            return False
+        grows = None in found or len(found) < len(node.output)  # as far as inference can tell
+        if grows and node.op_type in SIZED_BY_VALUE:
+            return False
+        return not grows or math.prod(self.known[name].size or 1 for name in node.input if name) <= MAX_KNOWN
 
     def _evaluate(self, node: onnx.NodeProto) -> list[np.ndarray] | None:
         if node.op_type == "Shape":

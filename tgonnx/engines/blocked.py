@@ -9,8 +9,6 @@ the weight in the graph and the activations around it. Measured on a ResNet-20 s
 from __future__ import annotations
 
 import functools
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from tgonnx.emit import Emitter, attributes_of
 from tgonnx.gradient_row import Types
+from tgonnx.interrupts import temporary_folder
 from tgonnx.value_types import types_of
 
 DOMAIN = "com.microsoft.nchwc"
@@ -37,10 +36,10 @@ def block_size() -> int:
     node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[1, 1])
     graph = helper.make_graph([node], "probe", [info("x", 1, [1, 16, 4, 4])], [info("y", 1, None)], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         options = ort.SessionOptions()
         options.log_severity_level = 4
-        options.optimized_model_filepath = str(Path(folder) / "probe.onnx")
+        options.optimized_model_filepath = str(folder / "probe.onnx")
         ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         optimised = onnx.load(options.optimized_model_filepath)
     if not any(n.domain == DOMAIN for n in optimised.graph.node):

@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +18,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from tgonnx.children import run_child, watch_parent
 from tgonnx.emit import Array
 from tgonnx.engines import Engine, choose, first_step
 from tgonnx.engines.check import Verdict, judge, relaxed
 from tgonnx.engines.spec import Device, EngineName, ParameterGroup, StepSpec
 from tgonnx.engines.trainer import providers
 from tgonnx.errors import TgonnxError, UnsupportedError
+from tgonnx.interrupts import temporary_folder
 
 CHILD = [sys.executable, "-c", "import sys; from tgonnx.engines.rehearsal import play; play(sys.argv[1])"]
 BUILD, CHECK = "the first training step", "the check of the gradients"
@@ -60,8 +60,7 @@ def rehearse(
     and InstallationError if the engine or the device is not there.
     """
     providers(device)
-    with tempfile.TemporaryDirectory(prefix="tgonnx-") as place:
-        folder = Path(place)
+    with temporary_folder() as folder:
         _write(spec, feeds, folder)
         first = choose(engine) if device == "cpu" else "portable" if engine == "auto" else engine
         played = _play(folder, engine if engine != "auto" else first, engine == "auto", threads, device)
@@ -102,14 +101,7 @@ def _play(folder: Path, engine: EngineName, falls_back: bool, threads: int | Non
     stage.write_text(BUILD, encoding="utf-8")
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [*CHILD, str(folder)],
-        env={**os.environ, "PYTHONPATH": path},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
+    done = run_child([*CHILD, str(folder)], {**os.environ, "PYTHONPATH": path})
     if done.returncode == 0 and answer.exists():
         return _Played(**json.loads(answer.read_text(encoding="utf-8")))
     where = stage.read_text(encoding="utf-8")
@@ -128,6 +120,7 @@ def _signal(number: int) -> str:
 def play(place: str) -> None:
     """What the child does: build, run, check, and write the answer. A crash leaves the stage it came in."""
     folder = Path(place)
+    watch_parent(folder)
     record = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
     options = json.loads((folder / "options.json").read_text(encoding="utf-8"))
     with np.load(folder / "feeds.npz") as stored:

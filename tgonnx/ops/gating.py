@@ -8,8 +8,13 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from tgonnx.ops.view import View
+
+G_LOGGER.severity = (
+    G_LOGGER.CRITICAL + 1
+)  # it prints to stdout, where results go; what is wrong is raised, too
 
 
 class Gating:
