@@ -1,0 +1,163 @@
+"""How far two outputs are apart, judged against rounding that was measured.
+
+An element's channel is what shares an index with it on any axis; its scale is the largest magnitude of the channel,
+the smallest one if it is in several. So class scores are judged as scores even where boxes in pixels stand beside them
+in the same output. A difference is accepted up to `rtol` of that scale, or up to `ROUNDING` times the noise: how far
+the reference comes from itself when the runtime works in another order, or weights and inputs are off by their last
+bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+ROUNDING = 6.0  # times the measured noise is rounding still
+POSITIONS = 1024  # an axis with more indices than this holds positions, not channels
+BLIND = 0.1  # of a channel's scale: where noise is larger, nothing can be told
+RARE = 1 / 64  # of what changes when everything is off by half a step of 8 bits: a few single steps
+GROUP = 8  # elements of a channel whose mean says something
+SMALL = (
+    0.01  # mean difference of an output that rounds to steps, of its scale, that steps may explain at most
+)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far one output of the reference comes from itself, element by element.
+
+    `fine`: the most, over other orders of work and over weights and inputs off by their last bits. `coarse`: with
+    weights and inputs off by half a step of 8 bits; None where nothing on the way to the output rounds to steps.
+    """
+
+    fine: Array
+    coarse: Array | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest |a - b|, the largest in terms of what it was judged by, and what is wrong, if anything.
+
+    `blind`: rounding alone moves most of the output by a tenth of its size or more, so that being equal says little.
+    """
+
+    absolute: float = 0.0
+    relative: float = 0.0
+    reason: str = ""
+    blind: bool = False
+
+
+EQUAL = Difference()
+
+
+def different(reason: str) -> Difference:
+    """What cannot be told in numbers."""
+    return Difference(float("inf"), float("inf"), reason)
+
+
+def measure(a: Array, b: Array, rtol: float, noise: Callable[[], Noise | None]) -> Difference:
+    """Judge `b` against the reference `a`; `noise` is asked only where `rtol` alone does not do."""
+    if a.shape != b.shape:
+        return different(f"shape {a.shape} against {b.shape}")
+    if a.dtype != b.dtype:
+        return different(f"type {a.dtype} against {b.dtype}")
+    if not a.size:
+        return EQUAL
+    if a.dtype.kind in "biu":
+        return _integers(a, b, noise)
+    if a.dtype.kind not in "fV" or a.dtype.names:
+        return EQUAL if np.array_equal(a, b) else different("values differ")
+    return _floats(a.astype(np.float64), b.astype(np.float64), rtol, noise)
+
+
+def channel_extent(values: Array) -> Array:
+    """For each element the largest of its channel, of the smallest channel that it is in; `values` are not negative."""
+    if values.ndim < 2:
+        return values
+    extent = np.full(values.shape, np.inf)
+    for axis in range(values.ndim):
+        if values.shape[axis] <= POSITIONS or axis in (1, values.ndim - 1):
+            others = tuple(other for other in range(values.ndim) if other != axis)
+            extent = np.minimum(extent, values.max(axis=others, keepdims=True))
+    return extent if np.isfinite(extent).all() else np.minimum(extent, values.max())
+
+
+def _floats(x: Array, y: Array, rtol: float, noise: Callable[[], Noise | None]) -> Difference:
+    finite = np.isfinite(x)
+    if not np.array_equal(finite, np.isfinite(y)) or not np.array_equal(
+        x[~finite], y[~finite], equal_nan=True
+    ):
+        return different("infinite or NaN values differ")
+    gap = np.abs(np.where(finite, x, 0) - np.where(finite, y, 0))
+    absolute = float(gap.max())
+    if not absolute:
+        return EQUAL
+    scale = channel_extent(np.where(finite, np.abs(x), 0))
+    if (gap <= rtol * scale).all():
+        return Difference(absolute, _ratio(gap, scale))
+    known, blind = noise(), False
+    if known is not None and rtol > 0:
+        moved = ROUNDING * channel_extent(known.fine)
+        blind = bool(np.median(moved[scale > 0] / scale[scale > 0]) > BLIND) if scale.any() else False
+        scale = np.maximum(scale, moved / rtol)
+    over = gap > rtol * scale
+    relative = _ratio(gap, scale)
+    if not over.any():
+        return Difference(absolute, relative, blind=blind)
+    if (
+        known is not None
+        and known.coarse is not None
+        and _few_steps(gap, known.coarse, np.where(finite, np.abs(x), 0))
+    ):
+        return Difference(absolute, _ratio(np.where(over, 0, gap), scale))
+    return Difference(absolute, relative, f"differs by more than {rtol:.1e} relative{_where(over)}")
+
+
+def _ratio(gap: Array, scale: Array) -> float:
+    """The largest gap / scale, 0 / 0 being 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.nanmax(np.where(gap > 0, gap / scale, 0.0)))
+
+
+def _few_steps(gap: Array, coarse: Array, magnitude: Array) -> bool:
+    """Whether single steps of rounding explain the differences: each no larger than steps are, and few of them."""
+    if gap.max() > 2 * coarse.max():
+        return False
+    groups = [tuple(other for other in range(gap.ndim) if other != axis) for axis in range(gap.ndim)]
+    large = [others for axis, others in enumerate(groups) if gap.size // gap.shape[axis] >= GROUP]
+    for others in (None, *large):
+        explained = np.minimum(coarse.mean(axis=others) / 8, SMALL * magnitude.max(axis=others))
+        if (gap.mean(axis=others) > explained).any():
+            return False
+    return True
+
+
+def _where(over: Array) -> str:
+    """Which channels are concerned, where not all are."""
+    if over.ndim < 2:
+        return ""
+    axis = 1 if over.shape[1] <= POSITIONS else over.ndim - 1
+    wrong = over.any(axis=tuple(other for other in range(over.ndim) if other != axis))
+    return "" if wrong.all() else f", in {wrong.sum()} of {wrong.size} channels (axis {axis})"
+
+
+def _integers(a: Array, b: Array, noise: Callable[[], Noise | None]) -> Difference:
+    wrong = a != b
+    if not wrong.any():
+        return EQUAL
+    absolute = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
+    share = float(wrong.mean())
+    known = noise()
+    allowed = 0.0
+    if known is not None:
+        allowed = min(4 * float((known.fine > 0).mean()), SMALL)
+        if known.coarse is not None:
+            allowed = max(allowed, RARE * float((known.coarse > 0).mean()))
+    if share <= allowed:
+        return Difference(absolute, 0.0)
+    return Difference(absolute, share, f"{share:.2%} of the integers differ, by up to {absolute:g}")
