@@ -1,7 +1,7 @@
-"""Models run side by side at many sizes: what `tgonnx.verify` does in a child process.
+"""Two models run side by side at many sizes: what `tgonnx.verify` does in a child process.
 
-The first model is the reference: sizes are those at which it runs. Each pair of models is compared on the same inputs,
-with the runtime's optimisations and without.
+The first model is the reference: sizes are those at which it runs. Both run on the same inputs, with the runtime's
+optimisations and without.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from tgonnx.runtime import Feeds, Session, open_session
 from tgonnx.trial_sizes import Size, Trials
 from tgonnx.wellformed import without_initializers
 
+NOTHING_FINITE = "has no finite value on all inputs tried"
 _FINE_TWINS, _COARSE_TWINS = 4, 2
 _ALWAYS = 2  # sizes that are tried whatever the time: batch 1 and 3
 _WIDEST = 1 << 16  # integers tried where no table limits them
@@ -55,22 +56,21 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to compare: `pairs` of `models` by position, each the reference first; `names` say what they are.
+class How:
+    """How to compare two models, the first being the reference; `names` say what they are.
 
-    `feeds` are the inputs of the user. With `random`, there are `samples` random ones for each size, too.
+    `feeds` are the inputs of the user. With `random`, there are `samples` random ones for each size, too, axes by
+    name from `sizes`; `seconds` bounds the list of sizes.
     """
 
-    models: tuple[Packed, ...]
-    names: tuple[str, ...]
-    pairs: tuple[tuple[int, int], ...]
-    feeds: tuple[Feeds, ...]
-    random: bool
-    samples: int
-    seed: int
-    rtol: float
-    sizes: tuple[tuple[str, int], ...]
-    seconds: float
+    names: tuple[str, str]
+    feeds: tuple[Feeds, ...] = ()
+    random: bool = True
+    samples: int = 1
+    seed: int = 0
+    rtol: float = 1e-4
+    sizes: tuple[tuple[str, int], ...] = ()
+    seconds: float = 120.0
 
 
 @dataclass
@@ -86,7 +86,6 @@ class Finding:
     sizes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     ran_by: list[str] = field(default_factory=list)
-    pairs: int = 1
 
     def note(self, found: Difference, where: str = "", how: str = "") -> None:
         """Keep the worst, and one reason for each output."""
@@ -95,27 +94,22 @@ class Finding:
             self.reasons.append(f"{where}{found.reason}{how}")
 
 
-def compare(stage: Stage, job: Job) -> Finding:
-    """Do the job; `stage` is called with what is about to run, so that a crash can be placed."""
-    finding = Finding(pairs=len(job.pairs))
-    models = [packed.model() for packed in job.models]
-    used: list[Feeds] = []
-    for number, (first, second) in enumerate(job.pairs):
-        reference = _Runner(models[first], job.names[first], stage)
-        other = _Runner(models[second], job.names[second], stage)
-        try:
-            pair = _Pair(reference, other, job.rtol, finding)
-        except _OnlyOne as error:
-            finding.note(different(str(error)))
-            continue
-        for feeds in list(used) if used else _inputs(reference, job, finding):
-            if not number:
-                used.append(feeds)
-            pair.at(feeds)
-        pair.conclude(not number and job.random and not job.feeds, job.seed)
-    finding.samples = len(used)
-    if not used and not finding.reasons:
+def compare(stage: Stage, a: Packed, b: Packed, how: How) -> Finding:
+    """Compare; `stage` is called with what is about to run, so that a crash can be placed."""
+    finding = Finding()
+    reference = _Runner(a.model(), how.names[0], stage)
+    other = _Runner(b.model(), how.names[1], stage)
+    try:
+        pair = _Pair(reference, other, how.rtol, finding)
+    except _OnlyOne as error:
+        finding.note(different(str(error)))
+        return finding
+    for feeds in _inputs(reference, how, finding):
+        finding.samples += 1
+        pair.at(feeds)
+    if not finding.samples:
         raise UsageError("nothing to verify with: no inputs were given")
+    pair.conclude(how.random and not how.feeds, how.seed)
     return finding
 
 
@@ -174,18 +168,18 @@ def describe_feeds(feeds: Mapping[str, NDArray[Any]]) -> str:
     return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")
 
 
-def _inputs(reference: _Runner, job: Job, finding: Finding) -> Iterator[Feeds]:
+def _inputs(reference: _Runner, how: How, finding: Finding) -> Iterator[Feeds]:
     """The user's inputs, then random ones at each size at which the reference runs, until the time is over."""
-    for feeds in job.feeds:
-        if job.random and not reference.takes(feeds):  # the batches were our choice
+    for feeds in how.feeds:
+        if how.random and not reference.takes(feeds):  # the batches were our choice
             finding.skipped.append(f"{describe_feeds(feeds)}: {reference.name} does not run")
             continue
         finding.sizes.append(describe_feeds(feeds))
         yield feeds
-    if not job.random:
+    if not how.random:
         return
-    end = time.monotonic() + job.seconds
-    search = _Search(reference, job)
+    end = time.monotonic() + how.seconds
+    search = _Search(reference, how)
     try:
         for number, size in enumerate(search.trials.sizes()):
             shown = describe_feeds(search.feeds[size])
@@ -205,15 +199,15 @@ def _inputs(reference: _Runner, job: Job, finding: Finding) -> Iterator[Feeds]:
 class _Search:
     """Random inputs for the sizes at which a model runs."""
 
-    def __init__(self, runner: _Runner, job: Job) -> None:
-        self._runner, self._job = runner, job
-        self._rng = np.random.default_rng(job.seed)
+    def __init__(self, runner: _Runner, how: How) -> None:
+        self._runner, self._how = runner, how
+        self._rng = np.random.default_rng(how.seed)
         self._drawer = Drawer(runner.model)
         self._fitted = False
         self.drawn = 0
-        self._end = time.monotonic() + max(_SEARCH, job.seconds)
+        self._end = time.monotonic() + max(_SEARCH, how.seconds)
         self.feeds: dict[Size, Feeds] = {}
-        self.trials = Trials(self._drawer.inputs, self._try, Size(named=job.sizes))
+        self.trials = Trials(self._drawer.inputs, self._try, Size(named=how.sizes))
 
     def _try(self, size: Size) -> None:
         if time.monotonic() > self._end:
@@ -247,7 +241,7 @@ class _Search:
     def samples(self, size: Size) -> Iterator[Feeds]:
         """The inputs that were tried, and more if they are wanted, each in another style."""
         yield self.feeds.pop(size)
-        yield from self.more(size, self._job.samples - 1)
+        yield from self.more(size, self._how.samples - 1)
 
     def more(self, size: Size, count: int) -> Iterator[Feeds]:
         """Other inputs of a size."""
@@ -273,7 +267,7 @@ class _Pair:
         self.names = list(zip(reference.optimised.outputs, other.optimised.outputs, strict=False))
         self.spread: dict[str, _Spread] = defaultdict(_Spread)
         self.last: tuple[Feeds, Feeds] | None = None
-        self.title = "" if finding.pairs < 2 else f"{other.name} against {reference.name}: "
+        self._twins: dict[tuple[int, float | None], Session] = {}
 
     def at(self, feeds: Feeds) -> None:
         """Compare on some inputs. Raises `ModelError` if the reference does not run on them."""
@@ -283,7 +277,7 @@ class _Pair:
         again = want if self.last is not None else self.reference.run(self.reference.optimised, feeds)
         for name, value in want.items():
             self.spread[name].add(value)
-            if measure(value, again[name], RUNS_APART, lambda: None).reason:
+            if measure(value, again[name], RUNS_APART).reason:
                 self.spread[name].random = True
         self.last = (feeds, want)
         self._judge(self.other.optimised, feeds, want, noise, "")
@@ -310,26 +304,22 @@ class _Pair:
         for mine, others in self.names:
             found = EQUAL
             if mine in want and others in got:
-                found = measure(want[mine], got[others], self.rtol, partial(noise.of, mine))
+                found = measure(want[mine], got[others], self.rtol, noise.of(mine))
             self.spread[mine].told |= not found.blind
-            self.finding.note(found, f"{self.title}output {mine!r}: ", how)
+            self.finding.note(found, f"output {mine!r}: ", how)
 
     @cached_property
     def stepping(self) -> set[str]:
         return stepping_outputs(self.reference.model)
 
-    @cached_property
-    def fine_twins(self) -> list[Session]:
-        return self._twins(_FINE_TWINS, None)
-
-    @cached_property
-    def coarse_twins(self) -> list[Session]:
-        return self._twins(_COARSE_TWINS, HALF_STEP)
-
-    def _twins(self, count: int, relative: float | None) -> list[Session]:
-        portable = self.reference.by_reference
-        models = (twin(self.reference.model, seed, relative) for seed in range(count))
-        return [open_session(model, exact=not portable, portable=portable) for model in models]
+    def twin(self, number: int, relative: float | None) -> Session:
+        """A session of one of the reference's twins."""
+        key = (number, relative)
+        if key not in self._twins:
+            portable = self.reference.by_reference
+            model = twin(self.reference.model, number, relative)
+            self._twins[key] = open_session(model, exact=not portable, portable=portable)
+        return self._twins[key]
 
     def conclude(self, judge_inputs: bool, seed: int) -> None:
         """Note what could not be told from the inputs that were tried."""
@@ -370,37 +360,35 @@ def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 
 class _NoiseSource:
-    """The noise of the reference on some inputs, worked out where it is asked for."""
+    """The noise of the reference on some inputs, worked out as far as it is asked for."""
 
     def __init__(self, pair: _Pair, feeds: Feeds, want: Feeds, plain: Feeds | None) -> None:
-        self._pair, self._feeds, self._want, self._plain = pair, feeds, want, plain
+        self._pair, self._feeds, self._want = pair, feeds, want
+        self._fine = [] if plain is None else [plain]
+        self._coarse: list[Feeds] = []
 
-    def of(self, name: str) -> Noise | None:
-        """The noise of one output; None where its shape is not settled."""
-        fine = _deviation(self._want[name], [values[name] for values in self._fine])
-        if fine is None:
-            return None
-        coarse = None
-        if name in self._pair.stepping:
-            coarse = _deviation(self._want[name], [values[name] for values in self._coarse])
-        return Noise(fine, coarse)
+    def of(self, name: str) -> Iterator[Noise]:
+        """The noise of one output, first without twins, then with more and more; nothing if its shape varies."""
+        for count in range(_FINE_TWINS + 1):
+            while len(self._fine) < 2 * count:
+                self._fine += self._runs(self._pair.twin(len(self._fine) // 2, None), len(self._fine), None)
+            fine = _deviation(self._want[name], [values[name] for values in self._fine])
+            if fine is None:
+                return
+            known = Noise(fine)
+            yield known
+        if name not in self._pair.stepping:
+            return
+        for number in range(len(self._coarse) // 2, _COARSE_TWINS):
+            self._coarse += self._runs(self._pair.twin(number, HALF_STEP), number, HALF_STEP)
+        coarse = _deviation(self._want[name], [values[name] for values in self._coarse])
+        if coarse is not None:
+            yield Noise(known.fine, coarse)
 
-    @cached_property
-    def _fine(self) -> list[Feeds]:
-        others = [] if self._plain is None else [self._plain]
-        return others + self._runs(self._pair.fine_twins, None)
-
-    @cached_property
-    def _coarse(self) -> list[Feeds]:
-        return self._runs(self._pair.coarse_twins, HALF_STEP)
-
-    def _runs(self, twins: list[Session], relative: float | None) -> list[Feeds]:
-        runner = self._pair.reference
-        return [
-            runner.run(session, shaken_feeds(self._feeds, 2 * number + turn, relative))
-            for number, session in enumerate(twins)
-            for turn in range(2)
-        ]
+    def _runs(self, session: Session, seed: int, relative: float | None) -> list[Feeds]:
+        """Two runs of a twin, on inputs that are off, too."""
+        both = (shaken_feeds(self._feeds, 2 * seed + turn, relative) for turn in range(2))
+        return [self._pair.reference.run(session, feeds) for feeds in both]
 
 
 def _deviation(want: NDArray[Any], others: list[NDArray[Any]]) -> NDArray[Any] | None:
@@ -447,7 +435,7 @@ class _Spread:
         if not self.count:
             return "is empty on all inputs tried"
         if self.low > self.high:
-            return "has no finite value on all inputs tried"
+            return NOTHING_FINITE
         if not self.told:
             return "changes by a tenth and more when nothing but rounding changes"
         if self.low == self.high and (self.count > 1 or not self.low):

@@ -9,7 +9,7 @@ bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+NOT_FINITE = "infinite or NaN values differ"
 ROUNDING = 6.0  # times the measured noise is rounding still
 POSITIONS = 1024  # an axis with more indices than this holds positions, not channels
 BLIND = 0.1  # of a channel's scale: where noise is larger, nothing can be told
@@ -60,8 +61,8 @@ def different(reason: str) -> Difference:
     return Difference(float("inf"), float("inf"), reason)
 
 
-def measure(a: Array, b: Array, rtol: float, noise: Callable[[], Noise | None]) -> Difference:
-    """Judge `b` against the reference `a`; `noise` is asked only where `rtol` alone does not do."""
+def measure(a: Array, b: Array, rtol: float, noise: Iterable[Noise] = ()) -> Difference:
+    """Judge `b` against the reference `a`. Of `noise`, better known from one to the next, only as much as is needed."""
     if a.shape != b.shape:
         return different(f"shape {a.shape} against {b.shape}")
     if a.dtype != b.dtype:
@@ -87,35 +88,37 @@ def channel_extent(values: Array) -> Array:
     return extent if np.isfinite(extent).all() else np.minimum(extent, values.max())
 
 
-def _floats(x: Array, y: Array, rtol: float, noise: Callable[[], Noise | None]) -> Difference:
+def _floats(x: Array, y: Array, rtol: float, noise: Iterable[Noise]) -> Difference:
     finite = np.isfinite(x)
     if not np.array_equal(finite, np.isfinite(y)) or not np.array_equal(
         x[~finite], y[~finite], equal_nan=True
     ):
-        return different("infinite or NaN values differ")
-    gap = np.abs(np.where(finite, x, 0) - np.where(finite, y, 0))
+        return different(NOT_FINITE)
+    x, y = np.where(finite, x, 0), np.where(finite, y, 0)
+    gap, magnitude = np.abs(x - y), np.abs(x)
     absolute = float(gap.max())
     if not absolute:
         return EQUAL
-    scale = channel_extent(np.where(finite, np.abs(x), 0))
+    scale = channel_extent(magnitude)
+    allowed = scale
     if (gap <= rtol * scale).all():
         return Difference(absolute, _ratio(gap, scale))
-    known, blind = noise(), False
-    if known is not None and rtol > 0:
+    for known in noise if rtol > 0 else ():
         moved = ROUNDING * channel_extent(known.fine)
-        blind = bool(np.median(moved[scale > 0] / scale[scale > 0]) > BLIND) if scale.any() else False
-        scale = np.maximum(scale, moved / rtol)
-    over = gap > rtol * scale
-    relative = _ratio(gap, scale)
-    if not over.any():
-        return Difference(absolute, relative, blind=blind)
-    if (
-        known is not None
-        and known.coarse is not None
-        and _few_steps(gap, known.coarse, np.where(finite, np.abs(x), 0))
-    ):
-        return Difference(absolute, _ratio(np.where(over, 0, gap), scale))
-    return Difference(absolute, relative, f"differs by more than {rtol:.1e} relative{_where(over)}")
+        allowed = np.maximum(scale, moved / rtol)
+        over = gap > rtol * allowed
+        if not over.any():
+            return Difference(absolute, _ratio(gap, allowed), blind=_is_blind(moved, scale))
+        if known.coarse is not None and _few_steps(gap, known.coarse, magnitude):
+            return Difference(absolute, _ratio(np.where(over, 0, gap), allowed))
+    where = _where(gap > rtol * allowed)
+    return Difference(absolute, _ratio(gap, allowed), f"differs by more than {rtol:.1e} relative{where}")
+
+
+def _is_blind(moved: Array, scale: Array) -> bool:
+    """Whether rounding alone moves most of an output by a good part of its size."""
+    present = scale > 0
+    return bool(present.any() and np.median(moved[present] / scale[present]) > BLIND)
 
 
 def _ratio(gap: Array, scale: Array) -> float:
@@ -146,18 +149,16 @@ def _where(over: Array) -> str:
     return "" if wrong.all() else f", in {wrong.sum()} of {wrong.size} channels (axis {axis})"
 
 
-def _integers(a: Array, b: Array, noise: Callable[[], Noise | None]) -> Difference:
+def _integers(a: Array, b: Array, noise: Iterable[Noise]) -> Difference:
     wrong = a != b
     if not wrong.any():
         return EQUAL
     absolute = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
     share = float(wrong.mean())
-    known = noise()
-    allowed = 0.0
-    if known is not None:
+    for known in noise:
         allowed = min(4 * float((known.fine > 0).mean()), SMALL)
         if known.coarse is not None:
             allowed = max(allowed, RARE * float((known.coarse > 0).mean()))
-    if share <= allowed:
-        return Difference(absolute, 0.0)
+        if share <= allowed:
+            return Difference(absolute, 0.0)
     return Difference(absolute, share, f"{share:.2%} of the integers differ, by up to {absolute:g}")

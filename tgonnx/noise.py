@@ -48,6 +48,18 @@ def twin(model: onnx.ModelProto, seed: int, relative: float | None = None) -> on
     return copy
 
 
+def tempered(model: onnx.ModelProto, most: float = 1.0) -> onnx.ModelProto:
+    """A copy whose floating weights are cut to -most..most: another function, of which the same rewriting is right."""
+    copy = without_initializers(model)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _FLOATS:
+            array = numpy_helper.to_array(tensor)
+            cut = np.clip(array.astype(np.float64), -most, most).astype(array.dtype)
+            tensor = numpy_helper.from_array(cut, tensor.name)
+        copy.graph.initializer.append(tensor)
+    return copy
+
+
 def settings(model: onnx.ModelProto) -> set[str]:
     """The values that say how to compute rather than with what: scales of images, exponents, bounds."""
     found = {name for node in model.graph.node if node.op_type in _SET for name in node.input[1:]} - {""}

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 
 from tgonnx.errors import ModelError
-from tgonnx.wellformed import fixed_size
+from tgonnx.wellformed import fixed_size, is_placeholder
 
 BATCHES = (1, 3, 2, 5)
 # (height, width); the first are of every kind, the others for models that take none of them
@@ -47,7 +47,7 @@ def shapes_at(inputs: list[onnx.ValueInfoProto], size: Size) -> dict[str, tuple[
     bound = dict(size.named)
     for value in inputs:  # the name of the samples' axis may stand elsewhere in an input before
         first = next(iter(value.type.tensor_type.shape.dim), None)
-        if first is not None and fixed_size(first) is None and first.dim_param:
+        if first is not None and fixed_size(first) is None and not is_placeholder(first.dim_param):
             bound.setdefault(first.dim_param, size.batch)
     lengths = _lengths(size)
     shapes = {}
@@ -57,11 +57,11 @@ def shapes_at(inputs: list[onnx.ValueInfoProto], size: Size) -> dict[str, tuple[
             role = role_of(value, axis)
             if role == "fixed":
                 shape.append(int(dim.dim_value))
-            elif dim.dim_param in bound:
+            elif not is_placeholder(dim.dim_param) and dim.dim_param in bound:
                 shape.append(bound[dim.dim_param])
             else:
                 chosen = _chosen(role, size, lengths)
-                if dim.dim_param and dim.dim_param not in ("?", "-1"):
+                if not is_placeholder(dim.dim_param):
                     bound[dim.dim_param] = chosen
                 shape.append(chosen)
         shapes[value.name] = tuple(shape)

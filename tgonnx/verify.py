@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from tgonnx.child import Crash, ask
-from tgonnx.comparison import Finding, Job, Packed, compare
+from tgonnx.comparison import Finding, How, Packed, compare
 from tgonnx.definitions import opset_of
 from tgonnx.errors import UsageError
 from tgonnx.feeds import Drawer, model_inputs
+from tgonnx.known_part import known_part, unknown_operators
 from tgonnx.runtime import Feeds, Session
 from tgonnx.trial_sizes import Size, Trials
 from tgonnx.wellformed import fixed_size
@@ -33,7 +34,8 @@ class Check:
     magnitude of its channel (see `tgonnx.measure`), or of the magnitude that measured rounding noise allows for;
     `tolerance` is what it was held against. `reasons` say in words why `ok` is False; `inconclusive` says what the
     inputs could not tell, which is also not ok. `sizes` were tried, `skipped` were not, for want of time. `ran_by`
-    names the runtimes; each model ran with optimisations and without.
+    names the runtimes; each model ran with optimisations and without. `up_to` lists operators that no runtime here
+    has: what they read was compared, what they make was not.
     """
 
     max_abs: float
@@ -45,6 +47,7 @@ class Check:
     inconclusive: tuple[str, ...] = ()
     sizes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    up_to: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -68,7 +71,7 @@ def verify(
     a: onnx.ModelProto,
     b: onnx.ModelProto,
     feeds: Iterable[Mapping[str, NDArray[Any]]] | None = None,
-    samples: int = 1,
+    samples: int | None = None,
     seed: int = 0,
     rtol: float = RTOL,
     sizes: Mapping[str, int] | None = None,
@@ -76,53 +79,55 @@ def verify(
 ) -> Check:
     """Compare inputs, outputs and opset of two models, then their outputs on the same inputs.
 
-    `feeds` are the inputs to use. Without them, `samples` random ones at each of a list of sizes: batch 1, 3, 2 and 5,
-    height different from width, odd lengths, as far as `a` runs there; axes by name from `sizes`. `seconds` bounds the
-    list, but for its first two sizes.
+    `feeds` are the inputs to use. Without them, or if `samples` is given, there are `samples` (1) random ones at each
+    of a list of sizes: batch 1, 3, 2 and 5, height different from width, odd lengths, as far as `a` runs there; axes by
+    name from `sizes`. `seconds` bounds the list, but for its first two sizes.
 
     Raises `UnsupportedError` if no runtime takes a model, `ModelError` if the first fails on the inputs,
     `UsageError` for no samples.
     """
-    if samples < 1:
+    if samples is not None and samples < 1:
         raise UsageError("samples must be at least 1")
     reasons = contract_differences(a, b)
     if any("input" in reason for reason in reasons):
         return Check(float("inf"), float("inf"), rtol, 0, "", reasons)
     given = () if feeds is None else tuple({k: np.asarray(v) for k, v in item.items()} for item in feeds)
-    job = Job(
-        models=(Packed.of(a), Packed.of(b)),
+    how = How(
         names=("the first", "the second"),
-        pairs=((0, 1),),
         feeds=given,
-        random=feeds is None,
-        samples=samples,
+        random=feeds is None or samples is not None,
+        samples=samples or 1,
         seed=seed,
         rtol=rtol,
         sizes=tuple((sizes or {}).items()),
         seconds=seconds,
     )
-    return judged(job, reasons)
+    return judged(a, b, how, reasons)
 
 
-def judged(job: Job, reasons: Sequence[str] = ()) -> Check:
-    """The check of a job, done in the child process; a crash there is a reason, or a doubt if it is the reference's."""
+def judged(a: onnx.ModelProto, b: onnx.ModelProto, how: How, reasons: Sequence[str] = ()) -> Check:
+    """The numbers of two models compared in the child process.
+
+    A crash there is a reason, or a doubt if it is the reference that crashes. Raises as `verify` does.
+    """
+    unknown = unknown_operators(a)
     try:
-        found = ask(compare, job)
+        found = ask(compare, Packed.of(known_part(a, unknown)), Packed.of(known_part(b, unknown)), how)
     except Crash as crash:
-        references = {job.names[first] for first, _ in job.pairs}
         found = Finding(float("inf"), float("inf"))
-        doubted = any(f"{name} " in f"{crash.stage} " for name in references)
-        (found.doubts if doubted else found.reasons).append(str(crash))
+        of_other = crash.stage.startswith((f"loading {how.names[1]}", f"running {how.names[1]}"))
+        (found.reasons if of_other else found.doubts).append(str(crash))
     return Check(
         found.max_abs,
         found.max_rel,
-        job.rtol,
+        how.rtol,
         found.samples,
         ", ".join(found.ran_by),
         (*reasons, *found.reasons),
         tuple(dict.fromkeys(found.doubts)),
         tuple(found.sizes),
         tuple(found.skipped),
+        tuple(sorted(f"{op_type} ({domain or 'ai.onnx'})" for domain, op_type in unknown)),
     )
 
 
