@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tgonnx.child import Stage
 from tgonnx.errors import ModelError, UnsupportedError, UsageError
-from tgonnx.feeds import STYLES, Drawer
+from tgonnx.feeds import STYLES, WIDEST, Drawer
 from tgonnx.measure import EQUAL, Difference, Noise, different, measure
 from tgonnx.noise import HALF_STEP, reached_from, shaken_feeds, stepping_outputs, twin
 from tgonnx.runtime import Feeds, Session, open_session
@@ -29,7 +29,6 @@ from tgonnx.wellformed import without_initializers
 NOTHING_FINITE = "has no finite value on all inputs tried"
 _FINE_TWINS, _COARSE_TWINS = 4, 2
 _ALWAYS = 2  # sizes that are tried whatever the time: batch 1 and 3
-_WIDEST = 1 << 16  # integers tried where no table limits them
 RUNS_APART = 1e-2  # relative; what threads may change from run to run is far less
 _SEARCH = 60.0  # seconds to look for a size at which the model runs
 
@@ -223,10 +222,10 @@ class _Search:
     def _widened(self, feeds: Feeds, size: Size) -> Feeds:
         """Inputs with integers as large as the model takes them, where its graph says nothing of them."""
         for name in self._drawer.open_integers():
-            high = _WIDEST
+            high = WIDEST
             while high > 1 and not self._runner.takes({**feeds, name: np.full_like(feeds[name], high)}):
                 high //= 2
-            low, high = high, min(2 * high, _WIDEST + 1)
+            low, high = high, min(2 * high, WIDEST + 1)
             while high - low > 1:
                 middle = (low + high) // 2
                 taken = self._runner.takes({**feeds, name: np.full_like(feeds[name], middle)})

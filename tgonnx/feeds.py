@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from tgonnx.errors import UnsupportedError
-from tgonnx.integer_ranges import Range, integer_ranges
+from tgonnx.integer_ranges import Range, decides_sizes, integer_ranges
 from tgonnx.trial_sizes import Size, shapes_at
 
 # Kinds of floats that take turns: around zero, from 0 to 1, from the far ends of activations, pixels.
 STYLES = ("normal", "unit", "wide", "pixels")
+WIDEST = 1 << 16  # integers tried where no table limits them
 _WIDE = 8.0
 
 
@@ -49,7 +50,7 @@ class Drawer:
     """Draws inputs for a model. `ranges` say what integers each input takes; they may be corrected."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.inputs = model_inputs(model)
+        self.model, self.inputs = model, model_inputs(model)
         self.ranges = integer_ranges(model, self.inputs)
         for value in self.inputs:
             tensor = value.type.tensor_type
@@ -69,17 +70,18 @@ class Drawer:
         return {**feeds, name: self._array(value, feeds[name].shape, rng, "wide")}
 
     def open_integers(self) -> list[str]:
-        """The inputs of integers of whose range nothing is known."""
+        """The inputs of integers of whose range nothing is known, those that decide on sizes excepted."""
         return [
             value.name
             for value in self.inputs
             if _dtype(value).kind in "iu" and not _is_mask(value) and _dtype(value).itemsize > 1
             and not self.ranges.get(value.name, Range()).known
+            and not decides_sizes(self.model, value.name)
         ]  # fmt: skip
 
     def widen(self, name: str, high: int) -> None:
-        """Let an input hold integers from 0 to `high`."""
-        self.ranges[name] = replace(self.ranges.get(name, Range()), high=high)
+        """Let an input hold integers from 0 to `high`, which was found to be the limit."""
+        self.ranges[name] = replace(self.ranges.get(name, Range()), high=high, known=high < WIDEST)
 
     def _array(
         self, value: onnx.ValueInfoProto, shape: tuple[int, ...], rng: np.random.Generator, style: str
@@ -109,7 +111,7 @@ class Drawer:
         drawn = rng.integers(span.low, span.high + 1, shape)
         if span.hints and not span.known:
             drawn = np.where(rng.random(shape) < 0.5, rng.choice(span.hints, shape), drawn)
-        if span.known and drawn.size > 1:  # both ends are met
+        if span.known and drawn.size > rng.integers(2):  # the last row of a table is met often
             drawn.flat[rng.integers(drawn.size)] = span.high
         return drawn.astype(dtype)
 

@@ -11,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from tgonnx.measure import Array
+from tgonnx.noise import reached_from
 
 # A value keeps its meaning as an index through these.
 _CARRIERS = frozenset(
@@ -21,6 +22,12 @@ _CARRIERS = frozenset(
 _SAME_ROWS = frozenset("Cast Identity DequantizeLinear QuantizeLinear Mul Div Add Sub".split())
 # Operators of onnxruntime that look up several tables: index operand -> table operand
 _EMBEDDINGS = {"EmbedLayerNormalization": {0: 2, 1: 4}, "QEmbedLayerNormalization": {0: 2, 1: 4}}
+
+
+# Operators of which an operand is a size or a count -> the first such operand
+_SIZED = {"Range": 0, "ConstantOfShape": 0, "Loop": 0} | dict.fromkeys(
+    "Reshape Expand Tile Resize Upsample TopK OneHot Pad Slice CenterCropPad".split(), 1
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,16 @@ class _Graph:
             order = next((list(item.ints) for item in node.attribute if item.name == "perm"), [])
             return self.rows(node.input[0], order[axis]) if order else None
         return self.rows(node.input[0], axis) if node.op_type in _SAME_ROWS else None
+
+
+def decides_sizes(model: onnx.ModelProto, name: str) -> bool:
+    """Whether how large something is, or how often it is done, depends on the value of an input."""
+    reached = reached_from(model, [name])
+    return any(
+        reached & set(node.input[_SIZED[node.op_type] :])
+        for node in model.graph.node
+        if node.op_type in _SIZED
+    )
 
 
 def integer_ranges(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto]) -> dict[str, Range]:
