@@ -368,21 +368,26 @@ class _NoiseSource:
 
     def of(self, name: str) -> Iterator[Noise]:
         """The noise of one output, first without twins, then with more and more; nothing if its shape varies."""
-        for count in range(_FINE_TWINS + 1):
+        stepping = name in self._pair.stepping
+        for count in range(_FINE_TWINS if stepping else 0, _FINE_TWINS + 1):
             while len(self._fine) < 2 * count:
-                self._fine += self._runs(self._pair.twin(len(self._fine) // 2, None), len(self._fine), None)
-            fine = _deviation(self._want[name], [values[name] for values in self._fine])
+                seed = len(self._fine) // 2
+                self._fine += self._runs(self._pair.twin(seed, None), seed, None)
+            fine = self._deviation(name, self._fine)
             if fine is None:
                 return
-            known = Noise(fine)
-            yield known
-        if name not in self._pair.stepping:
+            if not stepping:
+                yield Noise(fine)
+        if not stepping:
             return
-        for number in range(len(self._coarse) // 2, _COARSE_TWINS):
-            self._coarse += self._runs(self._pair.twin(number, HALF_STEP), number, HALF_STEP)
-        coarse = _deviation(self._want[name], [values[name] for values in self._coarse])
-        if coarse is not None:
-            yield Noise(known.fine, coarse)
+        for seed in range(len(self._coarse) // 2, _COARSE_TWINS):
+            self._coarse += self._runs(self._pair.twin(seed, HALF_STEP), seed, HALF_STEP)
+        coarse = self._deviation(name, self._coarse)
+        if fine is not None and coarse is not None:
+            yield Noise(fine, coarse)
+
+    def _deviation(self, name: str, others: list[Feeds]) -> NDArray[Any] | None:
+        return _deviation(self._want[name], [values[name] for values in others])
 
     def _runs(self, session: Session, seed: int, relative: float | None) -> list[Feeds]:
         """Two runs of a twin, on inputs that are off, too."""

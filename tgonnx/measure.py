@@ -33,7 +33,8 @@ class Noise:
     """How far one output of the reference comes from itself, element by element.
 
     `fine`: the most, over other orders of work and over weights and inputs off by their last bits. `coarse`: with
-    weights and inputs off by half a step of 8 bits; None where nothing on the way to the output rounds to steps.
+    weights and inputs off by half a step of 8 bits, where something on the way to the output rounds to steps; then
+    last bits change a few values, by whole steps.
     """
 
     fine: Array
@@ -76,12 +77,15 @@ def measure(a: Array, b: Array, rtol: float, noise: Iterable[Noise] = ()) -> Dif
     return _floats(a.astype(np.float64), b.astype(np.float64), rtol, noise)
 
 
-def channel_extent(values: Array) -> Array:
-    """For each element the largest of its channel, of the smallest channel that it is in; `values` are not negative."""
+def channel_extent(values: Array, first: int = 0) -> Array:
+    """For each element the largest of its channel, of the smallest channel that it is in; `values` are not negative.
+
+    Axes before `first` hold no channels.
+    """
     if values.ndim < 2:
-        return values
+        return values if first == 0 else np.full(values.shape, values.max(initial=0))
     extent = np.full(values.shape, np.inf)
-    for axis in range(values.ndim):
+    for axis in range(first, values.ndim):
         if values.shape[axis] <= POSITIONS or axis in (1, values.ndim - 1):
             others = tuple(other for other in range(values.ndim) if other != axis)
             extent = np.minimum(extent, values.max(axis=others, keepdims=True))
@@ -104,13 +108,14 @@ def _floats(x: Array, y: Array, rtol: float, noise: Iterable[Noise]) -> Differen
     if (gap <= rtol * scale).all():
         return Difference(absolute, _ratio(gap, scale))
     for known in noise if rtol > 0 else ():
-        moved = ROUNDING * channel_extent(known.fine)
+        if known.coarse is not None:
+            if _few_steps(gap, known.fine, known.coarse, magnitude):
+                return Difference(absolute, _ratio(np.where(gap > rtol * scale, 0, gap), scale))
+            continue
+        moved = ROUNDING * channel_extent(known.fine, first=1)  # one sample more or less is luck
         allowed = np.maximum(scale, moved / rtol)
-        over = gap > rtol * allowed
-        if not over.any():
+        if (gap <= rtol * allowed).all():
             return Difference(absolute, _ratio(gap, allowed), blind=_is_blind(moved, scale))
-        if known.coarse is not None and _few_steps(gap, known.coarse, magnitude):
-            return Difference(absolute, _ratio(np.where(over, 0, gap), allowed))
     where = _where(gap > rtol * allowed)
     return Difference(absolute, _ratio(gap, allowed), f"differs by more than {rtol:.1e} relative{where}")
 
@@ -127,14 +132,18 @@ def _ratio(gap: Array, scale: Array) -> float:
         return float(np.nanmax(np.where(gap > 0, gap / scale, 0.0)))
 
 
-def _few_steps(gap: Array, coarse: Array, magnitude: Array) -> bool:
-    """Whether single steps of rounding explain the differences: each no larger than steps are, and few of them."""
+def _few_steps(gap: Array, fine: Array, coarse: Array, magnitude: Array) -> bool:
+    """Whether single steps of rounding explain the differences: each no larger than steps are, and few of them.
+
+    Few: in the mean of a channel no more than a few times what last bits change, or a small part of what half steps do.
+    """
     if gap.max() > 2 * coarse.max():
         return False
     groups = [tuple(other for other in range(gap.ndim) if other != axis) for axis in range(gap.ndim)]
     large = [others for axis, others in enumerate(groups) if gap.size // gap.shape[axis] >= GROUP]
     for others in (None, *large):
-        explained = np.minimum(coarse.mean(axis=others) / 8, SMALL * magnitude.max(axis=others))
+        steps = np.maximum(4 * fine.mean(axis=others), 2 * RARE * coarse.mean(axis=others))
+        explained = np.minimum(steps, SMALL * magnitude.max(axis=others))
         if (gap.mean(axis=others) > explained).any():
             return False
     return True
