@@ -143,21 +143,32 @@ def test_nothing_is_written_over(model: Path, tmp_path: Path, capsys: Capture) -
     assert (tmp_path / "there.onnx").read_bytes() == b"precious"
 
 
-def test_a_model_that_nothing_can_run_is_cut_and_said_to_be_unverified(
-    tmp_path: Path, capsys: Capture
-) -> None:
+def followed_by(node: onnx.NodeProto, path: Path) -> str:
+    """The model with another node behind it, from z to y."""
     model = mlp()
     model.graph.node[2].output[0] = "z"
-    model.graph.node.append(onnx.helper.make_node("Magic", ["z"], ["y"], domain="my.ops"))
-    model.opset_import.append(onnx.helper.make_opsetid("my.ops", 1))
-    onnx.save(model, tmp_path / "m.onnx")
-    source, mask, out = (str(tmp_path / name) for name in ("m.onnx", "mask.json", "out.onnx"))
+    model.graph.node.append(node)
+    if node.domain:
+        model.opset_import.append(onnx.helper.make_opsetid(node.domain, 1))
+    onnx.save(model, path)
+    return str(path)
+
+
+def test_a_model_that_ends_in_an_unknown_operator_is_verified_up_to_there(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    node = onnx.helper.make_node("Magic", ["z"], ["y"], domain="my.ops")
+    source = followed_by(node, tmp_path / "m.onnx")
+    mask, out, other = (str(tmp_path / name) for name in ("mask.json", "out.onnx", "other.onnx"))
     assert main(["mask", source, "-o", mask, "-q"]) == 0
     assert main(["apply", source, "--mask", mask, "-o", out]) == 0
     shown = capsys.readouterr()
-    assert "not verified: no runtime takes the model" in shown.err
+    assert "verified up to the inputs of Magic (my.ops)" in shown.err
     assert "wrote" in shown.out
-    assert main(["verify", source, out]) == 4
+    assert main(["verify", source, out]) == 1
+    assert "output 'z': differs" in capsys.readouterr().err
+    assert main(["gate", source, "--mask", mask, "-o", other]) == 0
+    assert main(["verify", other, out]) == 0
 
 
 @pytest.mark.parametrize("mishap", ["output appears", "folder is gone"])
@@ -205,3 +216,17 @@ def test_a_mask_is_written_like_a_model(model: Path, tmp_path: Path, capsys: Cap
     chosen.save(mask, overwrite=True)
     assert mask.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "mask.json"]
+
+
+def test_what_cannot_be_verified_is_written_if_asked_for_and_marked(tmp_path: Path, capsys: Capture) -> None:
+    source = followed_by(onnx.helper.make_node("Sub", ["z", "z"], ["y"]), tmp_path / "m.onnx")
+    out = str(tmp_path / "out.onnx")
+    assert main(["gate", source, "-o", out]) == 1
+    shown = capsys.readouterr()
+    assert "verification is inconclusive: output 'y' of the original is 0 on all inputs tried" in shown.err
+    assert "--unverified" in shown.err
+    assert shown.err.count("\n") == 1
+    assert not Path(out).exists()
+    assert main(["gate", source, "-o", out, "--unverified"]) == 0
+    assert "not verified" in capsys.readouterr().err
+    assert [entry.key for entry in onnx.load(out).metadata_props] == ["tgonnx.unverified"]

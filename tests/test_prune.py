@@ -134,8 +134,8 @@ def test_a_model_of_fixed_batch_trains_on_larger_ones() -> None:
 
 
 def test_a_quantised_model_is_not_trained() -> None:
-    step = "step = Constant <value_float = 0.1> ()"
-    model = network(f"{step} q = QuantizeLinear(s, step) y = DequantizeLinear(q, step)")
+    step = "step = Constant <value_float = 0.1> () zero = Constant <value = int8 {0}> ()"
+    model = network(f"{step} q = QuantizeLinear(s, step, zero) y = DequantizeLinear(q, step, zero)")
     with pytest.raises(tg.UnsupportedError, match=r"\(QuantizeLinear\).* before it is quantised"):
         tg.prune(model, samples(40))
     assert tg.prune(model, target=tg.Target(flops=0.6)).target_met

@@ -35,13 +35,14 @@ def test_a_model_equals_itself() -> None:
     check = verify(mlp(), mlp())
     assert check.ok
     assert check.max_abs == check.max_rel == 0
-    assert check.samples == 2
+    assert check.sizes == ("x:1x8", "x:3x8", "x:2x8", "x:5x8")
+    assert check.samples == 4
 
 
 @pytest.mark.parametrize("factor", [1.5, 1.01, 1.001])
-def test_the_relative_difference_is_that_of_the_largest_output(factor: float) -> None:
+def test_the_relative_difference_is_that_of_the_channel(factor: float) -> None:
     check = verify(mlp(), scaled(mlp(), factor))
-    assert check.max_rel == pytest.approx(factor - 1, rel=1e-2)
+    assert check.max_rel == pytest.approx(factor - 1, rel=2e-2)
     assert not check.ok
     assert check.reasons == ("output 'y': differs by more than 1.0e-04 relative",)
 
@@ -53,10 +54,11 @@ def test_rounding_is_tolerated() -> None:
 
 
 def test_given_feeds_are_used() -> None:
-    feeds = [{"x": np.zeros((3, 8), np.float32)}]
+    feeds = [{"x": np.ones((3, 8), np.float32)}]
     check = verify(mlp(), scaled(mlp(), 2), feeds=feeds)
-    assert check.ok
+    assert check.max_rel == pytest.approx(1, rel=1e-5)
     assert check.samples == 1
+    assert check.sizes == ("x:3x8",)
     with pytest.raises(UsageError, match="no inputs"):
         verify(mlp(), mlp(), feeds=[])
 
@@ -96,12 +98,8 @@ def test_outputs_without_any_finite_value_are_no_proof() -> None:
     )
     check = verify(nothing, nothing)
     assert not check.ok
-    assert "no finite value" in check.reasons[0]
-
-
-def test_half_precision_is_held_to_its_own_rounding() -> None:
-    half = parse("m (float16[N,4] x) => (float16[N,4] y) { y = Relu(x) }")
-    assert verify(half, half).tolerance == pytest.approx(10 * np.finfo(np.float16).eps)
+    assert check.verdict == "inconclusive"
+    assert "no finite value" in check.inconclusive[0]
 
 
 @pytest.mark.parametrize(("opset", "ir"), [(17, 8), (17, 13), (22, 10), (25, 12)])

@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,10 +17,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tgonnx import interrupts, streams
+from tgonnx.cli_options import (
+    COMMON,
+    AttentionCut,
+    EvidenceData,
+    Freeze,
+    MinChannels,
+    ModelPath,
+    Overwrite,
+    RoundTo,
+    Seed,
+    TargetText,
+    Unverified,
+    VerifySeconds,
+)
 from tgonnx.console import Terminal, plain
 from tgonnx.errors import (
     InstallationError,
-    ModelError,
     TargetError,
     TgonnxError,
     UnsupportedError,
@@ -32,7 +45,8 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
     import onnx
 
     from tgonnx.coupling import Attention, Coupling
-    from tgonnx.selection import Mask
+    from tgonnx.proof import Prover
+    from tgonnx.verify import Check
 
 _EPILOG = (
     "Exit codes: 0 done, 1 internal error or verification failed, 2 usage or paths, 3 model rejected, "
@@ -52,45 +66,6 @@ app = typer.Typer(
 # click's UsageError; typer carries a copy of click in some versions and depends on it in others.
 _UsageFault: type[Any] = typer.BadParameter.__bases__[0]
 
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file.", show_default=False)]
-TargetText = Annotated[
-    str, typer.Option("--target", help="What may stay: flops=0.5, params=0.5 or channels=0.5.")
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
-RoundTo = Annotated[
-    int | None,
-    typer.Option(
-        "--round-to",
-        min=1,
-        help="Keep multiples of this many units; auto: up to 8 where the target allows it, which runtimes like.",
-        show_default="auto",
-    ),
-]
-MinChannels = Annotated[int, typer.Option("--min-channels", min=1, help="Keep at least this many units.")]
-Freeze = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--freeze", metavar="GLOB", help="Never cut what a node or value of this name takes part in."
-    ),
-]
-
-AttentionCut = Annotated[
-    Literal["heads", "head-dim"],
-    typer.Option("--attention", help="What of attention is cut: whole heads, or the width of all heads."),
-]
-
-_COMMON = {
-    "json": Annotated[bool, typer.Option("--json", help="Print the result as JSON.")],
-    "quiet": Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print errors only (and JSON if asked for).")
-    ],
-    "verbose": Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv with tracebacks.")
-    ],
-    "no_color": Annotated[bool, typer.Option("--no-color", help="No colours.")],
-}
-
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a command; the first parameter is the `Terminal` made from the options of all commands."""
@@ -103,7 +78,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     parameters = list(introspection.signature(function, eval_str=True).parameters.values())[1:]
     parameters += [
         introspection.Parameter(name, keyword, default=0 if name == "verbose" else False, annotation=kind)
-        for name, kind in _COMMON.items()
+        for name, kind in COMMON.items()
     ]
     del run.__wrapped__
     run.__signature__ = introspection.Signature(parameters)  # type: ignore[attr-defined]
@@ -218,20 +193,29 @@ def verify(
     terminal: Terminal,
     a: Annotated[Path, typer.Argument(metavar="A", help="The one model.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="The other.", show_default=False)],
-    samples: Annotated[int, typer.Option("--samples", min=1, help="How many random inputs.")] = 2,
-    rtol: Annotated[float, typer.Option("--rtol", min=0, help="Relative difference allowed.")] = 1e-4,
+    data: EvidenceData = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Random inputs at each size.")] = 1,
+    rtol: Annotated[
+        float, typer.Option("--rtol", min=0, help="Difference allowed, relative to an output's channel.")
+    ] = 1e-4,
+    seconds: VerifySeconds = 120,
     seed: Seed = 0,
 ) -> None:
-    """Compare what two models promise, and compute on random inputs. Exit code 1: they differ."""
+    """Compare what two models promise, and compute at many sizes. Exit code 1: they differ, or nobody can tell."""
     from tgonnx import report
     from tgonnx.loading import read
+    from tgonnx.proof import real_feeds
     from tgonnx.verify import verify as compare
 
+    first, second = read(a), read(b)
+    feeds = real_feeds(data, first) or None
     with terminal.working("comparing"):
-        check = compare(read(a), read(b), samples=samples, rtol=rtol, seed=seed)
+        check = compare(first, second, feeds, samples, seed, rtol, seconds=seconds)
     terminal.result(report.check_json(check), report.check_table(check))
     if not check.ok:
-        terminal.complain(f"{a} and {b} differ: {check.reasons[0]}")
+        terminal.complain(
+            f"{a} and {b} {'differ: ' if check.reasons else 'are not comparable: '}{check.complaint}"
+        )
         raise typer.Exit(VerificationError.exit_code)
 
 
@@ -346,6 +330,8 @@ def prune(
         Literal["cpu", "cuda"], typer.Option("--device", help="Where it trains; cuda needs onnxruntime-gpu.")
     ] = "cpu",
     attention: AttentionCut = "heads",
+    verify_seconds: VerifySeconds = 120,
+    unverified: Unverified = False,
     overwrite: Overwrite = False,
     report_path: Annotated[
         Path | None, typer.Option("--report", metavar="PATH.json", help="Also write all figures there.")
@@ -370,6 +356,7 @@ def prune(
         result = run(
             loaded, data, wanted, loss, epochs, batch, lr, gate_lr, weight, gradient, round_to, min_channels,
             freeze or (), weights, seed, threads or None, engine, device, listener, attention,
+            verify_seconds, unverified,
         )  # fmt: skip
     out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, protected), out)
     with terminal.working("timing"):
@@ -442,20 +429,30 @@ def gate(
         Path | None,
         typer.Option("--mask", metavar="MASK.json", help="Gates to close; without, all are open."),
     ] = None,
+    data: EvidenceData = None,
+    verify_seconds: VerifySeconds = 120,
+    unverified: Unverified = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the model with gates in it: the same size, computing what the pruned model computes."""
     from tgonnx.passes.insert_gates import gate as gate_model
+    from tgonnx.passes.remove_channels import apply as cut
+    from tgonnx.proof import Prover, real_feeds
     from tgonnx.saving import check_destination, save
     from tgonnx.selection import Mask
 
-    inputs = [model] + ([mask_path] if mask_path else [])
+    inputs = [path for path in (model, mask_path, data) if path]
     check_destination(out, overwrite, inputs)
     given = Mask.load(mask_path) if mask_path else None
     coupling = _prunable(terminal, model, given.attention if given else "heads")
     chosen = given or Mask.all_open(coupling)
-    save(gate_model(coupling, chosen), out, overwrite, inputs)
-    terminal.result({"out": str(out)}, f"wrote {out}")
+    gated = gate_model(coupling, chosen)
+    prover = Prover(coupling, real_feeds(data, coupling.model.original), verify_seconds, unverified)
+    with terminal.working("verifying"):
+        check = prover.both(chosen, gated, cut(coupling, chosen))
+    told = _settled(terminal, prover, check, gated)
+    save(gated, out, overwrite, inputs)
+    terminal.result({"out": str(out), **told}, f"wrote {out}")
 
 
 @command
@@ -464,22 +461,31 @@ def apply(
     model: ModelPath,
     mask_path: Annotated[Path, typer.Option("--mask", metavar="MASK.json", help="What to cut.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where to write the pruned model.")],
+    data: EvidenceData = None,
+    verify_seconds: VerifySeconds = 120,
+    unverified: Unverified = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Cut what a mask closes. The result is verified against the gated model before it is written."""
+    """Cut what a mask closes. The result is verified before it is written."""
     from tgonnx.cost import CostModel
+    from tgonnx.passes.insert_gates import gate as gate_model
     from tgonnx.passes.remove_channels import apply as cut
+    from tgonnx.proof import Prover, real_feeds
     from tgonnx.saving import check_destination, save
     from tgonnx.selection import Mask
 
-    check_destination(out, overwrite, [model, mask_path])
+    inputs = [path for path in (model, mask_path, data) if path]
+    check_destination(out, overwrite, inputs)
     chosen = Mask.load(mask_path)
     coupling = _prunable(terminal, model, chosen.attention)
     pruned = cut(coupling, chosen)
-    _verified(terminal, coupling, chosen, pruned)
-    save(pruned, out, overwrite, [model, mask_path])
+    prover = Prover(coupling, real_feeds(data, coupling.model.original), verify_seconds, unverified)
+    with terminal.working("verifying"):
+        check = prover.both(chosen, gate_model(coupling, chosen), pruned)
+    told = _settled(terminal, prover, check, pruned)
+    save(pruned, out, overwrite, inputs)
     costs = CostModel(coupling)
-    _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
+    _finish(terminal, out, costs.cost(), costs.cost(chosen.open), told)
 
 
 def _analyzed(terminal: Terminal, path: Path, attention: Attention) -> Coupling:
@@ -503,26 +509,26 @@ def _prunable(terminal: Terminal, path: Path, attention: Attention) -> Coupling:
     return coupling
 
 
-def _verified(terminal: Terminal, coupling: Coupling, chosen: Mask, pruned: onnx.ModelProto) -> None:
-    """Raise `VerificationError` unless the pruned model computes what the gated one does."""
-    from tgonnx.passes.insert_gates import gate as gate_model
-    from tgonnx.verify import verify as compare
+def _settled(terminal: Terminal, prover: Prover, check: Check, result: onnx.ModelProto) -> dict[str, Any]:
+    """Tell of a check before its `result` is written; the check as JSON. Raises `VerificationError` if it is not ok."""
+    from tgonnx import report
 
-    try:
-        with terminal.working("verifying"):
-            check = compare(gate_model(coupling, chosen), pruned)
-    except (ModelError, UnsupportedError) as error:  # custom operators, for one
-        terminal.note(f"not verified: {error}")
-        return
-    if not check.ok:
-        raise VerificationError(f"pruned and gated model differ, nothing was written: {check.reasons[0]}")
-    terminal.note(f"verified: {check.max_rel:.1e} relative difference, {check.ran_by}", level=1)
+    if doubt := prover.settle(check, result):
+        terminal.note(f"note: {doubt}")
+    elif check.up_to:
+        terminal.note(f"note: verified up to the inputs of {', '.join(check.up_to)}, which nothing here runs")
+    terminal.note(f"verification: {check.max_rel:.1e} relative difference, {check.ran_by}", level=1)
+    for size in check.skipped:
+        terminal.note(f"not tried: {size}", level=1)
+    return {"verification": report.check_json(check)}
 
 
-def _finish(terminal: Terminal, out: Path, before: Any, after: Any) -> None:
+def _finish(
+    terminal: Terminal, out: Path, before: Any, after: Any, told: Mapping[str, Any] | None = None
+) -> None:
     left = {
         name: getattr(after, name) / max(getattr(before, name), 1) for name in ("flops", "params", "channels")
     }
     parts = ", ".join(f"{value:.1%} of {name}" for name, value in left.items())
-    data = {"out": str(out), "before": vars(before), "after": vars(after), "left": left}
+    data = {"out": str(out), "before": vars(before), "after": vars(after), "left": left, **(told or {})}
     terminal.result(data, f"wrote {out}: {parts} left")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,24 +12,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from tgonnx.errors import UnsupportedError
-from tgonnx.wellformed import fixed_size
+from tgonnx.integer_ranges import Range, decides_sizes, integer_ranges
+from tgonnx.trial_sizes import Size, shapes_at
 
-# A value keeps its meaning as an index through these.
-_CARRIERS = frozenset(
-    (
-        "Cast",
-        "Identity",
-        "Reshape",
-        "Unsqueeze",
-        "Squeeze",
-        "Transpose",
-        "Slice",
-        "Concat",
-        "Flatten",
-        "Expand",
-    )
-)
-_SEQUENCE = 8  # sizes of unknown axes that are neither batch nor space
+# Kinds of floats that take turns: around zero, from 0 to 1, from the far ends of activations, pixels.
+STYLES = ("normal", "unit", "wide", "pixels")
+WIDEST = 1 << 16  # integers tried where no table limits them
+_WIDE = 8.0
 
 
 def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -47,86 +37,98 @@ def random_feeds(
 ) -> dict[str, NDArray[Any]]:
     """One array for each input of the model.
 
-    Floats are standard normal. Integers are ids below the smallest table that they index (`Gather`), else
-    0 or 1; masks (by name) are all ones. Unknown axes: `sizes` by axis name; else `batch` for the first axis,
-    `space` for the axes of images, 8 for the rest. Axes with one name get one size.
+    Floats are standard normal. Integers are ids below the smallest table that they index (`Gather`), pixels where
+    they have 8 bits, else 0 or 1; masks (by name) are all ones. Unknown axes: `sizes` by axis name; else `batch`
+    for the first axis, `space` for the axes of images, 8 for the rest. Axes with one name get one size.
 
     Raises `UnsupportedError` for inputs that are not tensors of numbers.
     """
-    bound = dict(sizes or {})
-    limits = _index_limits(model)
-    feeds = {}
-    for value in model_inputs(model):
-        tensor = value.type.tensor_type
-        if not value.type.HasField("tensor_type") or tensor.elem_type == TensorProto.STRING:
-            raise UnsupportedError(f"input {value.name!r} is not a tensor of numbers; give real inputs")
-        shape = _shape(tensor.shape.dim, bound, batch, space)
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-        feeds[value.name] = _draw(value.name, shape, dtype, limits.get(value.name, 2), rng)
-    return feeds
+    named = tuple((sizes or {}).items())
+    return Drawer(model).draw(Size(batch, (space, space), named=named), rng)
 
 
-def _shape(dims: Any, bound: dict[str, int], batch: int, space: int) -> tuple[int, ...]:
-    shape = []
-    for axis, dim in enumerate(dims):
-        default = batch if axis == 0 else space if len(dims) >= 4 and axis >= 2 else _SEQUENCE
-        if (size := fixed_size(dim)) is not None:
-            shape.append(size)
-        elif dim.dim_param:
-            shape.append(bound.setdefault(dim.dim_param, default))
-        else:
-            shape.append(default)
-    return tuple(shape)
+class Drawer:
+    """Draws inputs for a model. `ranges` say what integers each input takes; they may be corrected."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model, self.inputs = model, model_inputs(model)
+        self.ranges = integer_ranges(model, self.inputs)
+        for value in self.inputs:
+            tensor = value.type.tensor_type
+            if not value.type.HasField("tensor_type") or tensor.elem_type == TensorProto.STRING:
+                raise UnsupportedError(f"input {value.name!r} is not a tensor of numbers; give real inputs")
+
+    def draw(self, size: Size, rng: np.random.Generator, style: str = "normal") -> dict[str, NDArray[Any]]:
+        """One array for each input, its floats in one of the `STYLES`. Masks are ones if that is `normal`."""
+        shapes = shapes_at(self.inputs, size)
+        return {value.name: self._array(value, shapes[value.name], rng, style) for value in self.inputs}
+
+    def redraw(
+        self, name: str, feeds: Mapping[str, NDArray[Any]], rng: np.random.Generator
+    ) -> dict[str, NDArray[Any]]:
+        """The same inputs, but for one."""
+        value = next(value for value in self.inputs if value.name == name)
+        return {**feeds, name: self._array(value, feeds[name].shape, rng, "wide")}
+
+    def open_integers(self) -> list[str]:
+        """The inputs of integers of whose range nothing is known, those that decide on sizes excepted."""
+        return [
+            value.name
+            for value in self.inputs
+            if _dtype(value).kind in "iu" and not _is_mask(value) and _dtype(value).itemsize > 1
+            and not self.ranges.get(value.name, Range()).known
+            and not decides_sizes(self.model, value.name)
+        ]  # fmt: skip
+
+    def widen(self, name: str, high: int) -> None:
+        """Let an input hold integers from 0 to `high`, which was found to be the limit."""
+        self.ranges[name] = replace(self.ranges.get(name, Range()), high=high, known=high < WIDEST)
+
+    def _array(
+        self, value: onnx.ValueInfoProto, shape: tuple[int, ...], rng: np.random.Generator, style: str
+    ) -> NDArray[Any]:
+        dtype = _dtype(value)
+        if dtype.kind in "iub":
+            if _is_mask(value):
+                return _mask(shape, style, rng).astype(dtype)
+            return self._integers(value.name, dtype, shape, rng)
+        pixels = len(shape) == 4 and (shape[1] in (1, 3, 4) or shape[3] in (1, 3, 4))
+        if style == "unit" or (style == "pixels" and not pixels):
+            return rng.random(shape).astype(dtype)
+        if style == "pixels":
+            return rng.integers(0, 256, shape).astype(dtype)
+        return (rng.standard_normal(shape) * (_WIDE if style == "wide" else 1.0)).astype(dtype)
+
+    def _integers(
+        self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], rng: np.random.Generator
+    ) -> NDArray[Any]:
+        if dtype.kind == "b":
+            return rng.integers(0, 2, shape).astype(dtype)
+        span = self.ranges.get(name)
+        if dtype.itemsize == 1 and (span is None or not span.known):
+            limits = np.iinfo(dtype)
+            return rng.integers(limits.min, limits.max + 1, shape).astype(dtype)
+        span = span or Range()
+        drawn = rng.integers(span.low, span.high + 1, shape)
+        if span.hints and not span.known:
+            drawn = np.where(rng.random(shape) < 0.5, rng.choice(span.hints, shape), drawn)
+        if span.known and drawn.size > rng.integers(2):  # the last row of a table is met often
+            drawn.flat[rng.integers(drawn.size)] = span.high
+        return drawn.astype(dtype)
 
 
-def _draw(
-    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], limit: int, rng: np.random.Generator
-) -> NDArray[Any]:
-    if dtype.kind in "iub":
-        if "mask" in name.lower():
-            return np.ones(shape, dtype)
-        return rng.integers(0, 2 if dtype.kind == "b" else limit, shape).astype(dtype)
-    return rng.standard_normal(shape).astype(dtype)
+def _dtype(value: onnx.ValueInfoProto) -> np.dtype[Any]:
+    return np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 
 
-def _index_limits(model: onnx.ModelProto) -> dict[str, int]:
-    """For each input that reaches the indices of a Gather: the length of the shortest axis it indexes."""
-    graph = model.graph
-    tables = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.output:
-            for item in node.attribute:
-                if item.name == "value":
-                    tables[node.output[0]] = tuple(item.t.dims)
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    limits = {}
-    for value in model_inputs(model):
-        found = [limit for node in _reached(value.name, users) for limit in _limit(*node, tables)]
-        if found:
-            limits[value.name] = max(1, min(found))
-    return limits
+def _is_mask(value: onnx.ValueInfoProto) -> bool:
+    return "mask" in value.name.lower() and _dtype(value).kind in "iub"
 
 
-def _reached(start: str, users: Mapping[str, list[onnx.NodeProto]]) -> list[tuple[onnx.NodeProto, str]]:
-    """The nodes that read the value `start`, as it is or carried; each with the name it is read by."""
-    reached, waiting, seen = [], [start], {start}
-    while waiting:
-        name = waiting.pop()
-        for node in users.get(name, []):
-            reached.append((node, name))
-            if node.op_type in _CARRIERS and node.output[0] not in seen:
-                seen.add(node.output[0])
-                waiting.append(node.output[0])
-    return reached
-
-
-def _limit(node: onnx.NodeProto, read_as: str, tables: Mapping[str, tuple[int, ...]]) -> list[int]:
-    """How far `read_as` may index as the index operand of `node`; [1] if the table's size is unknown."""
-    if node.op_type not in ("Gather", "GatherElements") or len(node.input) < 2 or node.input[1] != read_as:
-        return []
-    axis = next((item.i for item in node.attribute if item.name == "axis"), 0)
-    table = tables.get(node.input[0])
-    return [table[axis]] if table and -len(table) <= axis < len(table) else [1]
+def _mask(shape: tuple[int, ...], style: str, rng: np.random.Generator) -> NDArray[Any]:
+    """Ones; in other styles some zeros, but not in the first place of a row, so that something is left."""
+    mask = np.ones(shape, np.int64)
+    if style != "normal" and shape:
+        mask = (rng.random(shape) < 0.7).astype(np.int64)
+        mask[..., 0] = 1
+    return mask

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from tgonnx.cost import Cost, CostModel, Target
 from tgonnx.coupling import Attention, Coupling, analyze
 from tgonnx.data import Data, open_dataset
 from tgonnx.engines import Device, EngineName
-from tgonnx.errors import ModelError, TargetError, UnsupportedError, UsageError, VerificationError
+from tgonnx.errors import ModelError, TargetError, UnsupportedError, UsageError
 from tgonnx.fitting import Fit, validate
 from tgonnx.gates import Shape
 from tgonnx.metric import Metric, fixed_batch
@@ -26,7 +26,8 @@ from tgonnx.passes.file_form import give_form_back
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.prepare_training import prepare_training
 from tgonnx.passes.remove_channels import apply, remove_channels
-from tgonnx.runtime import Feeds, open_session
+from tgonnx.proof import Prover, data_feeds
+from tgonnx.runtime import open_session
 from tgonnx.samples import Array, Dataset
 from tgonnx.saving import save
 from tgonnx.selection import CLOSE, Mask, fit, select
@@ -43,13 +44,12 @@ from tgonnx.training import (
     search,
     with_values,
 )
-from tgonnx.verify import Check, contract_differences, verify
+from tgonnx.verify import SECONDS, Check
 
 BATCH = 64
 SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if the epochs are not given
 SEARCH_EPOCHS, TUNE_EPOCHS = 2, 4
 LR = 5e-4  # a trained network that learns faster forgets what it knew
-CHECKED_BATCHES = (32, 5, 2)  # sizes computed from the batch are tried, too
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ def prune(
     device: Device = "cpu",
     progress: Listener | None = None,
     attention: Attention = "heads",
+    verify_seconds: float = SECONDS,
+    unverified: bool = False,
 ) -> PruneResult:
     """Make a model cheaper by deleting channels, learning which ones; without data, by the size of their
     weights.
@@ -136,8 +138,12 @@ def prune(
     the search; without it, the number depends on the amount of data. `weights="frozen"` learns gates only and
     trains nothing afterwards. `lambda_` "auto" adapts the weight of the cost. `seed` determines a run.
 
+    The result is verified at many sizes (`tgonnx.proof`), for about `verify_seconds` each time. What cannot be
+    verified, because nothing here runs it or the inputs cannot tell, is returned with `unverified` only, and marked.
+
     Raises UnsupportedError if nothing can be pruned, DataError, UsageError, ModelError, DivergedError, and
-    VerificationError if the pruned model does not compute what the gated one does.
+    VerificationError if the normal form does not compute what the original does, or the pruned model not what the
+    gated one does.
     """
     if weights not in ("train", "frozen"):
         raise UsageError(f"weights {weights!r} is not train or frozen")
@@ -155,8 +161,9 @@ def prune(
     bounds = (round_to, min_channels, tuple(freeze))
     reachable = _reachable(coupling, target, round_to or 1, min_channels, tuple(freeze))
     plan = _Plan(model, coupling, target, reachable, *bounds)
+    prover = Prover(coupling, (), verify_seconds, unverified)
     if data is None:
-        return _without_data(plan)
+        return _without_data(plan, prover)
     dataset = open_dataset(data, model.original)
     fitting = validate(dataset, model.original, loss)
     recipe = Recipe(
@@ -171,23 +178,32 @@ def prune(
         engine=engine,
         device=device,
     )
-    return _with_data(plan, dataset, fitting, recipe, epochs, Journal(progress))
+    prover = replace(prover, feeds=data_feeds(dataset, model.original))
+    return _with_data(plan, dataset, fitting, recipe, epochs, Journal(progress), prover)
 
 
-def _without_data(plan: _Plan) -> PruneResult:
+def _without_data(plan: _Plan, prover: Prover) -> PruneResult:
     bounds = (plan.round_to, plan.min_channels, plan.freeze)
     mask = select(plan.coupling, plan.goal, "l2", 0, *bounds)
     pruned = apply(plan.coupling, mask)
     gated = insert_gates(plan.model.proto, plan.coupling, mask)
-    check = _checked(plan.model, gated, pruned, None)
+    check = prover.both(mask, gated, pruned)
+    doubt = prover.settle(check, pruned)
     note = "no data was given: units were chosen by the size of their weights, and accuracy was not measured"
-    return _result(plan, mask, pruned, check, Journal(), None, (note,))
+    return _result(plan, mask, pruned, check, Journal(), None, (*filter(None, [doubt]), note))
 
 
 def _with_data(
-    plan: _Plan, dataset: Dataset, fitting: Fit, recipe: Recipe, epochs: int | None, journal: Journal
+    plan: _Plan,
+    dataset: Dataset,
+    fitting: Fit,
+    recipe: Recipe,
+    epochs: int | None,
+    journal: Journal,
+    prover: Prover,
 ) -> PruneResult:
     coupling, original = plan.coupling, plan.model.original
+    prover.settle(prover.normal_form)  # before time is spent on it, as below
     held_out = dataset.held_out
     metric = None if held_out is None else Metric(fitting, held_out, original)
     task = Task(dataset.train, fitting, Teacher(original, fitting, recipe.threads), metric)
@@ -196,9 +212,8 @@ def _with_data(
     found = search(coupling, task, plan.goal, steps[0], recipe, journal, plan.min_channels, plan.freeze)
     mask = plan.commit(found.scores)
     full = with_values(plan.model.proto, found.values) if recipe.train_weights else plan.model.proto
-    feeds = list(_real_feeds(dataset, plan.model))
     pruned = remove_channels(full, coupling, mask)
-    _checked(plan.model, insert_gates(full, coupling, mask), pruned, feeds)  # before time is spent on it
+    prover.settle(prover.cut(mask, insert_gates(full, coupling, mask), pruned))
     pruned = refresh_statistics(pruned, task, recipe)
     left = CostModel(coupling).ratio(mask.open, plan.target.kind)
     watched = None if metric is None else metric(pruned, WATCHED, recipe.threads or 0)
@@ -209,9 +224,12 @@ def _with_data(
         pruned = refresh_statistics(pruned, task, recipe)
     gated = insert_gates(embed(full, pruned, coupling, mask), coupling, mask)
     pruned = give_form_back(pruned, original)
-    check = _checked(plan.model, gated, pruned, feeds)
+    check = prover.both(mask, gated, pruned)
+    doubt = prover.settle(check, pruned)
     notes = () if metric is not None else ("there are no held-out samples: accuracy was not measured",)
-    return _result(plan, mask, pruned, check, journal, metric, (*notes, *journal.notes))
+    return _result(
+        plan, mask, pruned, check, journal, metric, (*filter(None, [doubt]), *notes, *journal.notes)
+    )
 
 
 def embed(full: onnx.ModelProto, pruned: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:
@@ -278,32 +296,6 @@ def steps_for(per_epoch: int, epochs: int | None, train_weights: bool) -> tuple[
         search_steps = max(1, epochs * per_epoch // 3)
         tune = max(1, epochs * per_epoch - search_steps)
     return (search_steps, tune) if train_weights else (search_steps + tune, 0)
-
-
-def _real_feeds(dataset: Dataset, model: Model) -> Iterator[Feeds]:
-    split = dataset.held_out or dataset.train
-    size = fixed_batch(model.original)
-    if size is not None and len(split) < size:
-        split = dataset.train
-    session = open_session(model.original)
-    for count in (size,) if size else sorted({min(n, len(split)) for n in CHECKED_BATCHES}):
-        feeds = split.take(np.arange(count)).feeds
-        try:
-            session.run(feeds)
-        except ModelError:  # the model insists on another batch
-            continue
-        yield feeds
-
-
-def _checked(
-    model: Model, gated: onnx.ModelProto, pruned: onnx.ModelProto, feeds: Sequence[Feeds] | None
-) -> Check:
-    """Compare gated and pruned in numbers, original and pruned in contract. Raises VerificationError."""
-    check = verify(gated, pruned, feeds)
-    reasons = (*check.reasons, *contract_differences(model.original, pruned))
-    if reasons:
-        raise VerificationError(f"{model.source}: pruned and gated model differ: {reasons[0]}")
-    return check
 
 
 def _result(

@@ -89,10 +89,10 @@ def comparison(before: Facts, after: Facts, check: Check | None = None, metric: 
     if check is not None:
         _row(
             table,
-            "gated against pruned",
+            "verification",
             "",
             f"{check.max_rel:.1e} relative",
-            "ok" if check.ok else "DIFFERS",
+            "ok" if check.ok else check.verdict.upper(),
         )
     return table
 
@@ -267,22 +267,25 @@ def inspect_json(
 def check_table(check: Check) -> Table:
     """The result of `verify`."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    verdict = Text("equal", style="green") if check.ok else Text("different", style="red")
-    table.add_row(Text("verdict", style="dim"), verdict)
-    for reason in check.reasons:
+    table.add_row(Text("verdict", style="dim"), Text(check.verdict, style="green" if check.ok else "red"))
+    for reason in (*check.reasons, *check.inconclusive):
         table.add_row("", Text(visible(reason)))
     if check.samples:
         table.add_row(Text("largest absolute difference", style="dim"), f"{check.max_abs:.3g}")
         allowed = f"{check.max_rel:.3g} (allowed: {check.tolerance:.1g})"
         table.add_row(Text("largest relative difference", style="dim"), allowed)
         table.add_row(Text("samples", style="dim"), str(check.samples))
+        table.add_row(Text("sizes", style="dim"), Text("\n".join(check.sizes)))
+        for title, entries in (("not tried", check.skipped), ("up to the inputs of", check.up_to)):
+            if entries:
+                table.add_row(Text(title, style="dim"), Text("\n".join(entries)))
         table.add_row(Text("ran by", style="dim"), Text(check.ran_by))
     return table
 
 
 def check_json(check: Check) -> dict[str, Any]:
     """The result of `verify` with its verdict."""
-    return {"ok": check.ok, **asdict(check)}
+    return {"ok": check.ok, "verdict": check.verdict, **asdict(check)}
 
 
 def latency_table(names: Iterable[str], results: Sequence[Latency]) -> Table:

@@ -23,6 +23,7 @@ from tgonnx.saving import save
 from tgonnx.wellformed import describe, with_open_sizes, without_initializers
 
 Feeds = dict[str, NDArray[Any]]
+_SILENT = 4  # what goes wrong is raised; onnxruntime's own lines are for its developers
 SAFE_IR = 10  # the newest that every supported runtime reads
 
 
@@ -46,9 +47,13 @@ class Session:
 
 
 def open_session(
-    model: onnx.ModelProto, threads: int = 0, portable: bool = False, exact: bool = False
+    model: onnx.ModelProto,
+    threads: int = 0,
+    portable: bool = False,
+    exact: bool = False,
+    optimised: bool = True,
 ) -> Session:
-    """A CPU session with all graph optimisations; `threads` 0 leaves the number to the runtime.
+    """A CPU session with all graph optimisations, or with none; `threads` 0 leaves the number to the runtime.
 
     `portable` goes straight to the last resort, onnx's (slow) reference evaluator. `exact` asks for 8-bit products
     that do not saturate: on x64 without VNNI the fast ones depend on which channels are neighbours.
@@ -60,7 +65,7 @@ def open_session(
     for form, copy in _forms(model):
         for precise in (True, False) if exact else (False,):  # some releases cannot share zero points then
             try:
-                return _onnxruntime(copy, form, threads, precise)
+                return _onnxruntime(copy, form, threads, precise, optimised)
             except InstallationError:
                 raise
             except Exception as error:  # onnxruntime has its own exceptions, and RuntimeError
@@ -82,6 +87,17 @@ def runtime_accepts(model: onnx.ModelProto) -> bool:
     return False
 
 
+def refusal(model: onnx.ModelProto) -> str:
+    """Why onnxruntime makes no session of the model; empty if it does."""
+    try:
+        _onnxruntime(model, "", threads=1, optimised=False)
+    except InstallationError:
+        raise
+    except Exception as error:  # onnxruntime has its own exceptions, and RuntimeError
+        return _reason(error)
+    return ""
+
+
 def import_onnxruntime() -> Any:
     """The onnxruntime module. Raises `InstallationError` if it is missing or broken."""
     try:
@@ -92,7 +108,7 @@ def import_onnxruntime() -> Any:
         reason = describe(error)
         hint = "`tgonnx doctor` tells how to mend it"
         raise InstallationError(f"onnxruntime does not work ({reason}); {hint}") from None
-    onnxruntime.set_default_logger_severity(4)  # errors are raised, too
+    onnxruntime.set_default_logger_severity(_SILENT)  # errors are raised, too
     return onnxruntime
 
 
@@ -119,10 +135,14 @@ def _with_ir(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
     return copy
 
 
-def _onnxruntime(model: onnx.ModelProto, form: str, threads: int, exact: bool = False) -> Session:
+def _onnxruntime(
+    model: onnx.ModelProto, form: str, threads: int, exact: bool = False, optimised: bool = True
+) -> Session:
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = _SILENT
+    if not optimised:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.x64quantprecision", str(int(exact)))

@@ -1,0 +1,60 @@
+"""Options that several commands have, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file.", show_default=False)]
+TargetText = Annotated[
+    str, typer.Option("--target", help="What may stay: flops=0.5, params=0.5 or channels=0.5.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
+RoundTo = Annotated[
+    int | None,
+    typer.Option(
+        "--round-to",
+        min=1,
+        help="Keep multiples of this many units; auto: up to 8 where the target allows it, which runtimes like.",
+        show_default="auto",
+    ),
+]
+MinChannels = Annotated[int, typer.Option("--min-channels", min=1, help="Keep at least this many units.")]
+Freeze = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--freeze", metavar="GLOB", help="Never cut what a node or value of this name takes part in."
+    ),
+]
+
+AttentionCut = Annotated[
+    Literal["heads", "head-dim"],
+    typer.Option("--attention", help="What of attention is cut: whole heads, or the width of all heads."),
+]
+
+EvidenceData = Annotated[
+    Path | None,
+    typer.Option("--data", "-d", help="Real inputs to verify with, in the forms that `prune` takes."),
+]
+VerifySeconds = Annotated[
+    float,
+    typer.Option("--verify-seconds", min=0, help="About how long sizes may be tried; two always are."),
+]
+Unverified = Annotated[
+    bool,
+    typer.Option("--unverified", help="Write what cannot be verified, too, and mark it in its metadata."),
+]
+
+COMMON = {
+    "json": Annotated[bool, typer.Option("--json", help="Print the result as JSON.")],
+    "quiet": Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print errors only (and JSON if asked for).")
+    ],
+    "verbose": Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv with tracebacks.")
+    ],
+    "no_color": Annotated[bool, typer.Option("--no-color", help="No colours.")],
+}

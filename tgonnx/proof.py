@@ -1,0 +1,149 @@
+"""Is a pruned model right? The original against the gated model with all gates open, and gated against pruned.
+
+Gated and pruned model are children of one normal form: alone, they would agree about its mistakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import onnx
+
+from tgonnx.comparison import NOTHING_FINITE, How
+from tgonnx.coupling import Coupling
+from tgonnx.data import Data, open_dataset
+from tgonnx.errors import ModelError, UnsupportedError, VerificationError
+from tgonnx.measure import NOT_FINITE
+from tgonnx.metric import fixed_batch
+from tgonnx.noise import tempered
+from tgonnx.passes.insert_gates import insert_gates
+from tgonnx.passes.select_closed import SelectClosed
+from tgonnx.runtime import Feeds
+from tgonnx.samples import Dataset
+from tgonnx.selection import Mask
+from tgonnx.trial_sizes import BATCHES
+from tgonnx.verify import CURE, RTOL, SECONDS, Check, contract_differences, judged
+
+UNVERIFIED = "tgonnx.unverified"  # key of the metadata of a file that was written without being verified
+_LARGE_BATCH, _MOST_BYTES = 32, 1 << 26
+
+
+@dataclass(frozen=True)
+class Prover:
+    """Verifies what is made of one model: on `feeds`, on random inputs, for about `seconds` each time.
+
+    With `unverified`, what cannot be verified is let through and marked; what is found wrong never is.
+    """
+
+    coupling: Coupling
+    feeds: Sequence[Feeds] = ()
+    seconds: float = SECONDS
+    unverified: bool = False
+
+    @cached_property
+    def normal_form(self) -> Check:
+        """The original against the gated model with all gates open.
+
+        Where numbers overflow so that nothing finite is left, both are compared with smaller weights: the normal
+        form does not depend on them, and a mask may close what overflows.
+        """
+        names = ("the original", "the gated model with all gates open")
+        model = self.coupling.model
+        opened = insert_gates(model.proto, self.coupling, Mask.all_open(self.coupling))
+        check = self._judged(model.original, opened, names)
+        if any(NOTHING_FINITE in doubt for doubt in check.inconclusive) and not check.reasons:
+            check = self._judged(tempered(model.original), tempered(opened), names)
+        return check
+
+    def cut(self, mask: Mask, gated: onnx.ModelProto, pruned: onnx.ModelProto) -> Check:
+        """The gated model against the pruned one, and what that promises against the original.
+
+        Where they differ in infinities or NaN, closed activations of the gated model are selected away: zero times
+        infinity is NaN there, and in the pruned model it is not there at all.
+        """
+        names = ("the gated model", "the pruned model")
+        reasons = contract_differences(self.coupling.model.original, pruned)
+        check = self._judged(gated, pruned, names, reasons)
+        if any(NOT_FINITE in reason for reason in check.reasons):
+            selected = SelectClosed(self.coupling, mask)(gated).model
+            check = self._judged(selected, pruned, names, reasons)
+        return check
+
+    def both(self, mask: Mask, gated: onnx.ModelProto, pruned: onnx.ModelProto) -> Check:
+        """Normal form and cut as one check."""
+        return together(self.normal_form, self.cut(mask, gated, pruned))
+
+    def _judged(
+        self, a: onnx.ModelProto, b: onnx.ModelProto, names: tuple[str, str], reasons: Sequence[str] = ()
+    ) -> Check:
+        """The check of a pair; that nothing runs is a doubt."""
+        try:
+            check = judged(a, b, How(names, tuple(self.feeds), seconds=self.seconds), reasons)
+        except (ModelError, UnsupportedError) as error:
+            doubt = f"{names[0]} cannot be run: {error}"
+            return Check(float("inf"), float("inf"), RTOL, 0, "", tuple(reasons), (doubt,))
+        return replace(check, reasons=tuple(f"{names[1]} against {names[0]}: {r}" for r in check.reasons))
+
+    def settle(self, check: Check, result: onnx.ModelProto | None = None) -> str:
+        """What to tell of a check: nothing if it is ok. Marks the `result` if it goes out unverified.
+
+        Raises `VerificationError` for models that differ, and where nothing can be told unless `unverified`.
+        """
+        if check.ok:
+            return ""
+        source = self.coupling.model.source
+        if check.reasons:
+            raise VerificationError(f"{source}: verification failed: {check.reasons[0]}")
+        doubt = check.inconclusive[0]
+        if not self.unverified:
+            raise VerificationError(
+                f"{source}: verification is inconclusive: {doubt}; {CURE}, or pass --unverified to write all the same"
+            )
+        if result is not None:
+            mark(result, doubt)
+        return f"not verified: {doubt}"
+
+
+def mark(model: onnx.ModelProto, doubt: str) -> None:
+    """Say in a model's metadata that it was not verified, and why."""
+    for entry in model.metadata_props:
+        if entry.key == UNVERIFIED:
+            entry.value = doubt
+            return
+    model.metadata_props.add(key=UNVERIFIED, value=doubt)
+
+
+def together(first: Check, second: Check) -> Check:
+    """Two checks as one."""
+    return Check(
+        max(first.max_abs, second.max_abs),
+        max(first.max_rel, second.max_rel),
+        second.tolerance,
+        first.samples + second.samples,
+        second.ran_by or first.ran_by,
+        (*first.reasons, *second.reasons),
+        (*first.inconclusive, *second.inconclusive),
+        tuple(dict.fromkeys((*first.sizes, *second.sizes))),
+        tuple(dict.fromkeys((*first.skipped, *second.skipped))),
+        first.up_to,
+    )
+
+
+def real_feeds(data: Data | None, original: onnx.ModelProto) -> list[Feeds]:
+    """Inputs to verify with from data of any kind; none from None. Raises as `tgonnx.data.open_dataset` does."""
+    return [] if data is None else data_feeds(open_dataset(data, original), original)
+
+
+def data_feeds(dataset: Dataset, original: onnx.ModelProto) -> list[Feeds]:
+    """Real inputs to verify with: held-out samples in batches of several sizes, or of the size the model insists on."""
+    split = dataset.held_out or dataset.train
+    size = fixed_batch(original)
+    if size is not None and len(split) < size:
+        split = dataset.train
+    one = split.take(np.arange(1)).feeds
+    most = max(1, _MOST_BYTES // max(1, sum(value.nbytes for value in one.values())))
+    counts = [size] if size else sorted({min(count, len(split), most) for count in (*BATCHES, _LARGE_BATCH)})
+    return [split.take(np.arange(count)).feeds for count in counts]
