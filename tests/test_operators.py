@@ -8,6 +8,7 @@ import pytest
 from onnx import helper, numpy_helper, parser
 from oracle import check_exact, run
 
+from tgonnx.cost import CostModel
 from tgonnx.coupling import Attention, analyze
 from tgonnx.model import load
 from tgonnx.passes.make_differentiable import make_differentiable
@@ -157,6 +158,27 @@ def test_symbols_of_a_one_hot_code_are_no_channels() -> None:
     assert units_of(proto) == [8]
     kept = next(p for p in analyze(load(proto)).pinned if (p.value, p.axis) == ("a", 0))
     assert kept.op_type == "Equal"
+
+
+@pytest.mark.parametrize(("weights", "body", "groups", "flops"), [
+    ("float[7,8] a, int8[8,4] b, float[4] s, int8[4] z, float[4] c",
+     "h = MatMul(x, a) y = com.microsoft.DynamicQuantizeMatMul(h, b, s, z, c)", [8], 2 * 5 * (7 * 8 + 8 * 4)),
+    ("float[7,8] a, int8[8,4] b, float[1] s, int8[1] z",
+     "h = MatMul(x, a) y = com.microsoft.DynamicQuantizeMatMul(h, b, s, z)", [8], 2 * 5 * (7 * 8 + 8 * 4)),
+    ("float[7,8] a, uint8[8,6] b, float[6] s, uint8[6] z, float[6] c, float[6,4] d",
+     "h = MatMul(x, a) q, t, o = DynamicQuantizeLinear(h) "
+     "g = com.microsoft.MatMulIntegerToFloat(q, b, t, s, o, z, c) y = MatMul(g, d)", [6, 8],
+     2 * 5 * (7 * 8 + 8 * 6 + 6 * 4)),
+    ("float[7,8] a, int8[1,8,24] w, int8[1,6,24] r, float[1,48] b, float[1] s, int8[1] z, float[6,4] d",
+     "h = MatMul(x, a) l, m, n = com.microsoft.DynamicQuantizeLSTM <hidden_size = 6> "
+     "(h, w, r, b, , , , , s, z, s, z) k = Constant <value = int64[1] {1}> () g = Squeeze(l, k) y = MatMul(g, d)", [8],
+     2 * 5 * (7 * 8 + 8 * 24 + 6 * 24 + 6 * 4)),
+], ids=["DynamicQuantizeMatMul", "one scale", "MatMulIntegerToFloat", "DynamicQuantizeLSTM"])  # fmt: skip
+def test_dynamically_quantised(weights: str, body: str, groups: list[int], flops: int) -> None:
+    """FLOPs of one sample, the batch being 2 of the dynamic axis."""
+    proto = model(17, "(float[N,5,7] x) => (float[N,5,4] y)", weights, body)
+    assert units_of(proto) == groups
+    assert CostModel(analyze(load(proto))).cost().flops == flops
 
 
 BIAS_8 = "float[8] g, float[8] d, float[8] e, float[8,4] o"

@@ -87,7 +87,7 @@ def test_padding_to_a_multiple_of_eight_leaves_channels_prunable() -> None:
         "pads = Concat <axis=0> (z, z, z, p) q = Pad(h, pads) y = Conv(q, b)"
     )
     proto = stored(model(17, ANY, CONVS, body), e=np.array([8, 8]), z=np.zeros(2, np.int64))
-    halved(proto, (1, 3, 8, 8), (5, 3, 16, 24))
+    halved(proto, (1, 3, 8, 8), (5, 3, 13, 24), (2, 3, 7, 9))
 
 
 @pytest.mark.parametrize(("body", "arrays", "op_type", "place", "wanted"), [
@@ -166,7 +166,7 @@ HINTED = "(float[1,3,8,8] x, int64[{rank}] n) => (float[1,4,k,l] y)"
 
 
 @pytest.mark.parametrize(("node", "rank", "shape"), [
-    ("Resize(h, , , n)", 4, (1, 16, 12, 12)), ("Expand(h, n)", 4, (1, 16, 8, 8)),
+    ("Resize(h, , , n)", 4, (1, 16, 12, 12)), ("Reshape(h, n)", 4, (1, 16, 16, 4)), ("Expand(h, n)", 4, (1, 16, 8, 8)),
     ("Tile(h, n)", 4, (1, 16, 8, 8)), ("CenterCropPad(h, n)", 4, (1, 16, 6, 6)), ("Pad(h, n)", 8, (1, 16, 9, 9)),
 ])  # fmt: skip
 def test_a_size_that_the_user_gives_keeps_the_channels(node: str, rank: int, shape: tuple[int, ...]) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
+from onnx.checker import ValidationError
 from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
@@ -210,7 +211,7 @@ class Sweep:
                 inside, names = self._standard(node), list(node.output)
             else:
                 return {}
-        except (UnsupportedError, RuntimeError, ValueError, InferenceError) as error:
+        except (UnsupportedError, RuntimeError, ValueError, InferenceError, ValidationError) as error:
             self.problems[node.output[0]] = str(error).strip().splitlines()[0]
             return {}
         found = {
@@ -305,7 +306,7 @@ class Sweep:
                     schema, node, types, data, opset_imports=imports, ir_version=self.ir_version
                 )
             )
-        except (InferenceError, RuntimeError, ValueError, KeyError) as error:
+        except (InferenceError, ValidationError, RuntimeError, ValueError, KeyError) as error:
             self.problems[node.output[0]] = str(error).strip().splitlines()[0]
             return {}
 

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto
 
 from tgonnx.emit import Value
 from tgonnx.gradient_row import Grads, Row
-from tgonnx.labels import Alternative, Choice, Free, Labels, Relation, Tie
+from tgonnx.labels import Alternative, Choice, Free, Labels, Relation, Tie, is_whole
 from tgonnx.ops.cut import Cut
 from tgonnx.ops.registry import gradient, resize, rule
 from tgonnx.ops.view import Operand, View, same
@@ -22,8 +21,7 @@ class _Bounds:
     """What a Slice takes of one axis: its place among the named axes, and the indices; None if not known."""
 
     place: int
-    picks: npt.NDArray[np.int64] | None
-    step: int
+    where: slice | None
 
 
 def _bounds(view: View) -> dict[int, _Bounds] | None:
@@ -39,9 +37,8 @@ def _bounds(view: View) -> dict[int, _Bounds] | None:
     steps = steps or [None if view.has(4) else 1] * count
     found = {}
     for place, (axis, *bounds) in enumerate(zip(axes, starts, ends, steps, strict=True)):
-        size, known = len(x[axis % x.rank]), None not in bounds
-        picks = np.arange(size)[slice(*(int(b) for b in bounds if b is not None))] if known else None
-        found[axis % x.rank] = _Bounds(place, picks, int(bounds[2] or 1))
+        known = [int(bound) for bound in bounds if bound is not None]
+        found[axis % x.rank] = _Bounds(place, slice(*known) if len(known) == len(bounds) else None)
     return found
 
 
@@ -53,18 +50,20 @@ def slice_rule(view: View) -> Iterator[Relation]:
         return
     yield from same(x, y, skip=list(found))
     for axis, bounds in found.items():
-        if bounds.picks is not None:
-            yield Tie(x[axis][bounds.picks], y[axis])
+        if bounds.where is not None:
+            yield Tie(x[axis][bounds.where], y[axis])
             yield Free(x[axis])
-            yield from _blocks(x[axis], bounds.picks, abs(bounds.step))
+            yield from _blocks(x[axis], bounds.where)
 
 
-def _blocks(x: Labels, picks: npt.NDArray[np.int64], step: int) -> Iterator[Relation]:
+def _blocks(x: Labels, where: slice) -> Iterator[Relation]:
     """So that the stride stays right, blocks of `step` indices live or die together.
 
     They are counted from the start of the axis, wherever the slice begins: `::2` and `1::2` share their blocks.
     """
-    if step > 1 and len(picks) > 1:
+    step = abs(where.step)
+    picks = np.arange(len(x) if step > 1 and not is_whole(x) else 0)[where]
+    if len(picks) > 1:
         held = np.arange(picks.min() // step * step, min((picks.max() // step + 1) * step, len(x)))
         yield Tie(x[held // step * step], x[held])
 
@@ -75,11 +74,12 @@ def resize_slice(view: View, cut: Cut) -> None:
     starts, ends = {}, {}
     for axis, bounds in (_bounds(view) or {}).items():
         keep = cut.keep(view.input(0)[axis])
-        if bounds.picks is None or keep.all():
+        if bounds.where is None or keep.all():
             continue
-        kept = bounds.picks[keep[bounds.picks]]
+        picks = np.arange(len(keep))[bounds.where]
+        kept = picks[keep[picks]]
         places = (np.cumsum(keep) - 1)[kept]
-        first, beyond = (places[0], places[-1] + np.sign(bounds.step)) if kept.size else (0, 0)
+        first, beyond = (places[0], places[-1] + np.sign(bounds.where.step)) if kept.size else (0, 0)
         starts[bounds.place] = int(first)
         ends[bounds.place] = int(beyond) if beyond >= 0 else -(2**31)  # -1 would be the last index
     for index, name, new in ((1, "starts", starts), (2, "ends", ends)):

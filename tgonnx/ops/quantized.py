@@ -90,12 +90,12 @@ def on_data(relations: Iterable[Relation], x: Operand, axis: int) -> Iterator[Re
 
 
 @gated("MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv")
-def gated_product(g: Gating) -> None:
-    """x becomes (x - zero) * mask + zero, in 32 bits."""
+def gated_product(g: Gating, zero_point: int = 2) -> None:
+    """x becomes (x - zero) * mask + zero, in 32 bits; `zero_point` is the input that holds zero."""
     x = g.node.inputs[0]
     wide = g.emit("Cast", x, to=TensorProto.INT32)
     mask = g.emit("Cast", g.mask, to=TensorProto.INT32)
-    zero = _zero_point(g)
+    zero = _zero_point(g, zero_point)
     if zero is not None:
         wide = g.emit("Sub", wide, zero)
     wide = g.emit("Mul", wide, mask)
@@ -105,11 +105,11 @@ def gated_product(g: Gating) -> None:
     g.replace_input(narrow)
 
 
-def _zero_point(g: Gating) -> gs.Variable | None:
-    if not g.view.has(2):
+def _zero_point(g: Gating, index: int) -> gs.Variable | None:
+    if not g.view.has(index):
         return None
-    zero = g.emit("Cast", g.node.inputs[2], to=TensorProto.INT32)
-    rows = g.view.input(2)
+    zero = g.emit("Cast", g.node.inputs[index], to=TensorProto.INT32)
+    rows = g.view.input(index)
     if rows.rank == 1 and len(rows[0]) > 1:  # one for each row of a matrix
         zero = g.emit("Reshape", zero, g.constant(np.array([-1, 1], np.int64)))
     return zero
