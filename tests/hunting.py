@@ -8,15 +8,17 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 
-def hunt(check: Callable[[int], object]) -> int:
-    """Call `check` with one seed after another; the exit code is 1 if any raised."""
+def hunt(check: Callable[[int], object], start: Callable[[], None] | None = None) -> int:
+    """Call `check` with one seed after another, in processes begun by `start`; the exit code is 1 if any raised."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0, help="the first of the seeds")
     options = parser.parse_args()
     seed, faults, end = options.seed, 0, time.monotonic() + 60 * options.minutes
     while time.monotonic() < end:
-        with ProcessPoolExecutor(1) as pool:  # a crash of the runtime is a fault, not the end
+        with ProcessPoolExecutor(
+            1, initializer=start
+        ) as pool:  # a crash of the runtime is a fault, not the end
             try:
                 pool.submit(_several, check, seed, end).result()
             except Exception as error:

@@ -136,8 +136,10 @@ def draw(model: onnx.ModelProto, sizes: Sizes, seed: int = 0) -> dict[str, Array
     return feeds
 
 
-def disagreement(expected: Sequence[Array], plain: Sequence[Array], found: Sequence[Array]) -> str:
-    """What is wrong with `found`, or nothing.
+def disagreement(
+    expected: Sequence[Array], plain: Sequence[Array], found: Sequence[Array], flips: float = 0.0
+) -> str:
+    """What is wrong with `found`, or nothing. A share of `flips` elements may differ at will.
 
     An element may differ by 1e-4 of the largest element of its slice along axis 1, and of that along the last
     axis, so that no channel hides behind a larger one; by a few roundings of the largest element of all; and by
@@ -159,7 +161,7 @@ def disagreement(expected: Sequence[Array], plain: Sequence[Array], found: Seque
         allowed = tolerance * _slices(np.abs(a)) + 30 * _slices(np.abs(a - b))
         allowed += 8 * epsilon * np.abs(a).max(initial=0) + 1e-9
         excess = np.abs(a - c) / allowed
-        if excess.size and excess.max() > 1:
+        if excess.size and (excess > 1).mean() > flips:
             worst = np.unravel_index(int(excess.argmax()), a.shape)
             place = tuple(int(k) for k in worst)
             return f"output {i} at {place} of {a.shape}: {a[worst]:.6g} became {c[worst]:.6g}"
@@ -196,10 +198,12 @@ def compare(
 ) -> tuple[list[str], int]:
     """Faults of all gates open against the original, and of pruned against gated, where the original runs.
 
-    `optimised` is for the models in question. Quantised ones are run without: integer kernels round otherwise, by
-    whole steps, and which nodes get such kernels changes with a gate.
+    `optimised` is off for quantised models: integer kernels round otherwise, by whole steps, and which nodes get
+    such kernels changes with a gate. What remains is that the last bit of a sum decides between two steps, which
+    happens to few elements; a wrong model is wrong in most.
     """
     faults, looked = [], 0
+    flips = 0.0 if optimised else 0.02
     opened: dict[tuple[str, bool], onnxruntime.InferenceSession] = {}
 
     def result(name: str, optimised: bool) -> list[Array]:
@@ -218,7 +222,9 @@ def compare(
         looked += 1
         for ours, theirs in (("original", "all gates open"), ("gated", "pruned")):
             try:
-                what = disagreement(result(ours, optimised), result(ours, False), result(theirs, optimised))
+                what = disagreement(
+                    result(ours, optimised), result(ours, False), result(theirs, optimised), flips
+                )
             except Crash as error:
                 what = f"does not run: {error}"
             if what:
