@@ -172,10 +172,9 @@ def inspect(
 ) -> None:
     """Show what a model costs, what can be cut together, and what cannot be cut and why."""
     from tgonnx import report
-    from tgonnx.cost import CostModel
 
     coupling = _analyzed(terminal, model, attention)
-    costs, original = CostModel(coupling), coupling.model.original
+    costs, original = coupling.cost_model, coupling.model.original
     size = model.stat().st_size
     everything = terminal.verbose > 0
     if why is not None:
@@ -394,7 +393,7 @@ def mask(
     overwrite: Overwrite = False,
 ) -> None:
     """Choose units to cut without training, and write the choice to a file."""
-    from tgonnx.cost import CostModel, Target
+    from tgonnx.cost import Target
     from tgonnx.saving import check_destination
     from tgonnx.selection import select
 
@@ -403,7 +402,7 @@ def mask(
     coupling = _prunable(terminal, model, attention)
     chosen = select(coupling, wanted, criterion, seed, round_to, min_channels, freeze or [])
     chosen.save(out)
-    costs = CostModel(coupling)
+    costs = coupling.cost_model
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
 
 
@@ -441,7 +440,6 @@ def apply(
     overwrite: Overwrite = False,
 ) -> None:
     """Cut what a mask closes. The result is verified against the gated model before it is written."""
-    from tgonnx.cost import CostModel
     from tgonnx.passes.remove_channels import apply as cut
     from tgonnx.saving import check_destination, save
     from tgonnx.selection import Mask
@@ -452,7 +450,7 @@ def apply(
     pruned = cut(coupling, chosen)
     _verified(terminal, coupling, chosen, pruned)
     save(pruned, out, overwrite, [model, mask_path])
-    costs = CostModel(coupling)
+    costs = coupling.cost_model
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
 
 
