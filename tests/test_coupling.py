@@ -7,9 +7,10 @@ import numpy as np
 import onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import helper, parser
 from random_graphs import random_model
 
+from tgonnx.axis_graph import Axis
 from tgonnx.coupling import Coupling, analyze
 from tgonnx.model import load
 from tgonnx.selection import random_mask
@@ -148,3 +149,68 @@ def test_a_reason_reaches_the_axis_that_it_pins(seed: int) -> None:
         makers = [n for n in coupling.model.nodes if last in (*n.inputs, *n.outputs)]
         ends = {"input": coupling.model.inputs, "output": coupling.model.outputs}.get(pin.op_type, ())
         assert last in ends if not pin.node else pin.node in {n.label for n in makers}
+
+
+def parsed(text: str, domain: str = "", **weights: tuple[int, ...]) -> Coupling:
+    """The coupling of a graph with random weights of these shapes."""
+    imports = '"" : 18' + (f', "{domain}" : 1' if domain else "")
+    model = parser.parse_model(f"<ir_version: 8, opset_import: [{imports}]> {text}")
+    rng = np.random.default_rng(0)
+    for name, shape in weights.items():
+        values = rng.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    return coupling_of(model)
+
+
+def test_the_node_that_ties_all_channels_is_named() -> None:
+    """A sum with the channels moved on by one ties each to the next."""
+    coupling = parsed(
+        """net (float[N, 3] x) => (float[N, 2] y) <int64[4] next = {1, 2, 3, 0}> {
+            h = MatMul (x, w)
+            [moved] g = Gather <axis = 1> (h, next)
+            [sum] s = Add (h, g)
+            y = MatMul (s, v)
+        }""",
+        w=(3, 4),
+        v=(4, 2),
+    )
+    assert coupling.units == 0
+    (pin,) = [p for p in coupling.pinned if (p.value, p.axis) == ("w", 1)]
+    assert (pin.node, pin.op_type, pin.kept) == ("sum", "Add", 4)
+    assert pin.reason == "all 4 channels are tied together, by sum"
+    assert coupling.why(pin)[-1] == Axis("h", 1)  # an axis of the node
+
+
+def test_a_channel_without_company_is_called_so() -> None:
+    """Of two channels, the other one is an output."""
+    coupling = parsed(
+        """net (float[N, 3] x) => (float[N, 1] y, float[N, 2] z)
+        <int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}> {
+            h = MatMul (x, w)
+            y = Slice (h, one, two, one)
+            b = Slice (h, zero, one, one)
+            z = MatMul (b, v)
+        }""",
+        w=(3, 2),
+        v=(1, 2),
+    )
+    assert coupling.units == 0
+    (pin,) = [p for p in coupling.pinned if (p.value, p.axis) == ("w", 1)]
+    assert (pin.node, pin.reason) == ("", "it is the only unit of its kind")
+
+
+def test_what_is_not_counted_is_named() -> None:
+    """A convolution has multiplications that are counted, a sum has none, of a foreign operator nobody knows."""
+    coupling = parsed(
+        """net (float[N, 3, 8, 8] x) => (float[N, 4, 8, 8] y) {
+            [mix] h = Conv (x, w)
+            s = Add (h, b)
+            [strange] y = foreign.Mix (s, m)
+        }""",
+        "foreign",
+        w=(4, 3, 1, 1),
+        b=(4, 1, 1),
+        m=(4, 4),
+    )
+    assert coupling.cost_model.uncounted == ("strange (Mix)",)
+    assert list(coupling.cost_model.by_owner("flops")) == ["mix"]

@@ -166,10 +166,9 @@ def inspect(
 ) -> None:
     """Show what a model costs, what can be cut together, and what cannot be cut and why."""
     from tgonnx import report
-    from tgonnx.cost import CostModel
 
     coupling = _analyzed(terminal, model, attention)
-    costs, original = CostModel(coupling), coupling.model.original
+    costs, original = coupling.cost_model, coupling.model.original
     size = model.stat().st_size
     everything = terminal.verbose > 0
     if why is not None:
@@ -407,7 +406,7 @@ def mask(
     overwrite: Overwrite = False,
 ) -> None:
     """Choose units to cut without training, and write the choice to a file."""
-    from tgonnx.cost import CostModel, Target
+    from tgonnx.cost import Target
     from tgonnx.saving import check_destination
     from tgonnx.selection import select
 
@@ -416,7 +415,7 @@ def mask(
     coupling = _prunable(terminal, model, attention)
     chosen = select(coupling, wanted, criterion, seed, round_to, min_channels, freeze or [])
     chosen.save(out, overwrite, [model])
-    costs = CostModel(coupling)
+    costs = coupling.cost_model
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
 
 
@@ -467,7 +466,6 @@ def apply(
     overwrite: Overwrite = False,
 ) -> None:
     """Cut what a mask closes. The result is verified before it is written."""
-    from tgonnx.cost import CostModel
     from tgonnx.passes.insert_gates import gate as gate_model
     from tgonnx.passes.remove_channels import apply as cut
     from tgonnx.proof import Prover, real_feeds
@@ -484,7 +482,7 @@ def apply(
         check = prover.both(chosen, gate_model(coupling, chosen), pruned)
     told = _settled(terminal, prover, check, pruned)
     save(pruned, out, overwrite, inputs)
-    costs = CostModel(coupling)
+    costs = coupling.cost_model
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open), told)
 
 

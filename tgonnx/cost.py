@@ -19,6 +19,8 @@ from onnx import TensorProto
 from tgonnx import ops
 from tgonnx.errors import UsageError
 from tgonnx.labels import Labels, distinct
+from tgonnx.model import Node
+from tgonnx.ops.view import Unlabelled, View
 
 if TYPE_CHECKING:
     from tgonnx.coupling import Coupling
@@ -90,13 +92,15 @@ class CostModel:
     """FLOPs, parameters and channels of a coupling, for any mask.
 
     Units are counted by kind (units in exactly the same axes; most groups are of one kind): `kind_of` is [units],
-    `sizes` is [kinds]. Every distinct axis has a number; `fixed` is [axes]: pinned labels.
+    `sizes` is [kinds]. Every distinct axis has a number; `fixed` is [axes]: pinned labels. `uncounted` names the
+    nodes with weights that are missing from the FLOPs, as it is not known what they multiply.
     """
 
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
         self.kind_of = coupling.kind_of
         self.sizes = np.bincount(self.kind_of) if coupling.units else np.zeros(0, np.int64)
+        self.uncounted: tuple[str, ...] = ()
         self._rows: dict[tuple[int, ...], int] = {}  # pinned labels, then kind and labels per unit in turn
         self.terms: Mapping[Kind, tuple[Term, ...]] = {
             "flops": tuple(self._flops()),
@@ -137,13 +141,28 @@ class CostModel:
         return self._rows.setdefault((fixed, *pairs.ravel().tolist()), len(self._rows))
 
     def _flops(self) -> Iterator[Term]:
-        batch = self.coupling.model.batch
-        for node, view in zip(self.coupling.model.nodes, self.coupling.views, strict=True):
-            entry = ops.cost.get(node.op_type, node.domain)
-            if entry is None or any(o is None for o in (*view.inputs[:2], *view.outputs[:1])):
+        model = self.coupling.model
+        for node, view in zip(model.nodes, self.coupling.views, strict=True):
+            products = self._multiplications(node, view)
+            if products is None:
+                self.uncounted += (f"{view.label} ({node.op_type})",)
                 continue
-            for coefficient, axes in entry(view):
-                yield Term(2 * coefficient / batch, tuple(self._axis(a) for a in axes), view.label)
+            for coefficient, axes in products:
+                yield Term(2 * coefficient / model.batch, tuple(self._axis(a) for a in axes), view.label)
+
+    def _multiplications(self, node: Node, view: View) -> list[tuple[float, tuple[Labels, ...]]] | None:
+        """What a node multiplies and accumulates; None if it has weights and nobody knows what it does to them."""
+        entry = ops.cost.get(node.op_type, node.domain)
+        if entry is not None and all(o is not None for o in (*view.inputs[:2], *view.outputs[:1])):
+            try:
+                return list(entry(view))
+            except (LookupError, ValueError, TypeError, ArithmeticError, Unlabelled):  # not foreseen
+                return None
+        understood = entry is None and not node.captures and ops.rule.get(node.op_type, node.domain)
+        stored = self.coupling.model.initializers
+        held = [stored[name] for name in (*node.inputs, *node.captures) if name in stored]
+        weighted = any(len(t.dims) >= 2 and t.data_type in PARAMETER_TYPES for t in held)
+        return None if weighted and not understood else []
 
     def _params(self) -> Iterator[Term]:
         for name, tensor in self.coupling.model.initializers.items():

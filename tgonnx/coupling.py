@@ -19,6 +19,7 @@ from tgonnx.choices import OpenChoice, solve_choices
 from tgonnx.classes import Classes
 from tgonnx.cost import CostModel
 from tgonnx.errors import UnsupportedError
+from tgonnx.joined import joining_nodes
 from tgonnx.labelling import Labelling
 from tgonnx.labels import (
     Choice,
@@ -384,7 +385,7 @@ class _Solver:
             tuple(self.ties),
             groups,
             tuple(self._placed_sites(unit_of)),
-            tuple(self._pinned(roots, unit_of)),
+            self._pinned(roots, unit_of),
             attention,
         )
 
@@ -437,18 +438,33 @@ class _Solver:
             if not is_whole(site.labels) and (unit_of[site.labels] >= 0).any():
                 yield PlacedSite(site.kind, node, site.input, site.axis, unit_of[site.labels])
 
-    def _pinned(self, roots: Labels, unit_of: npt.NDArray[np.int64]) -> Iterator[Pinned]:
+    def _pinned(self, roots: Labels, unit_of: npt.NDArray[np.int64]) -> tuple[Pinned, ...]:
         """Axes of float weights and of their products that stay, with the first reason found."""
+        found: list[tuple[str, int, Labels]] = []
         for name, tensor in self.model.initializers.items():
             if tensor.data_type not in (1, 10, 11, 16):
                 continue
             for axis, labels in enumerate(self.labelling.axes.get(name, ())):
                 kept = labels[unit_of[labels] < 0]
                 if len(kept) and len(labels) > 1:
-                    number = int(self.classes.reason[roots[kept[0]]])
-                    single = ("", "", "it is the only unit of its kind")
-                    node, op_type, text = self.reasons[number] if number != Classes.FREE else single
-                    yield Pinned(name, axis, len(kept), node, op_type, text)
+                    found.append((name, axis, kept))
+        first = [int(roots[kept[0]]) for _, _, kept in found]
+        single = {root for root in first if self.classes.reason[root] == Classes.FREE}
+        joined = joining_nodes(self.ties, roots, self.labelling.owner(), single) if single else {}
+        return tuple(
+            Pinned(name, axis, len(kept), *self._why(roots[kept], joined)) for name, axis, kept in found
+        )
+
+    def _why(self, kept: Labels, joined: dict[int, int]) -> tuple[str, str, str]:
+        """Node, operator and reason that keep the first of these classes."""
+        root = int(kept[0])
+        if (number := int(self.classes.reason[root])) != Classes.FREE:
+            return self.reasons[number]
+        count = int((kept == root).sum())
+        if count == 1 or root not in joined:
+            return "", "", "it is the only unit of its kind"
+        node = self.model.nodes[joined[root]]
+        return node.label, node.op_type, f"all {count} channels are tied together, by {node.label}"
 
 
 class _Preference:

@@ -82,19 +82,6 @@ def whole(label: int, length: int) -> Labels:
 def is_whole(labels: Labels) -> bool:
     return labels.ndim == 1 and len(labels) > 1 and labels.strides[0] == 0
 
-    def __post_init__(self) -> None:
-        self.mentions = [_tied(mentioned(a.relations), self.ties) for a in self.alternatives]
-        self.mentioned = np.unique(
-            np.concatenate(self.mentions)
-        )  # only a chosen alternative keeps these free
-
-    def pinned_by(self, alternative: Alternative | None) -> Labels:
-        """What is kept if this alternative, or none, is chosen."""
-        for candidate, labels in zip(self.alternatives, self.mentions, strict=True):
-            if candidate is alternative:
-                return np.setdiff1d(self.mentioned, labels, assume_unique=True)
-        return self.mentioned
-
 
 def distinct(labels: Labels) -> Labels:
     """The labels in one row, those left out that are only repeated by broadcasting."""
@@ -136,19 +123,6 @@ def spoken_of(relations: Iterable[Relation]) -> Labels:
     for relation in flat(relations):
         parts += [relation.a, relation.b] if isinstance(relation, Tie) else [relation.labels]
     return np.concatenate([distinct(p) for p in parts]) if parts else np.zeros(0, np.int64)
-
-
-def _tied(labels: Labels, ties: Iterable[Tie]) -> Labels:
-    """`labels` and all that a chain of these ties connects them with."""
-    pairs = [(tie.a.ravel(), tie.b.ravel()) for tie in ties]
-    while True:
-        parts = [labels]
-        for a, b in pairs:
-            parts += [b[np.isin(a, labels)], a[np.isin(b, labels)]]
-        more = np.unique(np.concatenate(parts))
-        if len(more) == len(labels):
-            return more
-        labels = more
 
 
 def mentioned(relations: Iterable[Relation]) -> Labels:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from tgonnx.cost import Cost, CostModel, Target
+from tgonnx.cost import Cost, Target
 from tgonnx.coupling import Attention, Coupling, analyze
 from tgonnx.data import Data, open_dataset
 from tgonnx.engines import Device, EngineName
@@ -215,7 +215,7 @@ def _with_data(
     pruned = remove_channels(full, coupling, mask)
     prover.settle(prover.cut(mask, insert_gates(full, coupling, mask), pruned))
     pruned = refresh_statistics(pruned, task, recipe)
-    left = CostModel(coupling).ratio(mask.open, plan.target.kind)
+    left = coupling.cost_model.ratio(mask.open, plan.target.kind)
     watched = None if metric is None else metric(pruned, WATCHED, recipe.threads or 0)
     journal.record(Progress("commit", 1, 1, 1, 1, journal.records[-1].loss, watched, left))
     journal.later = 0.0
@@ -307,7 +307,9 @@ def _result(
     metric: Metric | None,
     notes: tuple[str, ...],
 ) -> PruneResult:
-    cost = CostModel(plan.coupling)
+    cost = plan.coupling.cost_model
+    if cost.uncounted:
+        notes += (f"not counted in the FLOPs: {', '.join(cost.uncounted)}",)
     achieved = cost.ratio(mask.open, plan.target.kind)
     original = plan.model.original
     if achieved > plan.target.value + 1e-9:

@@ -144,6 +144,8 @@ def overview(name: str, model: onnx.ModelProto, file_bytes: int, coupling: Coupl
     table = Table(box=None, show_header=False, pad_edge=False)
     prunable = f"{coupling.units:,} units in {len(coupling.groups)} groups"
     opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
+    uncounted = coupling.cost_model.uncounted
+    without = f", not counting {_abridged(uncounted, 3)}" if uncounted else ""
     given = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in given]
     for key, value in (
@@ -151,7 +153,7 @@ def overview(name: str, model: onnx.ModelProto, file_bytes: int, coupling: Coupl
         ("opset", f"{opsets}; IR {model.ir_version}"),
         ("inputs", "; ".join(f"{value.name} {describe_type(value)}" for value in inputs)),
         ("outputs", "; ".join(f"{value.name} {describe_type(value)}" for value in model.graph.output)),
-        ("FLOPs", f"{amount(cost.flops)} per sample"),
+        ("FLOPs", f"{amount(cost.flops)} per sample{without}"),
         ("parameters", amount(cost.params)),
         ("prunable", f"{prunable}, {cost.channels:,} channels" if coupling.units else "nothing"),
     ):
@@ -257,6 +259,7 @@ def inspect_json(
         "outputs": {value.name: describe_type(value) for value in model.graph.output},
         "cost": asdict(costs.cost()),
         "layers": [asdict(layer) for layer in layers(costs)],
+        "uncounted": list(costs.uncounted),
         **coupling.to_json(),
     }
 

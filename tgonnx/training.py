@@ -26,7 +26,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from tgonnx.cost import CostModel, Target
+from tgonnx.cost import Target
 from tgonnx.coupling import Coupling
 from tgonnx.engines import Device, EngineName, ParameterGroup, StepSpec, Trainer, build
 from tgonnx.engines.rehearsal import rehearse
@@ -334,7 +334,7 @@ def search(
     freeze: tuple[str, ...] = (),
 ) -> Found:
     """Learn which units to keep, and weights with them. Raises DivergedError, UnsupportedError."""
-    cost = CostModel(coupling)
+    cost = coupling.cost_model
     gated = insert_gates(coupling.model.proto, coupling, None)
     unit = stake(gated, task, recipe)
     strength = STRENGTH * unit if recipe.lambda_ is None else recipe.lambda_
