@@ -63,7 +63,7 @@ def _open(coupling: Coupling, kept: np.ndarray, name: str) -> np.ndarray | None:
         return None
     is_open = np.ones((1,) * len(axes), bool)
     for axis, labels in enumerate(axes):
-        here = kept[coupling.unit_of[labels]]
+        here = kept[coupling.units_of(labels)]
         static = model.first.shapes[name][axis] == model.second.shapes.get(name, (0,) * len(axes))[axis]
         if here.all() or not static:
             continue

@@ -163,3 +163,16 @@ def test_data_are_used_beside_random_inputs() -> None:
     check = tg.verify(model, other, feeds, samples=1)
     assert check.verdict == "different"
     assert check.sizes[:2] == ("x:2x4", "x:1x4")
+
+
+def test_the_sizes_of_the_analysis_are_tried_too() -> None:
+    model = parse(
+        "g (float[N,T,4] x) => (float[N,T,3] y) { a = MatMul(x, w)\n b = Relu(a)\n y = MatMul(b, v) }"
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in (("w", (4, 8)), ("v", (8, 3))):
+        array = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    coupling = tg.analyze(tg.load(model, sizes={"x": (2, 77, 4)}))
+    sizes = Prover(coupling).normal_form.sizes
+    assert sizes[:3] == ("x:1x8x4", "x:3x8x4", "x:2x77x4")

@@ -59,7 +59,7 @@ class How:
     """How to compare two models, the first being the reference; `names` say what they are.
 
     `feeds` are the inputs of the user. With `random`, there are `samples` random ones for each size, too, axes by
-    name from `sizes`; `seconds` bounds the list of sizes.
+    name from `sizes`; `known` sizes are tried with those listed, `seconds` bounds the list.
     """
 
     names: tuple[str, str]
@@ -69,6 +69,7 @@ class How:
     seed: int = 0
     rtol: float = 1e-4
     sizes: tuple[tuple[str, int], ...] = ()
+    known: tuple[Size, ...] = ()
     seconds: float = 120.0
 
 
@@ -206,7 +207,7 @@ class _Search:
         self.drawn = 0
         self._end = time.monotonic() + max(_SEARCH, how.seconds)
         self.feeds: dict[Size, Feeds] = {}
-        self.trials = Trials(self._drawer.inputs, self._try, Size(named=how.sizes))
+        self.trials = Trials(self._drawer.inputs, self._try, Size(named=how.sizes), how.known)
 
     def _try(self, size: Size) -> None:
         if time.monotonic() > self._end:

@@ -24,7 +24,7 @@ from tgonnx.passes.select_closed import SelectClosed
 from tgonnx.runtime import Feeds
 from tgonnx.samples import Dataset
 from tgonnx.selection import Mask
-from tgonnx.trial_sizes import BATCHES
+from tgonnx.trial_sizes import BATCHES, Size
 from tgonnx.verify import CURE, RTOL, SECONDS, Check, contract_differences, judged
 
 UNVERIFIED = "tgonnx.unverified"  # key of the metadata of a file that was written without being verified
@@ -80,12 +80,21 @@ class Prover:
         self, a: onnx.ModelProto, b: onnx.ModelProto, names: tuple[str, str], reasons: Sequence[str] = ()
     ) -> Check:
         """The check of a pair; that nothing runs is a doubt."""
+        how = How(names, tuple(self.feeds), seconds=self.seconds, known=self._sizes())
         try:
-            check = judged(a, b, How(names, tuple(self.feeds), seconds=self.seconds), reasons)
+            check = judged(a, b, how, reasons)
         except (ModelError, UnsupportedError) as error:
             doubt = f"{names[0]} cannot be run: {error}"
             return Check(float("inf"), float("inf"), RTOL, 0, "", tuple(reasons), (doubt,))
         return replace(check, reasons=tuple(f"{names[1]} against {names[0]}: {r}" for r in check.reasons))
+
+    def _sizes(self) -> tuple[Size, ...]:
+        """The sizes that the analysis counted with, which may be the user's."""
+        model = self.coupling.model
+        shapes = tuple(
+            (name, tuple(model.first.shapes[name])) for name in model.inputs if name in model.first.shapes
+        )
+        return (Size(shapes=shapes),) if shapes and len(shapes) == len(model.inputs) else ()
 
     def settle(self, check: Check, result: onnx.ModelProto | None = None) -> str:
         """What to tell of a check: nothing if it is ok. Marks the `result` if it goes out unverified.

@@ -6,7 +6,7 @@ model runs count. Heights differ from widths, lengths of different sequences fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 
@@ -31,7 +31,8 @@ _APART = 3  # between the lengths of sequences that differ
 class Size:
     """One choice for all open axes: samples, height and width of images, length of everything else.
 
-    Axes of different names get different lengths if `apart`. `named` are given by the user and go first.
+    Axes of different names get different lengths if `apart`. `named` are given by the user and go first; `shapes`
+    are those of whole inputs and leave no choice.
     """
 
     batch: int = 1
@@ -39,10 +40,14 @@ class Size:
     length: int = 8
     apart: bool = False
     named: tuple[tuple[str, int], ...] = ()
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 def shapes_at(inputs: list[onnx.ValueInfoProto], size: Size) -> dict[str, tuple[int, ...]]:
     """A shape for each tensor input; axes of one name get one size."""
+    whole = dict(size.shapes)
+    if whole:
+        return {value.name: whole[value.name] for value in inputs}
     bound = dict(size.named)
     for value in inputs:  # the name of the samples' axis may stand elsewhere in an input before
         first = next(iter(value.type.tensor_type.shape.dim), None)
@@ -105,10 +110,19 @@ def channels_last(value: onnx.ValueInfoProto) -> bool:
 
 
 class Trials:
-    """The sizes at which a model runs, found by running it: `runs` raises `ModelError` where it does not."""
+    """The sizes at which a model runs, found by running it: `runs` raises `ModelError` where it does not.
 
-    def __init__(self, inputs: list[onnx.ValueInfoProto], runs: Callable[[Size], None], start: Size) -> None:
-        self._runs, self._start = runs, start
+    `start` says what is the same in all of them, `known` are sizes that come from elsewhere.
+    """
+
+    def __init__(
+        self,
+        inputs: list[onnx.ValueInfoProto],
+        runs: Callable[[Size], None],
+        start: Size,
+        known: Sequence[Size] = (),
+    ) -> None:
+        self._runs, self._start, self._known = runs, start, known
         ranks = [(value, len(value.type.tensor_type.shape.dim)) for value in inputs]
         roles = {role_of(value, axis) for value, rank in ranks for axis in range(rank)}
         self._batches = BATCHES if "batch" in roles else (start.batch,)
@@ -131,7 +145,7 @@ class Trials:
 
         Raises what the first size raised if there is none.
         """
-        base = next(filter(self.works, self._first()), None)
+        base = next(filter(self.works, chain(self._first(), self._known)), None)
         if base is None:
             raise next(error for error in self._tried.values() if error is not None)
         yield base
@@ -153,6 +167,7 @@ class Trials:
         """Another batch at the smallest size, then other images and lengths in batches of 1 and 2, then the rest."""
         batches = [replace(base, batch=batch) for batch in self._batches]
         yield from batches[:2]
+        yield from self._known
         images = self._more(base, [replace(base, image=image) for image in self._images], _IMAGES_WANTED)
         lengths = self._more(
             base, [replace(base, length=length) for length in self._lengths], _LENGTHS_WANTED
