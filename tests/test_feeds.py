@@ -174,3 +174,17 @@ def test_trials_say_why_nothing_works() -> None:
     model = parse("m (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
     with pytest.raises(ModelError, match="no 1"):
         next(Trials(model_inputs(model), fails, Size()).sizes())
+
+
+def test_sizes_that_are_inputs_get_values_that_fit() -> None:
+    """A target that is an input, and the same with the target that the file states stored."""
+    text = "m (float[1,4,6] x, int64[3] shape) => (float[a,b,c] y) <float[1,4,6] u> { u = TARGET\n y = Relu(u) }"
+    model = parse(text.replace("TARGET", "Reshape(x, shape)"))
+    model.graph.value_info[0].type.tensor_type.shape.dim[1].dim_value = 3
+    model.graph.value_info[0].type.tensor_type.shape.dim[2].dim_value = 8
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    assert tg.verify(model, other).ok
+    other.graph.node[0].input[1] = "stored"
+    other.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 3, 8]), "stored"))
+    assert tg.verify(model, other).verdict == "different"

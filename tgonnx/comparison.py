@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,18 +19,19 @@ from numpy.typing import NDArray
 
 from tgonnx.child import Stage
 from tgonnx.errors import ModelError, UnsupportedError, UsageError
-from tgonnx.feeds import STYLES, WIDEST, Drawer
+from tgonnx.feeds import STYLES, Drawer
 from tgonnx.measure import EQUAL, Difference, Noise, different, measure
 from tgonnx.noise import HALF_STEP, reached_from, shaken_feeds, stepping_outputs, twin
+from tgonnx.runner import Runner, describe_feeds
 from tgonnx.runtime import Feeds, Session, open_session
-from tgonnx.trial_sizes import Size, Trials
+from tgonnx.trial_inputs import TrialInputs
+from tgonnx.trial_sizes import Size
 from tgonnx.wellformed import without_initializers
 
 NOTHING_FINITE = "has no finite value on all inputs tried"
 _FINE_TWINS, _COARSE_TWINS = 4, 2
 _ALWAYS = 2  # sizes that are tried whatever the time: batch 1 and 3
 RUNS_APART = 1e-2  # relative; what threads may change from run to run is far less
-_SEARCH = 60.0  # seconds to look for a size at which the model runs
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Finding:
 def compare(stage: Stage, a: Packed, b: Packed, how: How) -> Finding:
     """Compare; `stage` is called with what is about to run, so that a crash can be placed."""
     finding = Finding()
-    reference = _Runner(a.model(), how.names[0], stage)
-    other = _Runner(b.model(), how.names[1], stage)
+    reference = Runner(a.model(), how.names[0], stage)
+    other = Runner(b.model(), how.names[1], stage)
     try:
         pair = _Pair(reference, other, how.rtol, finding)
     except _OnlyOne as error:
@@ -117,58 +118,7 @@ class _OnlyOne(Exception):
     """A runtime takes the reference, but not the other."""
 
 
-# --- running ----------------------------------------------------------------------------------------
-
-
-class _Runner:
-    """One model with the sessions that it runs in."""
-
-    def __init__(self, model: onnx.ModelProto, name: str, stage: Stage) -> None:
-        self.model, self.name, self._stage = model, name, stage
-
-    @cached_property
-    def optimised(self) -> Session:
-        self._stage(f"loading {self.name}")
-        return open_session(self.model, exact=True)
-
-    @cached_property
-    def plain(self) -> Session | None:
-        """Without optimisations; None where the runtime needs them, or another one is used."""
-        self._stage(f"loading {self.name}, not optimised")
-        if self.by_reference:
-            return None
-        session = open_session(self.model, exact=True, optimised=False)
-        return None if session.ran_by.startswith("onnx ") else session
-
-    @property
-    def by_reference(self) -> bool:
-        return self.optimised.ran_by.startswith("onnx ")
-
-    def use_reference(self) -> None:
-        """Run by onnx's own evaluator."""
-        self.__dict__["optimised"] = open_session(self.model, portable=True)
-        self.__dict__["plain"] = None
-
-    def run(self, session: Session, feeds: Mapping[str, NDArray[Any]]) -> Feeds:
-        self._stage(f"running {self.name} with {describe_feeds(feeds)}")
-        return session.run(feeds)
-
-    def takes(self, feeds: Mapping[str, NDArray[Any]]) -> bool:
-        """Whether it runs on these inputs."""
-        try:
-            self.run(self.optimised, feeds)
-        except ModelError:
-            return False
-        return True
-
-
-def describe_feeds(feeds: Mapping[str, NDArray[Any]]) -> str:
-    """The shapes of inputs, as `x:1x3x64x96`; of a few."""
-    parts = [f"{name}:{'x'.join(map(str, value.shape)) or 'scalar'}" for name, value in feeds.items()]
-    return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")
-
-
-def _inputs(reference: _Runner, how: How, finding: Finding) -> Iterator[Feeds]:
+def _inputs(reference: Runner, how: How, finding: Finding) -> Iterator[Feeds]:
     """The user's inputs, then random ones at each size at which the reference runs, until the time is over."""
     for feeds in how.feeds:
         if how.random and not reference.takes(feeds):  # the batches were our choice
@@ -179,75 +129,24 @@ def _inputs(reference: _Runner, how: How, finding: Finding) -> Iterator[Feeds]:
     if not how.random:
         return
     end = time.monotonic() + how.seconds
-    search = _Search(reference, how)
+    search = TrialInputs(reference, Size(named=how.sizes), how.known, how.seed, how.seconds)
     try:
-        for number, size in enumerate(search.trials.sizes()):
+        seen: dict[str, Size] = {}
+        for size in search.trials.sizes():
             shown = describe_feeds(search.feeds[size])
-            if number >= _ALWAYS and time.monotonic() > end:
+            if shown in seen:
+                continue
+            if len(seen) >= _ALWAYS and time.monotonic() > end:
                 finding.skipped.append(shown)
                 break
+            seen[shown] = size
             finding.sizes.append(shown)
-            yield from search.samples(size)
-            last = size
-        yield from search.more(last, len(STYLES) - search.drawn)
+            yield from search.samples(size, how.samples)
+        yield from search.more(list(seen.values())[-1], len(STYLES) - search.drawn)
     except (ModelError, UnsupportedError) as error:
         if not finding.sizes:
             raise
         finding.skipped.append(f"random inputs: {error}")
-
-
-class _Search:
-    """Random inputs for the sizes at which a model runs."""
-
-    def __init__(self, runner: _Runner, how: How) -> None:
-        self._runner, self._how = runner, how
-        self._rng = np.random.default_rng(how.seed)
-        self._drawer = Drawer(runner.model)
-        self._fitted = False
-        self.drawn = 0
-        self._end = time.monotonic() + max(_SEARCH, how.seconds)
-        self.feeds: dict[Size, Feeds] = {}
-        self.trials = Trials(self._drawer.inputs, self._try, Size(named=how.sizes), how.known)
-
-    def _try(self, size: Size) -> None:
-        if time.monotonic() > self._end:
-            raise ModelError("the model cannot run on random inputs: no size was found in time")
-        feeds = self._draw(size)
-        self._runner.run(self._runner.optimised, feeds)
-        self.drawn += 1
-        if not self._fitted:
-            self._fitted = True
-            feeds = self._widened(feeds, size)
-        self.feeds[size] = feeds
-
-    def _widened(self, feeds: Feeds, size: Size) -> Feeds:
-        """Inputs with integers as large as the model takes them, where its graph says nothing of them."""
-        for name in self._drawer.open_integers():
-            high = WIDEST
-            while high > 1 and not self._runner.takes({**feeds, name: np.full_like(feeds[name], high)}):
-                high //= 2
-            low, high = high, min(2 * high, WIDEST + 1)
-            while high - low > 1:
-                middle = (low + high) // 2
-                taken = self._runner.takes({**feeds, name: np.full_like(feeds[name], middle)})
-                low, high = (middle, high) if taken else (low, middle)
-            self._drawer.widen(name, max(low, 1))
-        return self._draw(size)
-
-    def _draw(self, size: Size) -> Feeds:
-        """Random inputs in the next style."""
-        return self._drawer.draw(size, self._rng, STYLES[self.drawn % len(STYLES)])
-
-    def samples(self, size: Size) -> Iterator[Feeds]:
-        """The inputs that were tried, and more if they are wanted, each in another style."""
-        yield self.feeds.pop(size)
-        yield from self.more(size, self._how.samples - 1)
-
-    def more(self, size: Size, count: int) -> Iterator[Feeds]:
-        """Other inputs of a size."""
-        for _ in range(count):
-            yield self._draw(size)
-            self.drawn += 1
 
 
 # --- comparing --------------------------------------------------------------------------------------
@@ -256,7 +155,7 @@ class _Search:
 class _Pair:
     """The reference and the other: what they differ by, and whether that could be told."""
 
-    def __init__(self, reference: _Runner, other: _Runner, rtol: float, finding: Finding) -> None:
+    def __init__(self, reference: Runner, other: Runner, rtol: float, finding: Finding) -> None:
         self.reference, self.other, self.rtol, self.finding = reference, other, rtol, finding
         if reference.by_reference:
             other.use_reference()

@@ -80,6 +80,15 @@ class Drawer:
             and not decides_sizes(self.model, value.name)
         ]  # fmt: skip
 
+    def deciding(self) -> list[onnx.ValueInfoProto]:
+        """The inputs of integers that decide on sizes."""
+        return [
+            value
+            for value in self.inputs
+            if _dtype(value).kind in "iu" and decides_sizes(self.model, value.name)
+            and not self.ranges.get(value.name, Range()).known
+        ]  # fmt: skip
+
     def widen(self, name: str, high: int) -> None:
         """Let an input hold integers from 0 to `high`, which was found to be the limit."""
         self.ranges[name] = replace(self.ranges.get(name, Range()), high=high, known=high < WIDEST)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from tgonnx.measure import Array
 from tgonnx.noise import reached_from
+from tgonnx.wellformed import fixed_size
 
 # A value keeps its meaning as an index through these.
 _CARRIERS = frozenset(
@@ -109,6 +110,32 @@ def decides_sizes(model: onnx.ModelProto, name: str) -> bool:
         for node in model.graph.node
         if node.op_type in _SIZED
     )
+
+
+def settings_to_try(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> list[Array]:
+    """Values for an input that decides on sizes, to be tried in turn: what the file says of the result, and plain ones.
+
+    What the file says may be wrong: it is tried, never believed.
+    """
+    graph, name = _Graph(model), value.name
+    shape = tuple(fixed_size(dim) or 1 for dim in value.type.tensor_type.shape.dim)
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    found = [np.array(dims, dtype) for dims in _stated(model, graph, name) if (len(dims),) == shape]
+    if len(shape) == 1:
+        found.append(
+            np.array([0] * (shape[0] - 1) + [-1], dtype)
+        )  # the shape that is there, flattened behind
+    found += [np.full(shape, number, dtype) for number in (1, 2, 4, 8)]
+    return found
+
+
+def _stated(model: onnx.ModelProto, graph: _Graph, name: str) -> list[list[int]]:
+    """The shapes stated of what is made with the sizes in a value, and those of what it is made from."""
+    values = (*model.graph.value_info, *model.graph.output, *model.graph.input)
+    stated = {value.name: [fixed_size(dim) for dim in value.type.tensor_type.shape.dim] for value in values}
+    names = [each for node, _ in graph.users[name] for each in (*node.output, *node.input[:1])]
+    shapes = [stated[each] for each in names if each in stated]
+    return [[size for size in sizes if size] for sizes in shapes if all(sizes)]
 
 
 def integer_ranges(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto]) -> dict[str, Range]:
