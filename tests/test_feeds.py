@@ -178,7 +178,9 @@ def test_trials_say_why_nothing_works() -> None:
 
 def test_sizes_that_are_inputs_get_values_that_fit() -> None:
     """A target that is an input, and the same with the target that the file states stored."""
-    text = "m (float[1,4,6] x, int64[3] shape) => (float[a,b,c] y) <float[1,4,6] u> { u = TARGET\n y = Relu(u) }"
+    text = (
+        "m (float[1,4,6] x, int64[3] shape) => (float[a,b,c] y) <float[1,4,6] u> { u = TARGET\n y = Relu(u) }"
+    )
     model = parse(text.replace("TARGET", "Reshape(x, shape)"))
     model.graph.value_info[0].type.tensor_type.shape.dim[1].dim_value = 3
     model.graph.value_info[0].type.tensor_type.shape.dim[2].dim_value = 8

@@ -185,3 +185,32 @@ def test_engines_and_gradient_shapes(trained: onnx.ModelProto, engine: Any, grad
     assert result.check.ok
     assert result.after.metric is not None
     assert result.after.metric > 0.8
+
+
+def test_a_model_that_ends_in_an_unknown_operator_is_trained_up_to_there() -> None:
+    """The operator, what follows it, and the values and weights that are read there stay as they were."""
+    model = network("p = Softmax(s) y = Identity(p)")
+    del model.graph.node[-1]
+    make = onnx.helper.make_node
+    model.graph.node.extend(
+        [
+            make("EfficientNMS_TRT", ["s", "p", "w4"], ["count", "boxes"], domain="TRT"),
+            make("Cast", ["count"], ["t"], to=1),
+            make("Mul", ["t", "p"], ["y"]),
+        ]
+    )
+    model.opset_import.append(onnx.helper.make_opsetid("TRT", 1))
+    data = samples(40)
+    del data["label"]
+    result = tg.prune(model, data, target=tg.Target(params=0.6), epochs=3, batch=16, threads=1)
+    assert result.target_met
+    assert result.check.ok
+    assert result.check.up_to == ("EfficientNMS_TRT (TRT)",)
+    assert result.model.graph.output == model.graph.output
+    assert [node.op_type for node in result.model.graph.node] == [node.op_type for node in model.graph.node]
+    weights = {tensor.name: tensor for tensor in result.model.graph.initializer}
+    operator = next(node for node in result.model.graph.node if node.domain == "TRT")
+    there = {tensor.name: tensor for tensor in model.graph.initializer}
+    assert weights[operator.input[2]].dims == there["w4"].dims
+    assert weights[operator.input[2]].raw_data == there["w4"].raw_data
+    onnx.checker.check_model(result.model)

@@ -7,9 +7,11 @@ that operator's inputs such a model can be verified, and trained, like any other
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Iterable, Set
+from typing import Any
 
 import onnx
+import onnx.shape_inference
 
 from tgonnx.definitions import STANDARD_DOMAINS, opset_of
 from tgonnx.errors import UnsupportedError
@@ -43,34 +45,73 @@ def _is_foreign(domain: str, op_type: str, opset: int) -> bool:
 def known_part(model: onnx.ModelProto, unknown: Set[tuple[str, str]]) -> onnx.ModelProto:
     """The model itself, or a copy without the operators that are `unknown` and all that needs them.
 
-    What such an operator reads becomes an output, behind the outputs that are left.
+    What these nodes read of the rest becomes an output, behind the outputs that are left.
     Raises `UnsupportedError` if nothing is left.
     """
     if not unknown:
         return model
-    result = without_initializers(model)
-    graph = result.graph
-    lost: set[str] = set()
-    kept, read = [], []
-    for node in graph.node:
-        if (node.domain, node.op_type) in unknown:
-            lost.update(node.output)
-            read += [name for name in node.input if name]
-        elif lost & read_by(node):
-            lost.update(node.output)
-        else:
-            kept.append(node)
+    kept, dropped = _split(model, unknown)
+    lost = {name for node in dropped for name in node.output}
     made = {name for node in kept for name in node.output if name}
-    outputs = [value for value in graph.output if value.name not in lost]
-    known = {value.name: value for value in (*graph.value_info, *outputs)}
-    names = dict.fromkeys([value.name for value in outputs] + [name for name in read if name in made])
+    read = [name for node in dropped for name in sorted(read_by(node)) if name in made]
+    names = dict.fromkeys([value.name for value in model.graph.output if value.name not in lost] + read)
     if not names:
         listed = ", ".join(sorted(f"{op_type} ({domain or 'ai.onnx'})" for domain, op_type in unknown))
         raise UnsupportedError(f"no runtime here knows {listed}, and nothing stands before it")
+    result = without_initializers(model)
+    typed = onnx.shape_inference.infer_shapes(result).graph
+    known = {value.name: value for value in (*typed.value_info, *model.graph.output)}
     outputs = [known.get(name, onnx.ValueInfoProto(name=name)) for name in names]
-    for part, new in ((graph.node, kept), (graph.output, outputs)):
-        copies = [type(item).FromString(item.SerializeToString()) for item in new]
-        del part[:]
-        part.extend(copies)
-    graph.initializer.extend(model.graph.initializer)
+    _put(result.graph.node, kept)
+    _put(result.graph.output, outputs)
+    result.graph.initializer.extend(model.graph.initializer)
     return result
+
+
+def with_rest(
+    part: onnx.ModelProto, model: onnx.ModelProto, unknown: Set[tuple[str, str]]
+) -> onnx.ModelProto:
+    """What was made of the known part of a model, with the nodes that had been left out and the model's outputs."""
+    result = onnx.ModelProto()
+    result.CopyFrom(part)
+    _, dropped = _split(model, unknown)
+    there = {tensor.name: tensor for tensor in result.graph.initializer}
+    read = {name for node in dropped for name in read_by(node)}
+    renamed = {}
+    for tensor in model.graph.initializer:
+        if tensor.name not in read or (tensor.name in there and there[tensor.name] == tensor):
+            continue
+        stored = result.graph.initializer.add()
+        stored.CopyFrom(tensor)
+        if tensor.name in there:  # cut or trained where it stands in the known part
+            stored.name = renamed[tensor.name] = f"{tensor.name}/kept"
+    for node in dropped:
+        copy = result.graph.node.add()
+        copy.CopyFrom(node)
+        copy.input[:] = [renamed.get(name, name) for name in node.input]
+    _put(result.graph.output, model.graph.output)
+    return result
+
+
+def _split(
+    model: onnx.ModelProto, unknown: Set[tuple[str, str]]
+) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+    """The nodes that need nothing unknown, and the others."""
+    kept, dropped, lost = [], [], set[str]()
+    for node in model.graph.node:
+        if (node.domain, node.op_type) in unknown or lost & read_by(node):
+            lost.update(node.output)
+            dropped.append(node)
+        else:
+            kept.append(node)
+    return kept, dropped
+
+
+def _put(field: Any, items: Iterable[Any]) -> None:
+    """Replace what a repeated field holds by copies of `items`, which may be in it."""
+    copies = []
+    for item in items:
+        copies.append(type(item)())
+        copies[-1].CopyFrom(item)
+    del field[:]
+    field.extend(copies)

@@ -20,6 +20,7 @@ from tgonnx.engines import Device, EngineName
 from tgonnx.errors import ModelError, TargetError, UnsupportedError, UsageError
 from tgonnx.fitting import Fit, validate
 from tgonnx.gates import Shape
+from tgonnx.known_part import known_part, unknown_operators, with_rest
 from tgonnx.metric import Metric, fixed_batch
 from tgonnx.model import Model, Source, load
 from tgonnx.passes.file_form import give_form_back
@@ -150,6 +151,9 @@ def prune(
     if (epochs is not None and epochs < 1) or (batch is not None and batch < 1):
         raise UsageError("epochs and batch must be at least 1")
     model = model if isinstance(model, Model) else load(model)
+    whole, unknown = model.original, unknown_operators(model.original) if data is not None else set()
+    if unknown:  # nothing here runs them: what stands before them is trained
+        model = replace(load(known_part(whole, unknown)), source=model.source)
     coupling = analyze(model, attention)
     if not coupling.units:
         why = coupling.pinned[0] if coupling.pinned else None
@@ -179,7 +183,20 @@ def prune(
         device=device,
     )
     prover = replace(prover, feeds=data_feeds(dataset, model.original))
-    return _with_data(plan, dataset, fitting, recipe, epochs, Journal(progress), prover)
+    result = _with_data(plan, dataset, fitting, recipe, epochs, Journal(progress), prover)
+    return _completed(result, whole, unknown) if unknown else result
+
+
+def _completed(result: PruneResult, whole: onnx.ModelProto, unknown: set[tuple[str, str]]) -> PruneResult:
+    """The result for the known part of a model, with the operators that nothing here runs put back."""
+    up_to = tuple(f"{op_type} ({domain or 'ai.onnx'})" for domain, op_type in sorted(unknown))
+    note = f"trained and verified up to the inputs of {', '.join(up_to)}, which nothing here runs"
+    return replace(
+        result,
+        model=with_rest(result.model, whole, unknown),
+        check=replace(result.check, up_to=up_to),
+        notes=(note, *result.notes),
+    )
 
 
 def _without_data(plan: _Plan, prover: Prover) -> PruneResult:
