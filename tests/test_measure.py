@@ -187,6 +187,15 @@ def test_the_scale_is_that_of_the_smallest_channel() -> None:
     np.testing.assert_array_equal(channel_extent(values), [[100, 2], [300, 2]])
 
 
+def test_an_ill_conditioned_function_has_rare_large_noise() -> None:
+    values, noise = np.full((2, 4), 100.0, np.float32), [Noise(np.full((2, 4), 0.05))]
+    near, far = values + np.float32(1.0), values + np.float32(2.0)
+    assert not measure(values, near, 1e-4, noise).reason
+    assert measure(values, far, 1e-4, noise).reason
+    usual = [Noise(np.full((2, 4), 0.005))]
+    assert measure(values, values + np.float32(0.05), 1e-4, usual).reason
+
+
 def test_random_numbers_are_no_proof() -> None:
     model = parse("m (float[N,4] x) => (float[N,4] y) { r = RandomNormalLike(x)\n y = Add(x, r) }")
     check = tg.verify(model, model)

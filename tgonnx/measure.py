@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 NOT_FINITE = "infinite or NaN values differ"
 ROUNDING = 6.0  # times the measured noise is rounding still
+ILL = 1000.0  # a function that makes more of an epsilon than this is ill-conditioned: its noise has rare large values
+TAIL = 5.0  # times as much is rounding there
 POSITIONS = 1024  # an axis with more indices than this holds positions, not channels
 BLIND = 0.1  # of a channel's scale: where noise is larger, nothing can be told
 RARE = 1 / 64  # of what changes when everything is off by half a step of 8 bits: a few single steps
@@ -74,7 +76,12 @@ def measure(a: Array, b: Array, rtol: float, noise: Iterable[Noise] = ()) -> Dif
         return _integers(a, b, noise)
     if a.dtype.kind not in "fV" or a.dtype.names:
         return EQUAL if np.array_equal(a, b) else different("values differ")
-    return _floats(a.astype(np.float64), b.astype(np.float64), rtol, noise)
+    return _floats(a.astype(np.float64), b.astype(np.float64), rtol, noise, epsilon(a.dtype))
+
+
+def epsilon(dtype: np.dtype[Any]) -> float:
+    """The step from 1 to the next number of a floating type; types that numpy does not have are taken for bfloat16."""
+    return float(np.finfo(dtype).eps) if dtype.kind == "f" else 2.0**-7
 
 
 def channel_extent(values: Array, first: int = 0) -> Array:
@@ -92,7 +99,7 @@ def channel_extent(values: Array, first: int = 0) -> Array:
     return extent if np.isfinite(extent).all() else np.minimum(extent, values.max())
 
 
-def _floats(x: Array, y: Array, rtol: float, noise: Iterable[Noise]) -> Difference:
+def _floats(x: Array, y: Array, rtol: float, noise: Iterable[Noise], eps: float) -> Difference:
     finite = np.isfinite(x)
     if not np.array_equal(finite, np.isfinite(y)) or not np.array_equal(
         x[~finite], y[~finite], equal_nan=True
@@ -112,12 +119,18 @@ def _floats(x: Array, y: Array, rtol: float, noise: Iterable[Noise]) -> Differen
             if _few_steps(gap, known.fine, known.coarse, magnitude):
                 return Difference(absolute, _ratio(np.where(gap > rtol * scale, 0, gap), scale))
             continue
-        moved = ROUNDING * channel_extent(known.fine, first=1)  # one sample more or less is luck
+        moved = _moved(known.fine, scale, eps)
         allowed = np.maximum(scale, moved / rtol)
         if (gap <= rtol * allowed).all():
             return Difference(absolute, _ratio(gap, allowed), blind=_is_blind(moved, scale))
     where = _where(gap > rtol * allowed)
     return Difference(absolute, _ratio(gap, allowed), f"differs by more than {rtol:.1e} relative{where}")
+
+
+def _moved(fine: Array, scale: Array, eps: float) -> Array:
+    """How far rounding may move an element, from the noise that was measured."""
+    noise = channel_extent(fine, first=1)  # one sample more or less is luck
+    return np.where(noise > ILL * eps * scale, TAIL, 1.0) * ROUNDING * noise
 
 
 def _is_blind(moved: Array, scale: Array) -> bool:

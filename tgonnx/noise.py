@@ -8,14 +8,13 @@ names, have no effect.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx.shape_inference
 from onnx import TensorProto, helper, numpy_helper
 
-from tgonnx.measure import Array
+from tgonnx.measure import Array, epsilon
 from tgonnx.passes.normalize import captured_names
 from tgonnx.wellformed import without_initializers
 
@@ -85,7 +84,7 @@ def shaken_feeds(feeds: Mapping[str, Array], seed: int, relative: float | None =
 
 def shaken(array: Array, rng: np.random.Generator, relative: float | None) -> Array:
     """`array` with each element off by a random share of its last bits, or of `relative`; zeros stay."""
-    step = LAST_BITS * _epsilon(array.dtype) if relative is None else max(relative, _epsilon(array.dtype))
+    step = LAST_BITS * epsilon(array.dtype) if relative is None else max(relative, epsilon(array.dtype))
     off = 1 + step * rng.uniform(-1, 1, array.shape)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray((array.astype(np.float64) * off).astype(array.dtype))
@@ -93,10 +92,6 @@ def shaken(array: Array, rng: np.random.Generator, relative: float | None) -> Ar
 
 def _is_float(array: Array) -> bool:
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-
-
-def _epsilon(dtype: np.dtype[Any]) -> float:
-    return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)
 
 
 def stepping_outputs(model: onnx.ModelProto) -> set[str]:
