@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import parser
+from random_graphs import random_model
 
 from tgonnx.classes import Classes
 from tgonnx.coupling import Coupling, analyze
@@ -80,6 +83,24 @@ def test_a_long_axis_has_the_reasons_of_a_short_one() -> None:
 
     assert reasons(2 * LONG) == reasons(LONG // 2)
     assert ("places", 1, "", "an axis of a model input") in reasons(2 * LONG)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), long=st.integers(1, 3))
+def test_nothing_else_depends_on_what_stays_whole(seed: int, long: int) -> None:
+    """Even if every axis that can stays whole, units, groups, reasons and sites are the same."""
+    model = load(random_model(seed, 17, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tgonnx.labelling.LONG", 10**9)
+        every = analyze(model)
+        patch.setattr("tgonnx.labelling.LONG", long)
+        few = analyze(model)
+    assert few.labelling.size < every.labelling.size
+    assert few.to_json() == every.to_json()
+    assert few.guards == every.guards
+    assert [(s.node, s.input, s.axis, s.units.tolist()) for s in few.sites] == [
+        (s.node, s.input, s.axis, s.units.tolist()) for s in every.sites
+    ]
 
 
 def test_many_channels_are_not_taken_for_a_long_axis() -> None:

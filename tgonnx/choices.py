@@ -7,7 +7,7 @@ changed, so that a model of many choices takes time in proportion.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,12 @@ class OpenChoice:
     decided: Alternative | None = None
 
     def __post_init__(self) -> None:
-        self.mentions = [_tied(mentioned(a.relations), self.ties) for a in self.alternatives]
+        couples = [pairs(tie.a, tie.b) for tie in self.ties]
+        ends = [part for a, b in couples for part in (a, b)]
+        others = [part for a, b in couples for part in (b, a)]
+        none = np.zeros(0, np.int64)
+        tied = np.concatenate([none, *ends]), np.concatenate([none, *others])
+        self.mentions = [_tied(mentioned(a.relations), *tied) for a in self.alternatives]
         # only a chosen alternative keeps these free
         self.mentioned = np.unique(np.concatenate(self.mentions))
 
@@ -43,14 +48,10 @@ class OpenChoice:
         return self.mentioned
 
 
-def _tied(labels: Labels, ties: Iterable[Tie]) -> Labels:
-    """`labels` and all that a chain of these ties connects them with."""
-    couples = [pairs(tie.a, tie.b) for tie in ties]
+def _tied(labels: Labels, ends: Labels, others: Labels) -> Labels:
+    """`labels` and all that a chain of ties connects them with; `ends[i]` is tied to `others[i]`, and the reverse."""
     while True:
-        parts = [labels]
-        for a, b in couples:
-            parts += [b[np.isin(a, labels)], a[np.isin(b, labels)]]
-        more = np.unique(np.concatenate(parts))
+        more = np.union1d(labels, others[np.isin(ends, labels)])
         if len(more) == len(labels):
             return more
         labels = more
