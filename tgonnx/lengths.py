@@ -9,7 +9,8 @@ N or N - 1. Nothing else is: the scale of attention, for one, is no statistic.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -87,6 +88,31 @@ def find_lengths(model: Model, views: Sequence[View]) -> tuple[Length, ...]:
     for node, view in zip(model.nodes, views, strict=True):
         search.visit(node, view)
     return tuple(search.found)
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """A stored number after a cut: `factor` times what it was, for the uses `lengths`. `alone`: it has no other use."""
+
+    name: str
+    factor: float
+    lengths: tuple[Length, ...]
+    alone: bool
+
+
+def rescaled(model: Model, lengths: Sequence[Length], left: Callable[[Labels], int]) -> tuple[Rescaled, ...]:
+    """The numbers that change, `left` saying how many labels of an axis are left."""
+    uses: Counter[str] = Counter(name for node in model.nodes for name in (*node.inputs, *node.captures))
+    uses.update(model.outputs)
+    found: dict[tuple[str, float], list[Length]] = defaultdict(list)
+    for length in lengths:
+        factor = length.factor(prod(left(labels) for labels in length.axes))
+        if factor != 1:
+            found[model.nodes[length.node].inputs[length.input], factor].append(length)
+    return tuple(
+        Rescaled(name, factor, tuple(members), uses[name] == len(members))
+        for (name, factor), members in found.items()
+    )
 
 
 class _Search:
