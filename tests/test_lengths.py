@@ -88,6 +88,8 @@ MEAN = "m = ReduceMean <axes=[-1]> (h) d = Sub(h, m) q = Mul(d, d) "
      {"o": [[1.0]] * N, "c": 1 / N}, layer_norm),
     ("s = ReduceSum(h, ax) m = Mul(s, c) p = Mul(h, h) t = ReduceSum(p, ax) g = Mul(t, c) k = Mul(m, m) v = Sub(g, k) "
      "d = Sub(h, m)" + TAIL, {"c": 1 / N}, layer_norm),
+    ('s = Einsum <equation = "mc -> m"> (h) u = Unsqueeze(s, ax) m = Mul(u, c) d = Sub(h, m) q = Mul(d, d) '
+     "t = ReduceSum(q, ax) v = Mul(t, c)" + TAIL, {"c": 1 / N}, layer_norm),
     (MEAN + "t = ReduceSum(q, ax) v = Div(t, c)" + TAIL, {"c": N - 1}, unbiased),
     (MEAN + "t = ReduceMean <axes=[-1]> (q) v = Mul(t, c)" + TAIL, {"c": N / (N - 1)}, unbiased),
     (MEAN + "t = ReduceMean <axes=[-1]> (q) g = Mul(t, c) v = Div(g, k)" + TAIL, {"c": N, "k": N - 1}, unbiased),
