@@ -138,9 +138,9 @@ class _Search:
         if node.op_type in SUMS:
             return self._reduction(node, view)
         if node.op_type == "Einsum" and len(node.inputs) == 1:
-            letters, _, kept = view.attribute("equation").replace(" ", "").partition("->")
+            letters, arrow, kept = view.attribute("equation").replace(" ", "").partition("->")
             summed = [i for i, letter in enumerate(letters) if letter not in kept]
-            plain = letters.isalpha() and len(set(letters)) == len(letters)
+            plain = arrow and letters.isalpha() and len(set(letters)) == len(letters)
             return self._sum(node, x, summed) if plain and summed else None
         if node.op_type == "LpNormalization" and view.attribute("p", 2) == 2:
             axes = (x[view.attribute("axis", -1) % x.rank],)
@@ -237,7 +237,8 @@ class _Search:
             error = abs(number - wanted) / wanted
             if wanted != 1 and error < best:
                 best, found = error, (meaning, (change[0], change[1]))
-        if found is None:
+        known = any((length.node, length.input) == (node.index, index) for length in self.found)
+        if found is None or known:
             return None if statistic.whole else statistic
         self.found.append(Length(node.index, index, statistic.axes, found[1]))
         return replace(statistic, meaning=found[0])
