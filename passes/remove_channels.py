@@ -25,7 +25,7 @@ from tgonnx.algebra import Size
 from tgonnx.coupling import Coupling
 from tgonnx.errors import VerificationError
 from tgonnx.labels import Labels, lookup
-from tgonnx.lengths import Length
+from tgonnx.lengths import rescaled
 from tgonnx.model import Model, Node
 from tgonnx.ops.cut import Cut, Keep
 from tgonnx.passes import PassResult
@@ -114,25 +114,18 @@ class _Surgeon:
         tensor.doc_string = doc
 
     def _rescale(self) -> None:
-        """Stored numbers that stand for the length of an axis become that of the labels which are left.
-
-        One that other nodes use, too, or for another axis, is left to them.
-        """
-        uses: dict[tuple[str, float], list[Length]] = defaultdict(list)
-        for length in self.coupling.lengths:
-            left = int(np.prod([self.keep(labels).sum() for labels in length.axes]))
-            name = self.graph.node[length.node].input[length.input]
-            uses[name, length.factor(left)].append(length)
-        for (name, factor), lengths in uses.items():
-            tensor = self.initializers[name]
+        """Stored numbers that stand for the length of an axis; one that other nodes use, too, is left to them."""
+        coupling = self.coupling
+        for number in rescaled(coupling.model, coupling.lengths, lambda labels: int(self.keep(labels).sum())):
+            tensor = self.initializers[number.name]
             stored = numpy_helper.to_array(tensor)
-            changed = np.asarray((stored.astype(np.float64) * factor).astype(stored.dtype))
-            if factor != 1 and self.users[name] == len(lengths):
-                tensor.CopyFrom(numpy_helper.from_array(changed, name))
+            changed = np.asarray((stored.astype(np.float64) * number.factor).astype(stored.dtype))
+            if number.alone:
+                tensor.CopyFrom(numpy_helper.from_array(changed, number.name))
                 self.sweep.declare_initializer(tensor)
-            elif factor != 1:
-                for length in lengths:
-                    self._set_input(self.graph.node[length.node], length.input, changed)
+                continue
+            for length in number.lengths:
+                self._set_input(self.graph.node[length.node], length.input, changed)
 
     def _resize(self, index: int, node: onnx.NodeProto) -> None:
         view = self.coupling.views[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,8 +14,9 @@ from test_operators import model
 
 from tgonnx.coupling import analyze
 from tgonnx.model import load
-from tgonnx.passes.insert_gates import gate
+from tgonnx.passes.insert_gates import gate, insert_gates
 from tgonnx.passes.remove_channels import apply
+from tgonnx.prune import embed
 from tgonnx.selection import random_mask
 
 N = 8
@@ -86,10 +88,14 @@ MEAN = "m = ReduceMean <axes=[-1]> (h) d = Sub(h, m) q = Mul(d, d) "
      {"o": [[1.0]] * N, "c": 1 / N}, layer_norm),
     ("s = ReduceSum(h, ax) m = Mul(s, c) p = Mul(h, h) t = ReduceSum(p, ax) g = Mul(t, c) k = Mul(m, m) v = Sub(g, k) "
      "d = Sub(h, m)" + TAIL, {"c": 1 / N}, layer_norm),
+    ('s = Einsum <equation = "mc -> m"> (h) u = Unsqueeze(s, ax) m = Mul(u, c) d = Sub(h, m) q = Mul(d, d) '
+     "t = ReduceSum(q, ax) v = Mul(t, c)" + TAIL, {"c": 1 / N}, layer_norm),
     (MEAN + "t = ReduceSum(q, ax) v = Div(t, c)" + TAIL, {"c": N - 1}, unbiased),
     (MEAN + "t = ReduceMean <axes=[-1]> (q) v = Mul(t, c)" + TAIL, {"c": N / (N - 1)}, unbiased),
     (MEAN + "t = ReduceMean <axes=[-1]> (q) g = Mul(t, c) v = Div(g, k)" + TAIL, {"c": N, "k": N - 1}, unbiased),
     (MEAN + "t = ReduceMean <axes=[-1]> (q) g = Div(t, k) v = Mul(g, c)" + TAIL, {"c": N, "k": N - 1}, unbiased),
+    (MEAN + "t = ReduceMean <axes=[-1]> (q) z = Shape(h) i = Constant <value = int64[1] {1}> () u = Gather(z, i) "
+     "p = ReduceProd(u) f = Cast <to=1> (p) g = Mul(t, f) k = Sub(f, c) v = Div(g, k)" + TAIL, {"c": 1}, unbiased),
     ("l = ReduceL2 <axes=[-1]> (h) r = Div(l, c) n = Div(h, r)", {"c": N**0.5}, rms_norm),
     ("l = ReduceL2 <axes=[-1]> (h) r = Mul(l, c) n = Div(h, r)", {"c": N**-0.5}, rms_norm),
     ("l = ReduceL2 <axes=[-1]> (h) g = Div(h, l) n = Mul(g, c)", {"c": N**0.5}, rms_norm),
@@ -148,6 +154,41 @@ def test_groups_times_space_is_a_length() -> None:
     assert kept == 6
     (number,) = (v for v in stored.values() if v.dtype == np.float32 and v.size == 1)
     np.testing.assert_allclose(number, 1 / (kept * 8), rtol=1e-6)
+
+
+def test_a_sum_over_one_axis_after_the_other() -> None:
+    """A sum over space, then over channels, divided by the number of both."""
+    body = (
+        "h = Conv(x, a) s = ReduceSum <keepdims=0> (h, space) t = ReduceSum(s, channels) m = Div(t, c) "
+        "u = Unsqueeze(m, space) d = Sub(h, u) y = Conv(d, b)"
+    )
+    proto = model(17, "(float[2,3,4,4] x) => (float[2,4,4,4] y)", "float[6,3,1,1] a, float[4,6,1,1] b", body)
+    for name, array in {"space": [2, 3], "channels": [1]}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(array), name))
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(96), "c"))
+    coupling = check_exact(proto, 0)
+    pruned = apply(coupling, random_mask(coupling, 0.5, 0))
+    stored = {t.name: numpy_helper.to_array(t) for t in pruned.graph.initializer}
+    assert stored["a"].shape[0] == 3
+    assert stored["c"] == 48
+
+
+@pytest.mark.parametrize(("body", "numbers"), [
+    (CENTRE + "q = Mul(d, d) t = ReduceSum(q, ax) v = Mul(t, c)" + TAIL, {"c": 1 / N}),
+    ("m = MatMul(h, o) d = Sub(h, m) q = Mul(d, d) v = MatMul(q, o)" + TAIL, {"o": [[1 / N]] * N}),
+])  # fmt: skip
+def test_what_was_trained_after_the_cut_fits_the_gated_model(body: str, numbers: dict[str, Any]) -> None:
+    proto = built(body, **numbers)
+    coupling = analyze(load(proto))
+    mask = random_mask(coupling, 0.5, 1)
+    pruned = apply(coupling, mask)
+    for tensor in pruned.graph.initializer:
+        if len(tensor.dims) > 1:
+            trained = numpy_helper.to_array(tensor) * np.float32(1.1)
+            tensor.CopyFrom(numpy_helper.from_array(trained, tensor.name))
+    gated = insert_gates(embed(coupling.model.proto, pruned, coupling, mask), coupling, mask)
+    feeds = {"x": np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)}
+    np.testing.assert_allclose(run(gated, feeds)[0], run(pruned, feeds)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_the_scale_of_attention_is_no_length() -> None:

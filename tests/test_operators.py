@@ -99,7 +99,12 @@ QUANTISED = (
     (IMAGE.format(n=2), "int8[6,3,3,3] a, int8[4,6,3,3] b, float[6] sa, int8[6] za, float[4] sb, int8[4] zb",
      QUANTISED + "w = DequantizeLinear <axis=0> (a, sa, za) v = DequantizeLinear <axis=0> (b, sb, zb) h = Conv(x, w) "
      "q = QuantizeLinear(h, t, z) r = DequantizeLinear(q, t, z) y = Conv(r, v)", [6]),
-], ids=["MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv", "quantize-dequantize"])  # fmt: skip
+    (IMAGE.format(n=2),
+     "int16[6,3,3,3] a, int16[4,6,3,3] b, float[6] sa, int16[6] za, float[4] sb, int16[4] zb, uint16 n",
+     QUANTISED + "w = com.microsoft.DequantizeLinear <axis=0> (a, sa, za) "
+     "v = com.microsoft.DequantizeLinear <axis=0> (b, sb, zb) h = Conv(x, w) "
+     "q = com.microsoft.QuantizeLinear(h, t, n) r = com.microsoft.DequantizeLinear(q, t, n) y = Conv(r, v)", [6]),
+], ids=["MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv", "quantize-dequantize", "16 bits"])  # fmt: skip
 def test_quantised(signature: str, weights: str, body: str, groups: list[int]) -> None:
     assert units_of(model(17, signature, weights, body)) == groups
 
@@ -299,6 +304,7 @@ def test_products_of_8_bit_numbers_are_verified_without_saturation() -> None:
 
 @pytest.mark.parametrize(("body", "scale", "zero"), [
     ("QLinearSigmoid(q, s, z, e, m)", "e", "m"),
+    ("QuantizeLinear(x, t, z)", "t", "z"),
     ("QLinearLeakyRelu <alpha = 0.2> (q, s, z, t, z)", "t", "z"),
     ("QLinearAdd(q, s, z, r, t, m, t, z)", "t", "z"),
     ("QLinearMul(q, s, z, r, t, m, t, z)", "t", "z"),

@@ -9,7 +9,8 @@ N or N - 1. Nothing else is: the scale of attention, for one, is no statistic.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -20,7 +21,7 @@ from onnx import helper, numpy_helper
 from tgonnx.labels import Labels
 from tgonnx.model import Model, Node
 from tgonnx.ops.reduce import reduced_axes
-from tgonnx.ops.view import View
+from tgonnx.ops.view import Operand, View
 
 Exponents = tuple[float, float]  # of n and of n - 1
 
@@ -89,6 +90,31 @@ def find_lengths(model: Model, views: Sequence[View]) -> tuple[Length, ...]:
     return tuple(search.found)
 
 
+@dataclass(frozen=True)
+class Rescaled:
+    """A stored number after a cut: `factor` times what it was, for the uses `lengths`. `alone`: it has no other use."""
+
+    name: str
+    factor: float
+    lengths: tuple[Length, ...]
+    alone: bool
+
+
+def rescaled(model: Model, lengths: Sequence[Length], left: Callable[[Labels], int]) -> tuple[Rescaled, ...]:
+    """The numbers that change, `left` saying how many labels of an axis are left."""
+    uses: Counter[str] = Counter(name for node in model.nodes for name in (*node.inputs, *node.captures))
+    uses.update(model.outputs)
+    found: dict[tuple[str, float], list[Length]] = defaultdict(list)
+    for length in lengths:
+        factor = length.factor(prod(left(labels) for labels in length.axes))
+        if factor != 1:
+            found[model.nodes[length.node].inputs[length.input], factor].append(length)
+    return tuple(
+        Rescaled(name, factor, tuple(members), uses[name] == len(members))
+        for (name, factor), members in found.items()
+    )
+
+
 class _Search:
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -99,7 +125,8 @@ class _Search:
         self.found: list[Length] = []
 
     def visit(self, node: Node, view: View) -> None:
-        if node.domain or not node.outputs or any(o is None for o in (*view.inputs[:1], *view.outputs[:1])):
+        operands = (*view.inputs[:1], *view.outputs[:1])
+        if node.domain or len(operands) < 2 or any(operand is None for operand in operands):
             return
         statistic = self._source(node, view) or self._derived(node)
         if statistic is not None:
@@ -110,16 +137,27 @@ class _Search:
         x = view.input(0)
         if node.op_type in SUMS:
             return self._reduction(node, view)
+        if node.op_type == "Einsum" and len(node.inputs) == 1:
+            letters, arrow, kept = view.attribute("equation").replace(" ", "").partition("->")
+            summed = [i for i, letter in enumerate(letters) if letter not in kept]
+            plain = arrow and letters.isalpha() and len(set(letters)) == len(letters)
+            return self._sum(node, x, summed) if plain and summed else None
         if node.op_type == "LpNormalization" and view.attribute("p", 2) == 2:
             axes = (x[view.attribute("axis", -1) % x.rank],)
             return _Statistic(axes, frozenset(), SUM, -0.5, whole=True)
         if node.op_type == "MatMul" and view.has(1) and node.inputs[1] in self.model.initializers:
             weight = view.input(1)
             number = _equal(self.model.initializers[node.inputs[1]])
-            if weight.rank == 2 and number is not None and self._static(node.inputs[0], [x.rank - 1]):
-                start = _Statistic((x[x.rank - 1],), frozenset({node.inputs[0]}), SUM, 1.0)
+            start = self._sum(node, x, [x.rank - 1])
+            if weight.rank == 2 and number is not None and start is not None:
                 return start if number == 1 else self._times(node, 1, number, start, 1)
         return None
+
+    def _sum(self, node: Node, x: Operand, axes: Sequence[int]) -> _Statistic | None:
+        """A plain sum over static axes of the first input."""
+        labels = tuple(x[axis] for axis in axes)
+        static = self._static(node.inputs[0], axes)
+        return _Statistic(labels, frozenset({node.inputs[0]}), SUM, 1.0) if static else None
 
     def _reduction(self, node: Node, view: View) -> _Statistic | None:
         x, axes, source = view.input(0), reduced_axes(view), node.inputs[0]
@@ -199,7 +237,8 @@ class _Search:
             error = abs(number - wanted) / wanted
             if wanted != 1 and error < best:
                 best, found = error, (meaning, (change[0], change[1]))
-        if found is None:
+        known = any((length.node, length.input) == (node.index, index) for length in self.found)
+        if found is None or known:
             return None if statistic.whole else statistic
         self.found.append(Length(node.index, index, statistic.axes, found[1]))
         return replace(statistic, meaning=found[0])
@@ -231,4 +270,7 @@ def _equal(tensor: onnx.TensorProto) -> float | None:
         return None
     values = numpy_helper.to_array(tensor)
     first = float(values.flat[0])
-    return first if first > 0 and (values == values.flat[0]).all() else None
+    alike = (
+        values.flat[0] == values.flat[-1] and (values == values.flat[0]).all()
+    )  # few are: the last one tells
+    return first if first > 0 and alike else None

@@ -21,6 +21,7 @@ from tgonnx.errors import ModelError, TargetError, UnsupportedError, UsageError
 from tgonnx.fitting import Fit, validate
 from tgonnx.gates import Shape
 from tgonnx.known_part import known_part, unknown_operators, with_rest
+from tgonnx.lengths import rescaled
 from tgonnx.metric import Metric, fixed_batch
 from tgonnx.model import Model, Source, load
 from tgonnx.passes.file_form import give_form_back
@@ -253,6 +254,10 @@ def embed(full: onnx.ModelProto, pruned: onnx.ModelProto, coupling: Coupling, ma
     """`full` with the pruned model's weights where units are open: gated, it computes the same."""
     kept = np.append(mask.open, True)
     small = {tensor.name: tensor for tensor in pruned.graph.initializer}
+    lengths = rescaled(
+        coupling.model, coupling.lengths, lambda labels: int(kept[coupling.unit_of[labels]].sum())
+    )
+    factors = {number.name: number.factor for number in lengths if number.alone}
     values: dict[str, Array] = {}
     for tensor in full.graph.initializer:
         axes = coupling.labelling.axes.get(tensor.name)
@@ -260,7 +265,8 @@ def embed(full: onnx.ModelProto, pruned: onnx.ModelProto, coupling: Coupling, ma
             continue
         array = np.array(numpy_helper.to_array(tensor))
         open_indices = [np.flatnonzero(kept[coupling.unit_of[labels]]) for labels in axes]
-        array[np.ix_(*open_indices)] = numpy_helper.to_array(small[tensor.name])
+        ours = numpy_helper.to_array(small[tensor.name])
+        array[np.ix_(*open_indices)] = ours / factors[tensor.name] if tensor.name in factors else ours
         values[tensor.name] = array
     return with_values(full, values)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from onnx import TensorProto
+import numpy as np
+from onnx import TensorProto, helper
 
 from tgonnx.emit import Value
 from tgonnx.gradient_row import Row
@@ -17,7 +18,7 @@ from tgonnx.labels import Relation
 from tgonnx.ops.contrib import MICROSOFT, Outputs
 from tgonnx.ops.joining import joined
 from tgonnx.ops.linear import gemm, gemm_cost
-from tgonnx.ops.quantized import for_each, gated_product, on_data
+from tgonnx.ops.quantized import for_each, gated_product, on_data, quantize
 from tgonnx.ops.registry import cost, definition, gated, rule
 from tgonnx.ops.spatial import pool
 from tgonnx.ops.view import View, broadcast, same
@@ -58,6 +59,41 @@ def _around(plain: str, operands: int) -> Callable[[Row, int], Outputs]:
 for _table, _operands in ((UNARY | POOLS, 1), (BINARY, 2)):
     for _op_type, _plain in _table.items():
         definition(_op_type, domain=MICROSOFT)(_around(_plain, _operands))
+
+
+rule("QuantizeLinear", "DequantizeLinear", domain=MICROSOFT)(
+    quantize
+)  # 16- and 4-bit numbers in older opsets
+
+
+def _steps(row: Row) -> tuple[Value, Value | None]:
+    """Scale and zero point, of one number or of one for each index of an axis."""
+    rank, axis, steps = row.rank(row.x), row.axis(1), []
+    for index in range(1, 3):
+        step = _optional(row, index)
+        if step is not None and row.rank(step) == 1:
+            step = step.reshape([-1 if i == axis else 1 for i in range(rank)])
+        steps.append(step)
+    assert steps[0] is not None
+    return steps[0], steps[1]
+
+
+@definition("DequantizeLinear", domain=MICROSOFT)
+def dequantize_definition(row: Row, opset: int) -> Outputs:
+    scale, zero = _steps(row)
+    x = row.x.cast_like(scale)
+    return [(x if zero is None else x - zero.cast_like(scale)) * scale]
+
+
+@definition("QuantizeLinear", domain=MICROSOFT)
+def quantize_definition(row: Row, opset: int) -> Outputs:
+    scale, zero = _steps(row)
+    y = row.op("Round", row.x / scale)
+    if zero is None:
+        return [row.op("Clip", y, row.like(0.0), row.like(255.0)).cast(TensorProto.UINT8)]
+    limits = np.iinfo(helper.tensor_dtype_to_np_dtype(zero.elem_type))
+    y = row.op("Clip", y + zero.cast_like(row.x), row.like(float(limits.min)), row.like(float(limits.max)))
+    return [y.cast(zero.elem_type)]
 
 
 @rule(*UNARY, domain=MICROSOFT)

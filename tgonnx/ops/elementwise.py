@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from tgonnx.emit import Value
 from tgonnx.gradient_row import Grads, Row
 from tgonnx.labels import Relation, Tie
 from tgonnx.ops.registry import gradient, rule
-from tgonnx.ops.view import Unlabelled, View, broadcast, same
+from tgonnx.ops.view import Operand, Unlabelled, View, broadcast, same
 
 UNARY = """
     Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu
@@ -208,9 +210,20 @@ def equal(view: View) -> Iterator[Relation]:
             axis = next(
                 i for i, labels in enumerate(y.axes) if isinstance(relation, Tie) and relation.b is labels
             )
-            lone = y.rank - axis > other.rank or len(other[axis - y.rank]) == 1
-            if not (operand.static and lone and len(y[axis]) > 1):
+            if not (_codes(operand) or _stretched(operand, other, axis - y.rank)):
                 yield relation
+
+
+def _codes(operand: Operand) -> bool:
+    """Stored integers of which none is there twice."""
+    known = operand.known if operand.static else None
+    return known is not None and known.dtype.kind in "iu" and 1 < known.size == len(np.unique(known))
+
+
+def _stretched(operand: Operand, other: Operand, axis: int) -> bool:
+    """Is the other operand compared with all numbers that are stored along an axis (counted from the end)?"""
+    lone = -axis > other.rank or len(other[axis]) == 1
+    return operand.static and lone and len(operand[axis]) > 1
 
 
 @gradient("Cast", "CastLike")

@@ -11,7 +11,7 @@ from tgonnx.gradient_row import Grads, Row
 from tgonnx.labels import Relation, Tie
 from tgonnx.ops.cut import Cut
 from tgonnx.ops.registry import gradient, resize, rule
-from tgonnx.ops.view import View, regroup
+from tgonnx.ops.view import Unlabelled, View, regroup
 
 
 @rule("Identity", "Optional", "OptionalGetElement")
@@ -45,6 +45,11 @@ def transpose_gradient(row: Row) -> Grads:
 def reshape(view: View) -> Iterator[Relation]:
     if view.op_type == "Reshape":
         view.needs_sizes(1)
+        target = view.elements(1, "shape")
+        if target is not None and len(target) != view.output().rank:
+            raise Unlabelled(
+                "Reshape: the shape that is stated of its output has another rank than its target"
+            )
     yield from regroup(view.input(0).axes, view.output().axes)
 
 
