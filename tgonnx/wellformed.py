@@ -150,6 +150,10 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
     versions = {entry.domain: entry.version for entry in model.opset_import}
     opset = versions.get("", versions.get("ai.onnx"))
     local = {function.name for function in model.functions if function.domain in STANDARD_DOMAINS}
+    for node in _all_nodes(model.graph):
+        if node.domain not in STANDARD_DOMAINS and node.domain not in versions:
+            reason = f"the opset of domain {node.domain!r} is not declared (in opset_import)"
+            raise ModelError(f"{name}: {label(node)}: {reason}")
     for node in model.graph.node:
         if node.domain not in STANDARD_DOMAINS or node.op_type in local | RUNTIME_OPS:
             continue
@@ -166,6 +170,13 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
 def is_custom(node: onnx.NodeProto) -> bool:
     """Is this an operator that the standard has in no opset, or one of another domain?"""
     return node.domain not in STANDARD_DOMAINS or not onnx.defs.has(node.op_type, "")
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for inner in _subgraphs(node):
+            yield from _all_nodes(inner)
 
 
 def label(node: onnx.NodeProto) -> str:
