@@ -150,10 +150,6 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
     versions = {entry.domain: entry.version for entry in model.opset_import}
     opset = versions.get("", versions.get("ai.onnx"))
     local = {function.name for function in model.functions if function.domain in STANDARD_DOMAINS}
-    for node in _all_nodes(model.graph):
-        if node.domain not in STANDARD_DOMAINS and node.domain not in versions:
-            reason = f"the opset of domain {node.domain!r} is not declared (in opset_import)"
-            raise ModelError(f"{name}: {label(node)}: {reason}")
     for node in model.graph.node:
         if node.domain not in STANDARD_DOMAINS or node.op_type in local | RUNTIME_OPS:
             continue
@@ -170,13 +166,6 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
 def is_custom(node: onnx.NodeProto) -> bool:
     """Is this an operator that the standard has in no opset, or one of another domain?"""
     return node.domain not in STANDARD_DOMAINS or not onnx.defs.has(node.op_type, "")
-
-
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for inner in _subgraphs(node):
-            yield from _all_nodes(inner)
 
 
 def label(node: onnx.NodeProto) -> str:
@@ -224,7 +213,7 @@ def _check_names(model: onnx.ModelProto, name: str) -> None:
 def _reads(node: onnx.NodeProto) -> set[str]:
     """The values of the enclosing graph that a node reads, in its subgraphs too."""
     read = {value for value in node.input if value}
-    for graph in _subgraphs(node):
+    for graph in subgraphs(node):
         inside = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
         inside |= {sparse.values.name for sparse in graph.sparse_initializer}
         inside |= {value for inner in graph.node for value in inner.output}
@@ -234,7 +223,8 @@ def _reads(node: onnx.NodeProto) -> set[str]:
     return read
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs among a node's attributes."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
@@ -283,7 +273,7 @@ def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
             if attribute.type == onnx.AttributeProto.TENSOR:
                 yield attribute.t
             yield from attribute.tensors
-        for graph in _subgraphs(node):
+        for graph in subgraphs(node):
             yield from _graph_tensors(graph)
 
 
