@@ -139,7 +139,11 @@ class _Surgeon:
             lambda name, value: _set_attribute(node, name, value),
             lambda i, value: self._set_input(node, i, value),
         )
-        entry(view, cut)
+        try:
+            entry(view, cut)
+        except (LookupError, ValueError, TypeError, ArithmeticError) as error:  # not foreseen, as in a rule
+            reason = f"its sizes cannot follow the cut ({type(error).__name__}: {error})"
+            raise VerificationError(f"node {view.label} ({node.op_type}): {reason}") from error
 
     def _now(self, node: onnx.NodeProto, index: int) -> np.ndarray | None:
         """The value of an input that is stored, or of one that is computed from sizes."""

@@ -126,6 +126,11 @@ def no_channels(folder: Path) -> None:
     onnx.save(parser.parse_model(text), folder / "m.onnx")
 
 
+def written(text: str) -> Callable[[Path], None]:
+    model = parser.parse_model('<ir_version: 8, opset_import: ["" : 18]> g ' + text)
+    return lambda folder: onnx.save(model, folder / "m.onnx")
+
+
 GOOD = mlp().SerializeToString()
 # case: (how m.onnx is made, exit code, what the line says)
 MODELS: dict[str, tuple[Callable[[Path], object], int, str]] = {
@@ -169,6 +174,11 @@ MODELS: dict[str, tuple[Callable[[Path], object], int, str]] = {
         "node 'act' (Relux): opset 17 has no such",
     ),
     "undeclared domain": (changed(set_field("domain", "my.ops", 1)), 3, "my.ops"),
+    "undeclared domain of the runtime": (
+        changed(set_field("domain", "com.microsoft", 1)),
+        3,
+        "opset_import does not name its domain 'com.microsoft'",
+    ),
     "unknown attribute": (changed(misspelt), 3, "slope"),
     "cycle": (changed(cyclic), 3, "cycle: node '"),
     "missing initializer": (changed(drop("initializer", 1)), 3, "node 'last' (MatMul) reads 'w2'"),
@@ -208,6 +218,12 @@ MODELS: dict[str, tuple[Callable[[Path], object], int, str]] = {
         "are not in 'weights.bin'",
     ),
     "nothing prunable": (no_channels, 4, "nothing can be pruned"),
+    "scalars only": (written("(float x) => (float y) { y = Relu(x) }"), 4, "nothing can be pruned"),
+    "no tensor": (
+        written("(optional(float[2]) x) => (bool y) { y = OptionalHasElement(x) }"),
+        4,
+        "nothing can be pruned",
+    ),
 }
 
 

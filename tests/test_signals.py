@@ -16,6 +16,7 @@ import pytest
 from small_task import network, samples
 
 import tgonnx
+from tgonnx import interrupts
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
 ROOT = Path(tgonnx.__file__).parents[1]
@@ -161,3 +162,18 @@ def test_messages_that_cannot_be_shown_change_nothing(redirection: str, folder: 
         assert done.returncode == code
         assert done.stderr == ""
     assert (folder / "k.json").exists()
+
+
+def test_a_signal_that_a_library_swallowed_comes_again() -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def swallow() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            until(lambda: False)
+        except interrupts.Interrupted:
+            until(lambda: False)
+
+    with pytest.raises(interrupts.Interrupted), interrupts.raised():
+        swallow()
+    assert signal.getsignal(signal.SIGTERM) is handler

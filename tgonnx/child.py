@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tgonnx.errors import TgonnxError
+from tgonnx.interrupts import deferred
 from tgonnx.wellformed import describe
 
 _START = [sys.executable, "-c", "from tgonnx.child import serve; serve()"]
@@ -70,8 +71,9 @@ def ask(work: Callable[..., Any], *arguments: Any) -> Any:
     """
     global _child
     with _lock:
-        child = _child if _child is not None and _child.process.poll() is None else _started()
-        _child = child
+        with deferred():  # a signal must find a child that is known, or none
+            child = _child if _child is not None and _child.process.poll() is None else _started()
+            _child = child
         try:
             kind, value = _exchange(child, (work, arguments))
         except BaseException:  # an interrupt leaves the child in the middle of something

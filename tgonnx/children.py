@@ -9,24 +9,33 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tgonnx.interrupts import deferred
 
-def run_child(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[bytes]:
-    """Run a program that calls `watch_parent`, and wait for it; stderr is kept, stdout dropped.
+
+def run_child(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, bytes]:
+    """Run a program that calls `watch_parent`, and wait for it. Returns its exit code and what it wrote to stderr.
 
     Its stdin is a pipe that nobody writes to and that ends with this process. Signals of a terminal reach this
     process only, which ends the child.
     """
     reading, writing = os.pipe()
     try:
-        return subprocess.run(
-            command,
-            env=dict(environment),
-            stdin=reading,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            check=False,
-        )
+        with deferred():  # a signal must find a child that is known, or none
+            child = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=reading,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        with child:
+            try:
+                errors = child.communicate()[1]
+            except BaseException:
+                child.kill()
+                raise
+        return child.returncode, errors
     finally:
         os.close(reading)
         os.close(writing)

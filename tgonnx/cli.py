@@ -5,10 +5,7 @@ from __future__ import annotations
 import functools
 import inspect as introspection
 import json
-import signal
 import sys
-import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tgonnx import interrupts, streams
 from tgonnx.cli_options import (
     COMMON,
     AttentionCut,
@@ -32,10 +28,10 @@ from tgonnx.cli_options import (
     VerifySeconds,
 )
 from tgonnx.console import Terminal, plain
+from tgonnx.ending import EXIT_CODES, finished
 from tgonnx.errors import (
     InstallationError,
     TargetError,
-    TgonnxError,
     UnsupportedError,
     UsageError,
     VerificationError,
@@ -48,23 +44,14 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
     from tgonnx.proof import Prover
     from tgonnx.verify import Check
 
-_EPILOG = (
-    "Exit codes: 0 done, 1 internal error or verification failed, 2 usage or paths, 3 model rejected, "
-    "4 nothing prunable or unsupported, 5 data, 6 training diverged, 7 target not met, 8 environment (a broken "
-    "installation, memory, temporary files, stdout closed or full), 129, 130, 143 interrupted (SIGHUP, SIGINT, "
-    "SIGTERM)."
-)
-_INTERRUPTED = 130
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Make an ONNX model smaller and faster by deleting channels, attention heads and hidden units.",
-    epilog=_EPILOG,
+    epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-# click's UsageError; typer carries a copy of click in some versions and depends on it in others.
-_UsageFault: type[Any] = typer.BadParameter.__bases__[0]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -90,49 +77,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    with interrupts.raised(), streams.guarded(), warnings.catch_warnings():
-        if interrupts.COMMAND and not sys.warnoptions:
-            warnings.simplefilter("ignore")  # of libraries, about their own future
-        code = _answer(given)
-    if interrupts.COMMAND:
-        interrupts.ignore()
-    return code
-
-
-def _answer(given: list[str]) -> int:
-    terminal = Terminal(json="--json" in given)
-    traced = "-vv" in given or given.count("-v") + given.count("--verbose") > 1
-    failure: BaseException
-    try:
-        result = typer.main.get_command(app).main(given, prog_name="tgonnx", standalone_mode=False)
-        sys.stdout.flush()
-        if result != _INTERRUPTED:
-            return result if isinstance(result, int) else 0
-        failure = interrupts.Interrupted(signal.SIGINT)  # typer's answer to KeyboardInterrupt
-    except (interrupts.Interrupted, KeyboardInterrupt, typer.Abort, Exception) as error:
-        failure = error
-    failure = interrupts.received() or failure
-    if isinstance(failure, KeyboardInterrupt | typer.Abort):
-        failure = interrupts.Interrupted(signal.SIGINT)
-    if traced and not isinstance(failure, interrupts.Interrupted):
-        traceback.print_exception(failure)
-    return _report_failure(terminal, failure)
-
-
-def _report_failure(terminal: Terminal, error: BaseException) -> int:
-    if isinstance(error, TgonnxError | interrupts.Interrupted):
-        code, message = error.exit_code, str(error)
-    elif isinstance(error, _UsageFault):
-        code, message = UsageError.exit_code, error.format_message()
-    elif isinstance(error, MemoryError):
-        code, message = InstallationError.exit_code, f"not enough memory: {error}".removesuffix(": ")
-    elif isinstance(error, ImportError):
-        code = InstallationError.exit_code
-        message = f"a package is missing or broken: {error}; `tgonnx doctor` may tell how to mend it"
-    else:
-        code, message = 1, f"internal error: {type(error).__name__}: {error} (-vv shows where)"
-    terminal.error(message, type(error).__name__, code)
-    return code
+    command = typer.main.get_command(app)
+    return finished(lambda: command.main(given, prog_name="tgonnx", standalone_mode=False), given)
 
 
 @app.callback(invoke_without_command=True)

@@ -399,7 +399,7 @@ class _Solver:
         """
         names = [Axis(name, i) for name, parts in self.labelling.axes.items() for i in range(len(parts))]
         axis_of = self.labelling.owner()
-        weights = np.array([a.value in self.model.static for a in names])
+        weights = np.array([a.value in self.model.static for a in names], bool)
         token = np.random.default_rng(0).integers(0, 2**63, len(names), dtype=np.uint64)
         signature, first = np.zeros(self.labelling.size, np.uint64), np.full(self.labelling.size, len(names))
         np.add.at(signature, roots, token[axis_of])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, NoReturn
 
-UNWINDING = 3.0  # seconds in which a repeated signal changes nothing, so that cleaning up is not interrupted
+UNWINDING = 4.0  # seconds in which a repeated signal changes nothing, so that cleaning up is not interrupted
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -46,6 +46,7 @@ class _State:
     pending: int | None = None
     received: int | None = None
     when = 0.0  # a signal was last acted on, in seconds of the monotonic clock
+    reminder: threading.Timer | None = None
 
 
 def received() -> Interrupted | None:
@@ -62,6 +63,8 @@ def raised() -> Iterator[None]:
     try:
         yield
     finally:
+        if _State.reminder is not None:
+            _State.reminder.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -70,6 +73,10 @@ def _raise(number: int, frame: FrameType | None) -> None:
     if time.monotonic() - _State.when < UNWINDING:
         return
     _State.received, _State.when = number, time.monotonic()
+    # The exception may get lost: in a destructor, or where an import fails and something else is tried instead.
+    _State.reminder = threading.Timer(UNWINDING + 1, signal.raise_signal, (number,))
+    _State.reminder.daemon = True
+    _State.reminder.start()
     if _State.depth:
         _State.pending = number
     else:

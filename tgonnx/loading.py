@@ -15,10 +15,20 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from tgonnx.definitions import STANDARD_DOMAINS
 from tgonnx.errors import ModelError, UsageError
 from tgonnx.limits import check_structure
 from tgonnx.runtime import runtime_accepts
-from tgonnx.wellformed import accept, byte_size, check_declaration, describe, is_external, stored_tensors
+from tgonnx.wellformed import (
+    accept,
+    byte_size,
+    check_declaration,
+    describe,
+    is_external,
+    label,
+    stored_tensors,
+    subgraphs,
+)
 
 PROTOBUF_LIMIT = 2**31 - 1
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
@@ -60,7 +70,17 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.Model
         check_structure(model, name)
     if folder is not None:
         _load_external_data(model, folder, name)
+    _check_domains(model.graph, {entry.domain for entry in model.opset_import}, name)
     return accept(model, name, runtime_accepts)
+
+
+def _check_domains(graph: onnx.GraphProto, declared: set[str], name: str) -> None:
+    """Every domain has an opset; onnxruntime assumes one for its own, the checker refuses the file in the end."""
+    for node in graph.node:
+        if node.domain not in STANDARD_DOMAINS and node.domain not in declared:
+            raise ModelError(f"{name}: {label(node)}: opset_import does not name its domain {node.domain!r}")
+        for inner in subgraphs(node):
+            _check_domains(inner, declared, name)
 
 
 # --- file -------------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ def _check_names(model: onnx.ModelProto, name: str) -> None:
 def _reads(node: onnx.NodeProto) -> set[str]:
     """The values of the enclosing graph that a node reads, in its subgraphs too."""
     read = {value for value in node.input if value}
-    for graph in _subgraphs(node):
+    for graph in subgraphs(node):
         inside = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
         inside |= {sparse.values.name for sparse in graph.sparse_initializer}
         inside |= {value for inner in graph.node for value in inner.output}
@@ -223,7 +223,8 @@ def _reads(node: onnx.NodeProto) -> set[str]:
     return read
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs among a node's attributes."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
@@ -272,7 +273,7 @@ def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
             if attribute.type == onnx.AttributeProto.TENSOR:
                 yield attribute.t
             yield from attribute.tensors
-        for graph in _subgraphs(node):
+        for graph in subgraphs(node):
             yield from _graph_tensors(graph)
 
 

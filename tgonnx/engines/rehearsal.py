@@ -101,12 +101,12 @@ def _play(folder: Path, engine: EngineName, falls_back: bool, threads: int | Non
     stage.write_text(BUILD, encoding="utf-8")
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = run_child([*CHILD, str(folder)], {**os.environ, "PYTHONPATH": path})
-    if done.returncode == 0 and answer.exists():
+    code, errors = run_child([*CHILD, str(folder)], {**os.environ, "PYTHONPATH": path})
+    if code == 0 and answer.exists():
         return _Played(**json.loads(answer.read_text(encoding="utf-8")))
     where = stage.read_text(encoding="utf-8")
-    last = (done.stderr.decode(errors="replace").strip().splitlines() or [""])[-1]
-    how = f"crashed ({_signal(-done.returncode)})" if done.returncode < 0 else f"failed: {last}"
+    last = (errors.decode(errors="replace").strip().splitlines() or [""])[-1]
+    how = f"crashed ({_signal(-code)})" if code < 0 else f"failed: {last}"
     return _Played(f"engine {engine}: {where} {how}")
 
 
