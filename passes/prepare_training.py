@@ -25,6 +25,7 @@ from tgonnx import gates
 from tgonnx.definitions import opset_of
 from tgonnx.engines.versions import newest_versions
 from tgonnx.errors import UnsupportedError
+from tgonnx.model import fold
 from tgonnx.passes.fold_shapes import remove_unused
 from tgonnx.passes.insert_gates import GATES
 from tgonnx.passes.make_differentiable import make_differentiable
@@ -76,7 +77,7 @@ def prepare_training(
                 f"node {node.name or node.output[0]} ({node.op_type}): rounding to steps has no slope to learn from; "
                 "prune the model before it is quantised, or without data"
             )
-    proto = single_precision(proto)
+    proto = _branches_taken(single_precision(proto), shapes)
     weights = tuple(trainable(proto))
     copy = make_differentiable(proto, *newest_versions())
     _bind(copy.graph, shapes)
@@ -92,6 +93,16 @@ def prepare_training(
     remove_unused(copy.graph)
     kept = {tensor.name for tensor in copy.graph.initializer}
     return TrainingCopy(copy, tuple(name for name in weights if name in kept), statistics)
+
+
+def _branches_taken(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
+    """In batches of one shape, an `If` that asks for sizes takes one branch."""
+    if all(node.op_type != "If" for node in proto.graph.node):
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    _bind(copy.graph, shapes)
+    return fold(copy, {})[0]
 
 
 def trainable(proto: onnx.ModelProto) -> Iterator[str]:

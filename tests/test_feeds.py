@@ -9,8 +9,9 @@ from onnx import parser
 
 import tgonnx as tg
 from tests.test_verify import parse
+from tgonnx.declared import model_inputs
 from tgonnx.errors import ModelError
-from tgonnx.feeds import Drawer, model_inputs
+from tgonnx.feeds import Drawer
 from tgonnx.runtime import open_session
 from tgonnx.trial_sizes import Size, Trials, shapes_at
 from tgonnx.verify import runnable_feeds

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, parser
 
 import tgonnx as tg
-from tgonnx.feeds import model_inputs
+from tgonnx.declared import model_inputs
 from tgonnx.passes.remove_channels import RemoveChannels
 from tgonnx.prune import PruneResult
 from tgonnx.runtime import open_session

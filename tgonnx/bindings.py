@@ -8,12 +8,13 @@ taken. Nothing is concluded from sizes that were tried: what is the same for all
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
 
-from tgonnx.definitions import attribute_of
+from tgonnx.declared import model_inputs
+from tgonnx.forced_sizes import forced_sizes
 from tgonnx.shapes import Hint, Shape, Sweep, sweep
 from tgonnx.wellformed import fixed_size, is_placeholder
 
@@ -51,7 +52,7 @@ class Binding:
 
 def axis_keys(proto: onnx.ModelProto) -> dict[str, list[Hashable | None]]:
     """For each input the name of each axis; None where its size is fixed, by declaration or by the weight it meets."""
-    forced = _forced(proto)
+    forced = forced_sizes(proto)
     return {
         value.name: [
             None
@@ -90,12 +91,7 @@ def rebind(proto: onnx.ModelProto, bindings: tuple[Binding, Binding]) -> tuple[B
 
 
 def _tensor_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    initializers = {tensor.name for tensor in proto.graph.initializer}
-    return [
-        value
-        for value in proto.graph.input
-        if value.name not in initializers and value.type.tensor_type.HasField("shape")
-    ]
+    return [value for value in model_inputs(proto) if value.type.tensor_type.HasField("shape")]
 
 
 def _dynamic_axes(proto: onnx.ModelProto) -> list[DynamicAxis]:
@@ -108,66 +104,9 @@ def _dynamic_axes(proto: onnx.ModelProto) -> list[DynamicAxis]:
     return [DynamicAxis(key, kind) for key, kind in found.items()]
 
 
-def _forced(proto: onnx.ModelProto) -> dict[tuple[str, int], int]:
-    """Axes that a weight fixes whatever the file says: [N, ?, H, W] in front of a convolution of three channels."""
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in proto.graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    found: dict[tuple[str, int], int] = {}
-    for value in _tensor_inputs(proto):
-        dims = value.type.tensor_type.shape.dim
-        waiting = [
-            (value.name, tuple(range(len(dims))))
-        ]  # a value, and which axis of the input each of its axes is
-        seen = {value.name}
-        while waiting:
-            name, order = waiting.pop()
-            for node in users.get(name, ()):
-                for axis, size in _met(node, name, shapes, len(order)):
-                    if fixed_size(dims[order[axis]]) is None:
-                        found[value.name, order[axis]] = size
-                moved = _passed_on(node, name, shapes, order)
-                if moved is not None and node.output[0] not in seen:
-                    seen.add(node.output[0])
-                    waiting.append((node.output[0], moved))
-    return found
-
-
-def _met(
-    node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape], rank: int
-) -> Iterator[tuple[int, int]]:
-    """The axes of a value of `rank` axes that a weight of the node fixes, each with its size."""
-    if node.input[0] != name or len(node.input) < 2 or node.input[1] not in shapes:
-        return
-    weight = shapes[node.input[1]]
-    if node.op_type in ("Conv", "ConvTranspose") and rank == len(weight) > 1:
-        groups = attribute_of(node, "group", 1)
-        yield 1, weight[1] * groups if node.op_type == "Conv" else weight[0]
-    elif node.op_type in ("BatchNormalization", "InstanceNormalization") and rank > 1:
-        yield 1, weight[0]
-    elif node.op_type == "MatMul" and len(weight) > 1 and rank:
-        yield rank - 1, weight[-2]
-    elif node.op_type == "Gemm" and rank == 2:
-        across = attribute_of(node, "transB", 0)
-        yield 0 if attribute_of(node, "transA", 0) else 1, weight[1 if across else 0]
-
-
-def _passed_on(
-    node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape], order: tuple[int, ...]
-) -> tuple[int, ...] | None:
-    if node.op_type == "Transpose":
-        permutation = attribute_of(node, "perm", range(len(order))[::-1])
-        return tuple(order[axis] for axis in permutation)
-    others = [other for other in node.input if other and other != name]
-    small = all(other in shapes and len(shapes[other]) <= len(order) for other in others)
-    return order if node.op_type in _KEEPS_AXES and small else None
-
-
 def _given_sizes(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> dict[Hashable, int]:
     """What whole shapes of inputs say of the dynamic axes, and what weights do."""
-    sizes: dict[Hashable, int] = {(name, axis): size for (name, axis), size in _forced(proto).items()}
+    sizes: dict[Hashable, int] = {(name, axis): size for (name, axis), size in forced_sizes(proto).items()}
     for name, keys in axis_keys(proto).items():
         for axis, (key, size) in enumerate(zip(keys, given.get(name, ()), strict=False)):
             sizes[(name, axis) if key is None else key] = int(size)

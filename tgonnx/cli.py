@@ -7,6 +7,7 @@ import inspect as introspection
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,12 +18,14 @@ from tgonnx.cli_options import (
     COMMON,
     AttentionCut,
     EvidenceData,
+    FixedShapes,
     Freeze,
     MinChannels,
     ModelPath,
     Overwrite,
     RoundTo,
     Seed,
+    Shapes,
     TargetText,
     Unverified,
     VerifySeconds,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
     import onnx
 
     from tgonnx.coupling import Attention, Coupling
+    from tgonnx.model import Model
     from tgonnx.proof import Prover
     from tgonnx.verify import Check
 
@@ -109,11 +113,12 @@ def inspect(
         ),
     ] = None,
     attention: AttentionCut = "heads",
+    shape: Shapes = None,
 ) -> None:
     """Show what a model costs, what can be cut together, and what cannot be cut and why."""
     from tgonnx import report
 
-    coupling = _analyzed(terminal, model, attention)
+    coupling = _analyzed(terminal, model, attention, shape)
     costs, original = coupling.cost_model, coupling.model.original
     size = model.stat().st_size
     everything = terminal.verbose > 0
@@ -275,6 +280,8 @@ def prune(
         Literal["cpu", "cuda"], typer.Option("--device", help="Where it trains; cuda needs onnxruntime-gpu.")
     ] = "cpu",
     attention: AttentionCut = "heads",
+    shape: Shapes = None,
+    fix_shape: FixedShapes = None,
     verify_seconds: VerifySeconds = 120,
     unverified: Unverified = False,
     overwrite: Overwrite = False,
@@ -285,7 +292,6 @@ def prune(
     """Learn which channels to delete, delete them, train on, verify, and write the smaller model."""
     from tgonnx import report
     from tgonnx.cost import Target
-    from tgonnx.model import load
     from tgonnx.prune import prune as run
     from tgonnx.saving import check_destination, save, save_anyway, save_text
 
@@ -296,7 +302,7 @@ def prune(
         check_destination(report_path, overwrite, [*protected, out])
     weight: float | Literal["auto"] = "auto" if penalty == "auto" else _number("--lambda", penalty)
     wanted = Target.parse(target)
-    loaded = load(model)  # once: the file may be another one when training is over
+    loaded = _loaded(model, shape, fix_shape)  # once: the file may be another one when training is over
     with terminal.progress(wanted.kind) as listener:
         result = run(
             loaded, data, wanted, loss, epochs, batch, lr, gate_lr, weight, gradient, round_to, min_channels,
@@ -314,7 +320,7 @@ def prune(
     for note in result.notes:
         terminal.note(f"note: {note}")
     table = report.comparison(before, after, result.check, result.metric_name or "metric")
-    terminal.result(figures, table, f"wrote {out}")
+    terminal.result(figures, table, report.counted_text(result.counted_at), f"wrote {out}")
     if misplaced:
         terminal.complain(misplaced)
         raise typer.Exit(UsageError.exit_code)
@@ -348,6 +354,7 @@ def mask(
     min_channels: MinChannels = 1,
     freeze: Freeze = None,
     attention: AttentionCut = "heads",
+    shape: Shapes = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -358,7 +365,7 @@ def mask(
 
     wanted = Target.parse(target)
     check_destination(out, overwrite, protect=[model])
-    coupling = _prunable(terminal, model, attention)
+    coupling = _prunable(terminal, model, attention, shape)
     chosen = select(coupling, wanted, criterion, seed, round_to, min_channels, freeze or [])
     chosen.save(out, overwrite, [model])
     costs = coupling.cost_model
@@ -375,6 +382,7 @@ def gate(
         typer.Option("--mask", metavar="MASK.json", help="Gates to close; without, all are open."),
     ] = None,
     data: EvidenceData = None,
+    shape: Shapes = None,
     verify_seconds: VerifySeconds = 120,
     unverified: Unverified = False,
     overwrite: Overwrite = False,
@@ -389,7 +397,7 @@ def gate(
     inputs = [path for path in (model, mask_path, data) if path]
     check_destination(out, overwrite, inputs)
     given = Mask.load(mask_path) if mask_path else None
-    coupling = _prunable(terminal, model, given.attention if given else "heads")
+    coupling = _prunable(terminal, model, given.attention if given else "heads", shape)
     chosen = given or Mask.all_open(coupling)
     gated = gate_model(coupling, chosen)
     prover = Prover(coupling, real_feeds(data, coupling.model.original), verify_seconds, unverified)
@@ -407,6 +415,8 @@ def apply(
     mask_path: Annotated[Path, typer.Option("--mask", metavar="MASK.json", help="What to cut.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where to write the pruned model.")],
     data: EvidenceData = None,
+    shape: Shapes = None,
+    fix_shape: FixedShapes = None,
     verify_seconds: VerifySeconds = 120,
     unverified: Unverified = False,
     overwrite: Overwrite = False,
@@ -421,7 +431,7 @@ def apply(
     inputs = [path for path in (model, mask_path, data) if path]
     check_destination(out, overwrite, inputs)
     chosen = Mask.load(mask_path)
-    coupling = _prunable(terminal, model, chosen.attention)
+    coupling = _prunable(terminal, model, chosen.attention, shape, fix_shape)
     pruned = cut(coupling, chosen)
     prover = Prover(coupling, real_feeds(data, coupling.model.original), verify_seconds, unverified)
     with terminal.working("verifying"):
@@ -432,16 +442,39 @@ def apply(
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open), told)
 
 
-def _analyzed(terminal: Terminal, path: Path, attention: Attention) -> Coupling:
-    from tgonnx.coupling import analyze
+def _loaded(path: Path, shapes: list[str] | None, fixed: list[str] | None = None) -> Model:
+    """The model in a file, counted at `shapes`, and of no other shapes than `fixed`."""
+    from tgonnx.input_shapes import fix_shapes, parse_shapes
+    from tgonnx.loading import read
     from tgonnx.model import load
 
+    sizes, only = parse_shapes(shapes or ()), parse_shapes(fixed or (), "--fix-shape")
+    if not only:
+        return load(path, sizes)
+    return replace(load(fix_shapes(read(path), only), sizes), source=str(path))
+
+
+def _analyzed(
+    terminal: Terminal,
+    path: Path,
+    attention: Attention,
+    shapes: list[str] | None,
+    fixed: list[str] | None = None,
+) -> Coupling:
+    from tgonnx.coupling import analyze
+
     with terminal.working(f"reading {path}"):
-        return analyze(load(path), attention)
+        return analyze(_loaded(path, shapes, fixed), attention)
 
 
-def _prunable(terminal: Terminal, path: Path, attention: Attention) -> Coupling:
-    coupling = _analyzed(terminal, path, attention)
+def _prunable(
+    terminal: Terminal,
+    path: Path,
+    attention: Attention,
+    shapes: list[str] | None,
+    fixed: list[str] | None = None,
+) -> Coupling:
+    coupling = _analyzed(terminal, path, attention, shapes, fixed)
     if not coupling.units:
         why = "no layer has channels that could go"
         if coupling.pinned:

@@ -39,6 +39,18 @@ EvidenceData = Annotated[
     Path | None,
     typer.Option("--data", "-d", help="Real inputs to verify with, in the forms that `prune` takes."),
 ]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="NAME:SIZES",
+        help="Count, analyse and try an input of open size in this shape first, as x:1,3,224,320.",
+    ),
+]
+FixedShapes = Annotated[
+    list[str] | None,
+    typer.Option("--fix-shape", metavar="NAME:SIZES", help="Write a model that takes this shape only."),
+]
 VerifySeconds = Annotated[
     float,
     typer.Option("--verify-seconds", min=0, help="About how long sizes may be tried; two always are."),

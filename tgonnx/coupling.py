@@ -36,6 +36,7 @@ from tgonnx.labels import (
 from tgonnx.lengths import Length, find_lengths
 from tgonnx.model import Model, Node, known_elements
 from tgonnx.ops.view import Operand, Unlabelled, View
+from tgonnx.symbolic_elements import moved_places
 
 Attention = Literal["heads", "head-dim"]
 
@@ -227,7 +228,7 @@ def _refuse_compiled(model: Model) -> None:
             )
 
 
-def _view(model: Model, labelling: Labelling, node: Node, shape_only: set[str]) -> View:
+def _view(model: Model, labelling: Labelling, node: Node, sizes_read: frozenset[int]) -> View:
     return View(
         node.label,
         node.op_type,
@@ -235,7 +236,7 @@ def _view(model: Model, labelling: Labelling, node: Node, shape_only: set[str]) 
         node.attributes,
         tuple(_operand(model, labelling, name, i) for i, name in enumerate(node.inputs)),
         tuple(_operand(model, labelling, name, i) for i, name in enumerate(node.outputs)),
-        frozenset(name for name in node.inputs if name in shape_only),
+        sizes_read,
     )
 
 
@@ -246,8 +247,11 @@ def _operand(model: Model, labelling: Labelling, name: str, index: int) -> Opera
     return Operand(name, index, labelling.axes[name], name in model.static, known, elements)
 
 
-def _shape_only(model: Model) -> set[str]:
-    """Values whose `Shape` or `Size` reaches only inputs that are sizes, through arithmetic on small integers."""
+def _sizes_read(model: Model) -> dict[int, frozenset[int]]:
+    """For each `Shape` and `Size` the axes whose size is read as a number, and so must not change.
+
+    A size may reach inputs that are sizes, through arithmetic on small integers: those follow a cut.
+    """
     users: dict[str, list[tuple[Node, int]]] = defaultdict(list)
     for node in model.nodes:
         for i, name in enumerate(node.inputs):
@@ -256,20 +260,28 @@ def _shape_only(model: Model) -> set[str]:
             users[name].append((node, -1))
     integers = set(model.first.known)
     safe: dict[str, bool] = {name: False for name in model.outputs}
+
+    def follows(user: Node, i: int) -> bool:
+        is_size = i in SIZE_INPUTS.get(user.op_type, ())
+        return is_size or (i >= 0 and all(o in integers and safe[o] for o in user.outputs if o))
+
     for node in reversed(model.nodes):
         for output in node.outputs:
-            safe.setdefault(output, True)
+            safe[output] = safe.get(output, True) and all(follows(*use) for use in users[output])
+    read = {}
+    for node in model.nodes:
+        if node.op_type in ("Shape", "Size") and node.domain == "" and node.inputs[0] in model.shapes:
+            axes = range(len(model.shapes[node.inputs[0]]))
+            output, told = node.outputs[0], np.arange(len(axes))
+            if node.op_type == "Shape":
+                told = told[node.attributes.get("start", 0) : node.attributes.get("end")]
+            places = [] if output not in model.outputs else [told]
             for user, i in users[output]:
-                is_size = i in SIZE_INPUTS.get(user.op_type, ())
-                passes_on = all(o in integers and safe[o] for o in user.outputs if o) and i >= 0
-                safe[output] = safe[output] and (is_size or passes_on)
-    return {
-        node.inputs[0] for node in model.nodes if node.op_type in ("Shape", "Size") and safe[node.outputs[0]]
-    } - {
-        node.inputs[0]
-        for node in model.nodes
-        if node.op_type in ("Shape", "Size") and not safe[node.outputs[0]]
-    }
+                if not follows(user, i):
+                    picked = moved_places(user.proto, i, len(told), model.symbols)
+                    places.append(told if node.op_type == "Size" or picked is None else told[picked])
+            read[node.index] = frozenset(np.concatenate([np.zeros(0, int), *places]).tolist())
+    return read
 
 
 class _Solver:
@@ -288,9 +300,9 @@ class _Solver:
         of_input = self._reason("", "input", "an axis of a model input")
         of_output = self._reason("", "output", "an axis of a model output")
         self.pins.append((self.labelling.all_of(self.model.inputs), of_input))
-        shape_only = _shape_only(self.model)
+        sizes_read = _sizes_read(self.model)
         for node in self.model.nodes:
-            self._collect(node, shape_only)
+            self._collect(node, sizes_read.get(node.index, frozenset()))
         self.pins.append((self.labelling.all_of(self.model.outputs), of_output))
         self.classes = Classes(self.labelling.size)
         if self.ties:
@@ -305,13 +317,13 @@ class _Solver:
         for choice in self.choices:
             self._state(choice.node, choice.decided.relations if choice.decided is not None else ())
 
-    def _collect(self, node: Node, shape_only: set[str]) -> None:
+    def _collect(self, node: Node, sizes_read: frozenset[int]) -> None:
         """Label what a node makes, and note what its rule says."""
         labelling, why = self.labelling, ""
 
         def ask() -> list[Relation]:
             nonlocal why
-            view = _view(self.model, labelling, node, shape_only)
+            view = _view(self.model, labelling, node, sizes_read)
             self.views[node.index :] = [view]
             relations, why = self._relations(node, view)
             return relations

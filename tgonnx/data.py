@@ -19,8 +19,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import onnx
 
+from tgonnx.declared import model_inputs
 from tgonnx.errors import DataError, UsageError
-from tgonnx.feeds import model_inputs
 from tgonnx.images import ImageFolder
 from tgonnx.npz import read_npz
 from tgonnx.samples import Array, ArraySamples, Dataset, everything, hold_out

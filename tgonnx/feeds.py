@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from tgonnx.errors import UnsupportedError
+from tgonnx.forced_sizes import with_forced_sizes
 from tgonnx.integer_ranges import Range, decides_sizes, integer_ranges
 from tgonnx.trial_sizes import Size, shapes_at
 
@@ -19,13 +20,6 @@ from tgonnx.trial_sizes import Size, shapes_at
 STYLES = ("normal", "unit", "wide", "pixels")
 WIDEST = 1 << 16  # integers tried where no table limits them
 _WIDE = 8.0
-
-
-def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that a caller must feed: those without an initializer as default."""
-    defaults = {tensor.name for tensor in model.graph.initializer}
-    defaults |= {tensor.values.name for tensor in model.graph.sparse_initializer}
-    return [value for value in model.graph.input if value.name not in defaults]
 
 
 def random_feeds(
@@ -51,7 +45,7 @@ class Drawer:
     """Draws inputs for a model. `ranges` say what integers each input takes; they may be corrected."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model, self.inputs = model, model_inputs(model)
+        self.model, self.inputs = model, with_forced_sizes(model)
         self.ranges = integer_ranges(model, self.inputs)
         for value in self.inputs:
             tensor = value.type.tensor_type

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from tgonnx.declared import model_inputs
 from tgonnx.errors import DataError, ModelError, UsageError
-from tgonnx.feeds import model_inputs
 from tgonnx.runtime import open_session
 from tgonnx.samples import Array, Dataset, Samples, check_finite
 from tgonnx.wellformed import fixed_size

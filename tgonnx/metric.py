@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tgonnx.feeds import model_inputs
+from tgonnx.declared import model_inputs
 from tgonnx.fitting import Fit
 from tgonnx.runtime import Feeds, Session, open_session
 from tgonnx.samples import Split

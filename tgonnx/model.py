@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +15,7 @@ from onnx import helper
 from tgonnx import loading
 from tgonnx.algebra import Size
 from tgonnx.bindings import axis_keys, bind, rebind
-from tgonnx.errors import UsageError
-from tgonnx.feeds import model_inputs
+from tgonnx.input_shapes import check_shapes, counted_shapes
 from tgonnx.limits import check_elements
 from tgonnx.passes import Pipeline
 from tgonnx.passes.file_form import PutFormAside
@@ -30,7 +29,6 @@ from tgonnx.passes.normalize import (
 )
 from tgonnx.shapes import Shape, Sweep
 from tgonnx.symbolic import Symbols, follow
-from tgonnx.wellformed import fixed_size
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 
@@ -70,13 +68,15 @@ class Model:
     """What `load` returns.
 
     `original` is the model as it was read; `proto` is its normal form, which surgery cuts. `symbols` says which sizes
-    depend on dynamic axes; `first` holds the shapes under the binding of them that analysis counts with.
+    depend on dynamic axes; `first` holds the shapes under the binding of them that analysis counts with. `sizes` are
+    the shapes of inputs that were asked for.
     """
 
     original: onnx.ModelProto
     proto: onnx.ModelProto
     symbols: Symbols
     source: str
+    sizes: Mapping[str, Shape] = field(default_factory=dict)
 
     @property
     def first(self) -> Sweep:
@@ -121,6 +121,11 @@ class Model:
                 return self.shapes[name][0]
         return 1
 
+    @property
+    def counted_at(self) -> dict[str, Shape]:
+        """The shapes of inputs, where the cost depends on them: axes behind the first one are open."""
+        return counted_shapes(self.original, self.shapes)
+
     @cached_property
     def static(self) -> set[str]:
         """Values computed from initializers alone."""
@@ -140,7 +145,7 @@ def load(source: Source, sizes: Mapping[str, Shape] | None = None) -> Model:
     """
     original = loading.read(source)
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "model"
-    check_sizes(original, sizes or {}, name)
+    check_shapes(original, sizes or {}, name)
     proto = onnx.ModelProto()
     proto.CopyFrom(original)
     steps = (InlineFunctions(), PutFormAside(), ConstantsToInitializers(), ResolveInitializerAliases())
@@ -152,22 +157,7 @@ def load(source: Source, sizes: Mapping[str, Shape] | None = None) -> Model:
         for tensor in proto.graph.initializer:
             if tensor.name not in state.shapes:
                 state.declare_initializer(tensor)
-    return Model(original, proto, symbols, name)
-
-
-def check_sizes(model: onnx.ModelProto, sizes: Mapping[str, Shape], name: str) -> None:
-    """Raise UsageError where `sizes` names no input, or not what the input may be."""
-    inputs = {value.name: value.type.tensor_type.shape.dim for value in model_inputs(model)}
-    for asked, shape in sizes.items():
-        if asked not in inputs:
-            raise UsageError(f"{name}: no input is named {asked!r}; there are {', '.join(inputs)}")
-        dims = inputs[asked]
-        stated = "x".join(str(fixed_size(dim) or dim.dim_param or "?") for dim in dims)
-        fits = len(shape) == len(dims) and all(
-            size > 0 and fixed_size(dim) in (None, size) for dim, size in zip(dims, shape, strict=True)
-        )
-        if not fits:
-            raise UsageError(f"{name}: input {asked!r} is {stated}, it cannot be {'x'.join(map(str, shape))}")
+    return Model(original, proto, symbols, name, dict(sizes or {}))
 
 
 def fold(proto: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[onnx.ModelProto, Symbols]:

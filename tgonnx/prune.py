@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -68,6 +68,7 @@ class PruneResult:
     """What `prune` returns.
 
     `achieved` is what is left of the target's kind of cost, a ratio. `target_met`: it is at most the target.
+    `counted_at` are the shapes of inputs of open size that FLOPs are counted at.
     `notes` say what a reader of the figures should know. `history` has one record per epoch.
     """
 
@@ -81,6 +82,7 @@ class PruneResult:
     target: Target
     achieved: float
     notes: tuple[str, ...] = ()
+    counted_at: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def target_met(self) -> bool:
@@ -155,6 +157,9 @@ def prune(
     whole, unknown = model.original, unknown_operators(model.original) if data is not None else set()
     if unknown:  # nothing here runs them: what stands before them is trained
         model = replace(load(known_part(whole, unknown)), source=model.source)
+    dataset = None if data is None else open_dataset(data, model.original)
+    if dataset is not None and not model.sizes:
+        model = _at_sizes_of(dataset, model)
     coupling = analyze(model, attention)
     if not coupling.units:
         why = coupling.pinned[0] if coupling.pinned else None
@@ -167,9 +172,8 @@ def prune(
     reachable = _reachable(coupling, target, round_to or 1, min_channels, tuple(freeze))
     plan = _Plan(model, coupling, target, reachable, *bounds)
     prover = Prover(coupling, (), verify_seconds, unverified)
-    if data is None:
+    if dataset is None:
         return _without_data(plan, prover)
-    dataset = open_dataset(data, model.original)
     fitting = validate(dataset, model.original, loss)
     recipe = Recipe(
         lr=LR if lr is None else lr,
@@ -186,6 +190,19 @@ def prune(
     prover = replace(prover, feeds=data_feeds(dataset, model.original))
     result = _with_data(plan, dataset, fitting, recipe, epochs, Journal(progress), prover)
     return _completed(result, whole, unknown) if unknown else result
+
+
+def _at_sizes_of(dataset: Dataset, model: Model) -> Model:
+    """The model analysed and counted at the sizes of the data, the number of samples aside."""
+    feeds = dataset.train.take(np.arange(1)).feeds
+    sizes = {
+        name: (*model.shapes[name][:1], *feeds[name].shape[1:])
+        for name in model.inputs
+        if name in feeds and feeds[name].ndim and len(model.shapes.get(name, ())) == feeds[name].ndim
+    }
+    if all(model.shapes[name] == shape for name, shape in sizes.items()):
+        return model
+    return replace(load(model.original, sizes), source=model.source)
 
 
 def _completed(result: PruneResult, whole: onnx.ModelProto, unknown: set[tuple[str, str]]) -> PruneResult:
@@ -347,5 +364,6 @@ def _result(
     after = Figures(cost.cost(mask.open), pruned.ByteSize(), None if metric is None else metric(pruned))
     name = None if metric is None else metric.name
     return PruneResult(
-        pruned, mask, before, after, name, tuple(journal.records), check, plan.target, achieved, notes
-    )
+        pruned, mask, before, after, name, tuple(journal.records), check, plan.target, achieved, notes,
+        plan.model.counted_at,
+    )  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 from rich import box
 from rich.table import Table
@@ -14,10 +15,15 @@ from rich.text import Text
 from tgonnx.bench import Latency, latency
 from tgonnx.cost import Cost, CostModel
 from tgonnx.coupling import Coupling, Group, Pinned
+from tgonnx.declared import model_inputs
 from tgonnx.doctor import Diagnosis
 from tgonnx.errors import ModelError, UnsupportedError
+from tgonnx.feeds import Drawer
+from tgonnx.input_shapes import shapes_text
 from tgonnx.prune import PruneResult
-from tgonnx.runtime import open_session
+from tgonnx.runtime import Feeds, open_session
+from tgonnx.shapes import Shape
+from tgonnx.trial_sizes import Size
 from tgonnx.verify import Check, describe_type, runnable_feeds
 from tgonnx.visible import visible
 
@@ -107,9 +113,9 @@ def comparison_json(before: Facts, after: Facts, check: Check | None = None) -> 
 
 
 def facts(result: PruneResult, original: onnx.ModelProto, threads: int = 0) -> tuple[Facts, Facts]:
-    """The original and the pruned model in figures, their latencies taken in turns."""
+    """The original and the pruned model in figures, their latencies taken in turns, at the size that is counted at."""
     try:
-        feeds = runnable_feeds(original, open_session(original, threads), batch=1)[0]
+        feeds = _sample(original, result.counted_at, threads)
         times: list[float | None] = [
             t.p50 for t in latency([original, result.model], [feeds, feeds], 50, threads)
         ]
@@ -122,12 +128,32 @@ def facts(result: PruneResult, original: onnx.ModelProto, threads: int = 0) -> t
     return before, after
 
 
+def _sample(model: onnx.ModelProto, shapes: Mapping[str, Shape], threads: int) -> Feeds:
+    """Random inputs of one sample, in these shapes where the model takes them. Raises ModelError, UnsupportedError."""
+    session, names = open_session(model, threads), [value.name for value in model_inputs(model)]
+    if shapes and all(name in shapes for name in names):
+        alone = tuple((name, (1, *shapes[name][1:])) for name in names)
+        feeds = Drawer(model).draw(Size(shapes=alone), np.random.default_rng(0))
+        try:
+            session.run(feeds)
+            return feeds
+        except ModelError:  # the first axis is not that of the samples
+            pass
+    return runnable_feeds(model, session, batch=1)[0]
+
+
+def counted_text(shapes: Mapping[str, Shape]) -> str:
+    """Where costs depend on it: at which size they are counted."""
+    return f"counted at {visible(shapes_text(shapes))}" if shapes else ""
+
+
 def prune_json(out: str, result: PruneResult, before: Facts, after: Facts) -> dict[str, Any]:
     """Everything a run of `prune` has to tell."""
     return {
         "out": out,
         "target": {"kind": result.target.kind, "ratio": result.target.value},
         "achieved": result.achieved,
+        "counted_at": {name: list(shape) for name, shape in result.counted_at.items()},
         "target_met": result.target_met,
         "metric": result.metric_name,
         **comparison_json(before, after, result.check),
@@ -154,6 +180,7 @@ def overview(name: str, model: onnx.ModelProto, file_bytes: int, coupling: Coupl
         ("inputs", "; ".join(f"{value.name} {describe_type(value)}" for value in inputs)),
         ("outputs", "; ".join(f"{value.name} {describe_type(value)}" for value in model.graph.output)),
         ("FLOPs", f"{amount(cost.flops)} per sample{without}"),
+        ("", counted_text(coupling.model.counted_at)),
         ("parameters", amount(cost.params)),
         ("prunable", f"{prunable}, {cost.channels:,} channels" if coupling.units else "nothing"),
     ):
@@ -258,6 +285,7 @@ def inspect_json(
         "inputs": {value.name: describe_type(value) for value in coupling.model.inputs.values()},
         "outputs": {value.name: describe_type(value) for value in model.graph.output},
         "cost": asdict(costs.cost()),
+        "counted_at": {name: list(shape) for name, shape in coupling.model.counted_at.items()},
         "layers": [asdict(layer) for layer in layers(costs)],
         "uncounted": list(costs.uncounted),
         **coupling.to_json(),

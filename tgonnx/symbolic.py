@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tgonnx import symbolic_rules
 from tgonnx.algebra import Algebra, Dims, Element, Number, Size
 from tgonnx.shapes import Sweep
+from tgonnx.symbolic_dims import dims_of
+from tgonnx.symbolic_elements import elements_of
 
 MAX_ELEMENTS = 4096  # of the largest value whose elements are followed one by one
 _COMPUTED: dict[str, Callable[..., Any]] = {  # atoms that follow from others
@@ -66,7 +67,7 @@ class Symbols:
     def visit(self, node: onnx.NodeProto) -> None:
         """Follow sizes and elements through one node."""
         self._follow_elements(node)
-        claims = symbolic_rules.dims(node, self) if self._is_dynamic(node) else None
+        claims = dims_of(node, self) if self._is_dynamic(node) else None
         for position, name in enumerate(node.output):
             if name and name in self.first.shapes:
                 claimed = None if claims is None or position >= len(claims) else claims[position]
@@ -131,7 +132,7 @@ class Symbols:
         known = [name for name in node.output if name in self.first.known]
         if not known or not self._reads_dynamic(node):
             return
-        found = symbolic_rules.elements(node, self) if len(node.output) == 1 else None
+        found = elements_of(node, self) if len(node.output) == 1 else None
         for name in known:
             value, other = self.first.known[name], self.second.known.get(name)
             if other is None or value.shape != other.shape or value.size > MAX_ELEMENTS:

@@ -13,9 +13,10 @@ from onnx import TensorProto, helper
 
 from tgonnx.child import Crash, ask
 from tgonnx.comparison import Finding, How, Packed, compare
+from tgonnx.declared import model_inputs
 from tgonnx.definitions import opset_of
 from tgonnx.errors import UsageError
-from tgonnx.feeds import Drawer, model_inputs
+from tgonnx.feeds import Drawer
 from tgonnx.known_part import known_part, unknown_operators
 from tgonnx.runtime import Feeds, Session
 from tgonnx.trial_sizes import Size, Trials

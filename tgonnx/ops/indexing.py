@@ -398,6 +398,4 @@ def one_hot(view: View) -> Iterator[Relation]:
 @rule("Shape", "Size")
 def shape(view: View) -> Iterator[Relation]:
     """Sizes that only tell other operators their sizes follow the cut by themselves."""
-    x = view.inputs[0]
-    if isinstance(x, Operand) and x.name in view.shape_only:
-        yield from (Free(labels) for labels in x.axes)
+    yield from (Free(labels) for i, labels in enumerate(view.input(0).axes) if i not in view.sizes_read)

@@ -47,7 +47,7 @@ class View:
     attributes: dict[str, Any]
     inputs: tuple[Operand | None, ...]
     outputs: tuple[Operand | None, ...]
-    shape_only: frozenset[str]  # inputs whose Shape reaches nothing but sizes of other operators
+    sizes_read: frozenset[int]  # axes of input 0 whose size is read as a number (Shape, Size)
 
     def attribute(self, name: str, default: Any = None) -> Any:
         value = self.attributes.get(name, default)
