@@ -163,7 +163,9 @@ def test_time_bounds_the_list_but_for_batches_of_1_and_3() -> None:
     model = parse("m (float[N,3,H,W] x) => (float[N,3,a,b] y) { y = Relu(x) }")
     check = tg.verify(model, model, seconds=0)
     assert check.sizes == ("x:1x3x32x32", "x:3x3x32x32")
-    assert check.skipped
+    assert len(check.skipped) > 5
+    assert {"x:2x3x32x32", "x:5x3x32x32"} <= set(check.skipped)
+    assert not set(check.skipped) & set(check.sizes)
     assert check.ok
 
 
