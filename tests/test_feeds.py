@@ -45,6 +45,13 @@ def test_ids_fill_the_range_of_their_table(name: str) -> None:
     assert drawn(model, "ids") == set(wanted)
 
 
+def test_each_row_of_a_table_is_met_before_any_is_met_again() -> None:
+    model = parse(f"m (int64[N] ids) => (float[N,k] y) <{TABLE}> {{ y = Gather(t, ids) }}")
+    drawer, rng = Drawer(model), np.random.default_rng(0)
+    values = [int(drawer.draw(Size(batch=1), rng)["ids"][0]) for _ in range(10)]
+    assert sorted(values[:5]) == sorted(values[5:]) == list(range(5))
+
+
 @pytest.mark.parametrize(("kind", "low", "high"), [("uint8", 0, 255), ("int8", -128, 127)])
 def test_integers_of_8_bits_fill_their_range(kind: str, low: int, high: int) -> None:
     model = parse(f"m ({kind}[N,T] x) => (float[N,T] y) {{ y = Cast <to = 1> (x) }}")
