@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -124,6 +128,44 @@ def test_a_crash_is_an_answer_and_the_next_request_is_served() -> None:
     with pytest.raises(child.Crash, match=r"running the model: the runtime crashed \(SIGSEGV\)"):
         child.ask(dies, 1)
     assert child.ask(double, 21) == 42
+
+
+def number(stage: child.Stage) -> int:
+    return os.getpid()
+
+
+def sleeps(stage: child.Stage) -> None:
+    time.sleep(600)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="states of processes are read from /proc")
+def test_the_child_ends_with_its_parent_however_that_ends() -> None:
+    script = (
+        "from tgonnx import child; from tests import test_proof as t; "
+        "print(child.ask(t.number), flush=True); child.ask(t.sleeps)"
+    )
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)])}
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    os.kill(pid, 0)  # it is there
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    for _ in range(600):
+        if not alive(pid):
+            break
+        time.sleep(0.05)
+    assert not alive(pid)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_errors_of_the_child_are_raised_here() -> None:

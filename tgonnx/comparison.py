@@ -137,7 +137,7 @@ def _inputs(reference: Runner, how: How, finding: Finding) -> Iterator[Feeds]:
             if shown in seen:
                 continue
             if len(seen) >= _ALWAYS and time.monotonic() > end:
-                finding.skipped.append(shown)
+                finding.skipped += [shown, *map(search.describe, search.trials.left())]
                 break
             seen[shown] = size
             finding.sizes.append(shown)

@@ -20,6 +20,7 @@ from tgonnx.trial_sizes import Size, shapes_at
 STYLES = ("normal", "unit", "wide", "pixels")
 WIDEST = 1 << 16  # integers tried where no table limits them
 _WIDE = 8.0
+_SMALL = 100  # rows of a table that are all met soon
 
 
 def random_feeds(
@@ -46,6 +47,7 @@ class Drawer:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model, self.inputs = model, with_forced_sizes(model)
+        self._waiting: dict[str, NDArray[Any]] = {}
         self.ranges = integer_ranges(model, self.inputs)
         for value in self.inputs:
             tensor = value.type.tensor_type
@@ -86,6 +88,7 @@ class Drawer:
     def widen(self, name: str, high: int) -> None:
         """Let an input hold integers from 0 to `high`, which was found to be the limit."""
         self.ranges[name] = replace(self.ranges.get(name, Range()), high=high, known=high < WIDEST)
+        self._waiting.pop(name, None)
 
     def _array(
         self, value: onnx.ValueInfoProto, shape: tuple[int, ...], rng: np.random.Generator, style: str
@@ -102,6 +105,14 @@ class Drawer:
             return rng.integers(0, 256, shape).astype(dtype)
         return (rng.standard_normal(shape) * (_WIDE if style == "wide" else 1.0)).astype(dtype)
 
+    def _each_once(self, name: str, span: Range, count: int, rng: np.random.Generator) -> NDArray[Any]:
+        """The next `count` integers of a range in random order, each once before any comes again."""
+        waiting = self._waiting.get(name, np.zeros(0, np.int64))
+        while len(waiting) < count:
+            waiting = np.concatenate([waiting, rng.permutation(span.high - span.low + 1) + span.low])
+        self._waiting[name] = waiting[count:]
+        return waiting[:count].copy()
+
     def _integers(
         self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], rng: np.random.Generator
     ) -> NDArray[Any]:
@@ -112,11 +123,14 @@ class Drawer:
             limits = np.iinfo(dtype)
             return rng.integers(limits.min, limits.max + 1, shape).astype(dtype)
         span = span or Range()
-        drawn = rng.integers(span.low, span.high + 1, shape)
+        if span.known:
+            drawn = self._each_once(name, span, int(np.prod(shape)), rng).reshape(shape)
+        else:
+            drawn = rng.integers(span.low, span.high + 1, shape)
         if span.hints and not span.known:
             drawn = np.where(rng.random(shape) < 0.5, rng.choice(span.hints, shape), drawn)
-        if span.known and drawn.size > rng.integers(2):  # the last row of a table is met often
-            drawn.flat[rng.integers(drawn.size)] = span.high
+        if span.known and span.high - span.low > _SMALL and drawn.size > rng.integers(2):
+            drawn.flat[rng.integers(drawn.size)] = span.high  # the last row is met even so
         return drawn.astype(dtype)
 
 

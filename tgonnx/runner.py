@@ -58,5 +58,10 @@ class Runner:
 
 def describe_feeds(feeds: Mapping[str, NDArray[Any]]) -> str:
     """The shapes of inputs, as `x:1x3x64x96`; of a few."""
-    parts = [f"{name}:{'x'.join(map(str, value.shape)) or 'scalar'}" for name, value in feeds.items()]
+    return describe_shapes({name: value.shape for name, value in feeds.items()})
+
+
+def describe_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Shapes by name, as `x:1x3x64x96`; a few of them."""
+    parts = [f"{name}:{'x'.join(map(str, shape)) or 'scalar'}" for name, shape in shapes.items()]
     return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")

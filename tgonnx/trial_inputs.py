@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from tgonnx.errors import ModelError
 from tgonnx.feeds import STYLES, WIDEST, Drawer
 from tgonnx.integer_ranges import settings_to_try
-from tgonnx.runner import Runner
+from tgonnx.runner import Runner, describe_shapes
 from tgonnx.runtime import Feeds
-from tgonnx.trial_sizes import Size, Trials
+from tgonnx.trial_sizes import Size, Trials, shapes_at
 
 _SEARCH = 60.0  # seconds to look for a size at which the model runs
 
@@ -75,6 +75,10 @@ class TrialInputs:
             self.drawn += 1
             return feeds
         raise failure or ModelError("the model cannot run on random inputs")
+
+    def describe(self, size: Size) -> str:
+        """The shapes of the inputs at a size."""
+        return describe_shapes(shapes_at(self._drawer.inputs, size))
 
     def samples(self, size: Size, count: int) -> Iterator[Feeds]:
         """The inputs that were tried, and more if they are wanted, each in another style."""

@@ -129,6 +129,7 @@ class Trials:
         self._images = _IMAGES if roles & {"height", "width"} else (start.image,)
         self._lengths = _LENGTHS if "length" in roles else (start.length,)
         self._tried: dict[Size, ModelError | None] = {}
+        self._given: list[Size] = []
 
     def works(self, size: Size) -> bool:
         """Whether the model runs at a size; each is tried once."""
@@ -148,12 +149,17 @@ class Trials:
         base = next(filter(self.works, chain(self._first(), self._known)), None)
         if base is None:
             raise next(error for error in self._tried.values() if error is not None)
+        self._given = [base]
         yield base
-        given = {base}
-        for size in self._others(base):
-            if size not in given and self.works(size):
-                given.add(size)
+        for size in self._others(base, self.works):
+            if size not in self._given and self.works(size):
+                self._given.append(size)
                 yield size
+
+    def left(self) -> list[Size]:
+        """What `sizes` would go on with, as far as is known without running the model."""
+        planned = self._others(self._given[0], lambda size: self._tried.get(size) is None)
+        return [size for size in dict.fromkeys(planned) if size not in self._given]
 
     def _first(self) -> Iterator[Size]:
         """Where to look for the smallest size: at every length first, then at every image, then at other batches."""
@@ -163,20 +169,18 @@ class Trials:
                     for apart in (True, False) if len(self._lengths) > 1 else (False,):
                         yield replace(self._start, batch=batch, image=image, length=length, apart=apart)
 
-    def _others(self, base: Size) -> Iterator[Size]:
+    def _others(self, base: Size, works: Callable[[Size], bool]) -> Iterator[Size]:
         """Another batch at the smallest size, then other images and lengths in batches of 1 and 2, then the rest."""
         batches = [replace(base, batch=batch) for batch in self._batches]
         yield from batches[:2]
         yield from self._known
-        images = self._more(base, [replace(base, image=image) for image in self._images], _IMAGES_WANTED)
-        lengths = self._more(
-            base, [replace(base, length=length) for length in self._lengths], _LENGTHS_WANTED
+        images = (replace(base, image=image) for image in self._images)
+        lengths = (replace(base, length=length) for length in self._lengths)
+        chosen = (
+            islice((size for size in candidates if size != base and works(size)), wanted)
+            for candidates, wanted in ((images, _IMAGES_WANTED), (lengths, _LENGTHS_WANTED))
         )
-        for number, size in enumerate(chain(images, lengths)):
+        for number, size in enumerate(chain.from_iterable(chosen)):
             several = replace(size, batch=2)
-            yield several if number % 2 and len(batches) > 1 and self.works(several) else size
+            yield several if number % 2 and len(batches) > 1 and works(several) else size
         yield from batches
-
-    def _more(self, base: Size, candidates: list[Size], wanted: int) -> Iterator[Size]:
-        """The first `wanted` of the candidates at which the model runs."""
-        return islice((size for size in candidates if size != base and self.works(size)), wanted)
