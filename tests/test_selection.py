@@ -112,8 +112,8 @@ def test_min_channels_and_round_to(coupling: Coupling) -> None:
     ):
         mask = select(floor, Target(flops=0.8), **option)
         for group, count in zip(floor.groups, kept(floor, mask), strict=True):
-            units = group.width * count if "min_channels" in option else count
-            assert holds(units, group.width * group.size), (option, group.name, count)
+            each = group.width if "min_channels" in option else 1
+            assert holds(each * count, each * group.size), (option, group.name, count)
 
 
 def test_rounds_to_blocks_as_far_as_the_target_allows(coupling: Coupling) -> None:
