@@ -127,15 +127,14 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--shapes", nargs="+", default=list(MAKERS), choices=list(MAKERS))
     arguments = parser.parse_args()
-    lines = []
+    print("CPU time, microseconds a node\n")
+    print(as_markdown(("graph", "nodes", *STAGES), []))
     for shape in arguments.shapes:
         for nodes in arguments.nodes:
             proto = MAKERS[shape](max(1, nodes // NODES_EACH[shape]))
             count = len(proto.graph.node)
             per_node = [f"{1e6 * s / count:.0f}" for s in seconds(proto)]
-            lines.append((shape, f"{count:,}", *per_node))
-    print("CPU time, microseconds a node\n")
-    print(as_markdown(("graph", "nodes", *STAGES), lines))
+            print("| " + " | ".join((shape, f"{count:,}", *per_node)) + " |", flush=True)
 
 
 if __name__ == "__main__":

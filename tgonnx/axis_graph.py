@@ -13,6 +13,7 @@ import networkx as nx
 import numpy as np
 
 from tgonnx.labels import Labels, Tie, pairs
+from tgonnx.model import Node
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,21 @@ def way(graph: nx.Graph, start: Axis, ends: Iterable[Axis]) -> list[Axis | str]:
     for a, b in pairwise(axes):
         steps += [graph.edges[a, b]["node"], b]
     return steps
+
+
+def places(axes: Sequence[Axis], nodes: Iterable[Node]) -> Labels:
+    """The place of each axis in an order that does not depend on how a file orders nodes and initializers.
+
+    Values are ordered by how deep in the graph they are first read, and by which input; alike ones stay as given.
+    """
+    depths: dict[str, int] = {}
+    read: dict[str, tuple[int, int]] = {}
+    for node in nodes:
+        depth = 1 + max((depths.get(name, 0) for name in (*node.inputs, *node.captures)), default=0)
+        depths.update(dict.fromkeys(node.outputs, depth))
+        for i, name in enumerate(node.inputs):
+            read[name] = min(read.get(name, (depth, i)), (depth, i))
+    order = sorted(range(len(axes)), key=lambda i: (read.get(axes[i].value, (0, 0)), axes[i].axis))
+    place = np.empty(len(axes), np.int64)
+    place[order] = np.arange(len(axes))
+    return place

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 
 from tgonnx import ops
-from tgonnx.axis_graph import Axis, axis_graph, way
+from tgonnx.axis_graph import Axis, axis_graph, places, way
 from tgonnx.choices import OpenChoice, solve_choices
 from tgonnx.classes import Classes
 from tgonnx.cost import CostModel
@@ -412,11 +412,12 @@ class _Solver:
         names = [Axis(name, i) for name, parts in self.labelling.axes.items() for i in range(len(parts))]
         axis_of = self.labelling.owner()
         weights = np.array([a.value in self.model.static for a in names], bool)
+        place = places(names, self.model.nodes)
         token = np.random.default_rng(0).integers(0, 2**63, len(names), dtype=np.uint64)
         signature, first = np.zeros(self.labelling.size, np.uint64), np.full(self.labelling.size, len(names))
         np.add.at(signature, roots, token[axis_of])
         in_weight = weights[axis_of]
-        np.minimum.at(first, roots[in_weight], axis_of[in_weight])
+        np.minimum.at(first, roots[in_weight], place[axis_of[in_weight]])
         candidates = np.unique(roots[free])
         candidates = candidates[first[candidates] < len(names)]
         kinds: dict[tuple[int, ...], list[int]] = defaultdict(list)
