@@ -115,8 +115,13 @@ def choices(model: onnx.ModelProto) -> Iterator[dict[str, int]]:
         yield sizes
 
 
-def draw(model: onnx.ModelProto, sizes: Sizes, seed: int = 0) -> dict[str, Array]:
-    """Inputs of the model at some sizes. Integers are 0 to 4, which every table at hand holds."""
+def draw(
+    model: onnx.ModelProto, sizes: Sizes, seed: int = 0, fixed: Mapping[str, float] | None = None
+) -> dict[str, Array]:
+    """Inputs of the model at some sizes; those named in `fixed` have one value.
+
+    Integers are 0 to 4, which every table at hand holds.
+    """
     rng = np.random.default_rng(seed)
     feeds = {}
     for value in free_inputs(model):
@@ -126,7 +131,9 @@ def draw(model: onnx.ModelProto, sizes: Sizes, seed: int = 0) -> dict[str, Array
             for axis, dim in enumerate(tensor.shape.dim)
         ]
         kind = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-        if kind.kind == "b":
+        if value.name in (fixed or {}):
+            feeds[value.name] = np.full(dims, (fixed or {})[value.name])
+        elif kind.kind == "b":
             feeds[value.name] = rng.random(dims) < 0.7
         elif kind.kind in "iu":
             feeds[value.name] = rng.integers(0, 5, dims).astype(kind)
@@ -184,7 +191,11 @@ def _slices(x: Array) -> Array:
 
 
 def faults_of(
-    source: onnx.ModelProto, seed: int = 0, keep: float = 0.5, sizes: Sequence[Sizes] | None = None
+    source: onnx.ModelProto,
+    seed: int = 0,
+    keep: float = 0.5,
+    sizes: Sequence[Sizes] | None = None,
+    fixed: Mapping[str, float] | None = None,
 ) -> tuple[list[str], int, Coupling]:
     """What is wrong with the gated and the pruned model, at how many sizes it was looked at, and the analysis."""
     coupling = analyze(load(source))
@@ -195,12 +206,16 @@ def faults_of(
         "gated": gate(coupling, mask),
         "pruned": apply(coupling, mask),
     }
-    faults, looked = compare(models, list(choices(source)) if sizes is None else sizes, seed)
+    faults, looked = compare(models, list(choices(source)) if sizes is None else sizes, seed, fixed=fixed)
     return faults, looked, coupling
 
 
 def compare(
-    models: Mapping[str, onnx.ModelProto], sizes: Sequence[Sizes], seed: int = 0, optimised: bool = True
+    models: Mapping[str, onnx.ModelProto],
+    sizes: Sequence[Sizes],
+    seed: int = 0,
+    optimised: bool = True,
+    fixed: Mapping[str, float] | None = None,
 ) -> tuple[list[str], int]:
     """Faults of all gates open against the original, and of pruned against gated, where the original runs.
 
@@ -218,7 +233,7 @@ def compare(
         return run(opened[key], feeds)
 
     for chosen in sizes:
-        feeds = draw(models["original"], chosen, seed)
+        feeds = draw(models["original"], chosen, seed, fixed)
         try:
             truth, again = result("original", False), result("original", True)
         except Crash:

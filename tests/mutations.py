@@ -6,6 +6,7 @@ Each takes a copy of a model and a generator. `Skip` says why one cannot be made
 from __future__ import annotations
 
 import importlib
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -239,6 +240,7 @@ def by_onnxruntime(model: ModelProto, rng: Rng) -> ModelProto:
 def quantised(model: ModelProto, rng: Rng) -> ModelProto:
     """8-bit weights and activations in QDQ form, calibrated on random inputs."""
     tools = optional("onnxruntime.quantization")
+    logging.getLogger().setLevel(logging.ERROR)  # it gives advice to the root logger
     feeds = iter([draw(model, sizes, i) for i, sizes in enumerate(list(choices(model))[:2])])
 
     class Reader(tools.CalibrationDataReader):  # type: ignore[misc, name-defined]
