@@ -22,7 +22,7 @@ from onnx import numpy_helper
 
 from tgonnx.algebra import Size
 from tgonnx.passes import PassResult
-from tgonnx.passes.normalize import captured_names, fresh_name, replace_nodes
+from tgonnx.passes.normalize import captured_names, dense, fresh_name, replace_nodes
 from tgonnx.shapes import Sweep
 from tgonnx.symbolic import Symbols
 
@@ -66,10 +66,11 @@ def _spliced(
     branch: onnx.GraphProto, node: onnx.NodeProto, prefix: str, graph: onnx.GraphProto
 ) -> list[onnx.NodeProto]:
     """The branch's nodes, its own names made unique, and an `Identity` for each output of the `If`."""
-    tensors = {tensor.name for tensor in branch.initializer}
+    stored = [*branch.initializer, *(dense(t, t.values.name) for t in branch.sparse_initializer)]
+    tensors = {tensor.name for tensor in stored}
     renamed = {name: prefix + name for inner in branch.node for name in inner.output if name}
     renamed |= {name: prefix + name for name in tensors}
-    for tensor in branch.initializer:
+    for tensor in stored:
         copy = graph.initializer.add()
         copy.CopyFrom(tensor)
         copy.name = renamed[tensor.name]

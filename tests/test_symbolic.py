@@ -53,8 +53,8 @@ def test_polynomials_decide_what_holds_for_all_sizes() -> None:
 CASES = {
     "heights are not widths": (
         "g (float[N,3,H,W] x) => (float[n,3,h,w,7] y) { a = Conv<pads = [1,1,1,1], strides = [4,4]>(x, w1) b = Relu(a) "
-        "c = Conv(b, w2) n = Shape<start = 0, end = 1>(c) s = Shape<start = 2, end = 4>(c) k = Constant<value_ints = [3,7]>() "
-        "t = Concat<axis = 0>(n, k, s) r = Reshape(c, t) y = Transpose<perm = [0,1,3,4,2]>(r) }",
+        "c = Conv(b, w2) n = Shape<start = 0, end = 1>(c) s = Shape<start = 2, end = 4>(c) "
+        "k = Constant<value_ints = [3,7]>() t = Concat<axis = 0>(n, k, s) r = Reshape(c, t) y = Transpose<perm = [0,1,3,4,2]>(r) }",
         {"w1": (32, 3, 3, 3), "w2": (21, 32, 1, 1)},
         [{"x": (1, 3, 64, 96)}, {"x": (3, 3, 96, 64)}, {"x": (2, 3, 20, 12)}],
     ),
@@ -181,16 +181,16 @@ def test_stated_sizes_follow_the_cut_and_open_ones_stay_open() -> None:
 def test_a_shape_pins_only_the_axes_that_are_read() -> None:
     text = (
         "g (float[N,3,H,8] x) => (float[N,4] y) { a = Conv<pads = [1,1,1,1]>(x, w1) s = Shape(a) "
-        "i = Constant<value_int = 2>() h = Gather(s, i) f = Cast<to = 1>(h) m = ReduceMean<axes = [2,3], keepdims = 0>(a) "
-        "k = Mul(m, f) y = MatMul(k, w2) }"
+        "i = Constant<value_int = 2>() h = Gather(s, i) f = Cast<to = 1>(h) "
+        "m = ReduceMean<axes = [2,3], keepdims = 0>(a) k = Mul(m, f) y = MatMul(k, w2) }"
     )
     assert tg.analyze(load(filled(HEAD + text, {"w1": (16, 3, 3, 3), "w2": (16, 4)}))).units == 16
 
 
 def test_sizes_that_depend_on_data_leave_the_rest_prunable() -> None:
     text = (
-        "g (float[N,8] x, bool[N] keep) => (float[k,5] y) { h = MatMul(x, w1) r = Relu(h) c = Compress<axis = 0>(r, keep) "
-        "d = MatMul(c, w2) e = Relu(d) y = MatMul(e, w3) }"
+        "g (float[N,8] x, bool[N] keep) => (float[k,5] y) { h = MatMul(x, w1) r = Relu(h) "
+        "c = Compress<axis = 0>(r, keep) d = MatMul(c, w2) e = Relu(d) y = MatMul(e, w3) }"
     )
     model = filled(HEAD + text, {"w1": (8, 24), "w2": (24, 12), "w3": (12, 5)})
     coupling = tg.analyze(load(model))
@@ -229,7 +229,7 @@ def test_shapes_that_are_asked_for_are_counted_and_narrow_nothing() -> None:
 )
 def test_shapes_that_cannot_be_are_refused(asked: dict[str, tuple[int, ...]]) -> None:
     text = "g (float[N,3,H,W] x) => (float[n,5,h,w] y) { y = Conv(x, w1) }"
-    with pytest.raises(UsageError, match="z|it cannot be"):
+    with pytest.raises(UsageError, match=r"named .z|it cannot be"):
         load(filled(HEAD + text, {"w1": (5, 3, 1, 1)}), asked)
 
 
