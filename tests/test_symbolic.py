@@ -54,7 +54,8 @@ CASES = {
     "heights are not widths": (
         "g (float[N,3,H,W] x) => (float[n,3,h,w,7] y) { a = Conv<pads = [1,1,1,1], strides = [4,4]>(x, w1) b = Relu(a) "
         "c = Conv(b, w2) n = Shape<start = 0, end = 1>(c) s = Shape<start = 2, end = 4>(c) "
-        "k = Constant<value_ints = [3,7]>() t = Concat<axis = 0>(n, k, s) r = Reshape(c, t) y = Transpose<perm = [0,1,3,4,2]>(r) }",
+        "k = Constant<value_ints = [3,7]>() t = Concat<axis = 0>(n, k, s) r = Reshape(c, t) "
+        "y = Transpose<perm = [0,1,3,4,2]>(r) }",
         {"w1": (32, 3, 3, 3), "w2": (21, 32, 1, 1)},
         [{"x": (1, 3, 64, 96)}, {"x": (3, 3, 96, 64)}, {"x": (2, 3, 20, 12)}],
     ),
