@@ -230,10 +230,17 @@ def _windows(asked: Asked, space: Dims, kernel: Sequence[Element]) -> list[Eleme
     strides, dilations = asked.attribute("strides", [1] * n), asked.attribute("dilations", [1] * n)
     pads = asked.attribute("pads", [0] * 2 * n)
     mode = asked.attribute("auto_pad", b"NOTSET")
-    if asked.attribute("ceil_mode", 0) or any(isinstance(k, Size) for k in kernel):
+    inferred = asked.symbols.first.shapes.get(asked.node.output[0], ())[2:]
+    if any(isinstance(k, Size) for k in kernel) or len(inferred) != n:
         return [None] * n
     found: list[Element | None] = []
     for i, size in enumerate(space):
+        if not isinstance(size, Size):  # it depends on nothing else
+            found.append(inferred[i])
+            continue
+        if asked.attribute("ceil_mode", 0):
+            found.append(None)
+            continue
         if mode in (b"SAME_UPPER", b"SAME_LOWER"):
             found.append(algebra.divide(algebra.add(size, strides[i] - 1), strides[i]))
             continue
