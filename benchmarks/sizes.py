@@ -1,8 +1,8 @@
 """How much is known of the sizes in a folder of graphs, and what it costs: python benchmarks/sizes.py FOLDER.
 
-For each graph: axes of all values that are a number for all inputs, that are a polynomial in dynamic axes of the inputs, and
-that are not known (an atom of their own); claims that a sweep contradicted; CPU seconds of the two sweeps and of the
-walk that follows sizes. Exits 1 if a claim was contradicted.
+For each graph: axes of all values that are a number for all inputs, those that are a polynomial in dynamic axes of the
+inputs, and those that are not known (an atom of their own); claims that a sweep contradicted; CPU seconds of the two
+sweeps and of the walk that follows sizes. Exits 1 if a claim was contradicted.
 """
 
 from __future__ import annotations
