@@ -72,10 +72,11 @@ def stale_hints(model: onnx.ModelProto, rng: np.random.Generator) -> None:
 def weights_as_inputs(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     """Initializers listed among the inputs: all of them, as before IR version 4, or some weights.
 
-    Not some bounds of a Slice: onnx's data propagation takes a shape sliced by what is half known for an empty one.
+    Not where sizes of a Resize are cut from a shape by them: onnx's data propagation takes the result for empty.
     """
-    mixed = any(node.op_type == "Constant" for node in model.graph.node)
-    old, known = rng.random() < 0.4 and not mixed, {value.name for value in model.graph.input}
+    if any(node.op_type == "Resize" for node in model.graph.node):
+        return
+    old, known = rng.random() < 0.4, {value.name for value in model.graph.input}
     if old and model.opset_import[0].version < 21:
         model.ir_version = 3
     for tensor in model.graph.initializer:
