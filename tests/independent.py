@@ -197,7 +197,11 @@ def faults_of(
     sizes: Sequence[Sizes] | None = None,
     fixed: Mapping[str, float] | None = None,
 ) -> tuple[list[str], int, Coupling]:
-    """What is wrong with the gated and the pruned model, at how many sizes it was looked at, and the analysis."""
+    """What is wrong with the gated and the pruned model, at how many sizes it was looked at, and the analysis.
+
+    Raises `Crash` if the runtime does not take the original.
+    """
+    session(source)
     coupling = analyze(load(source))
     mask = random_mask(coupling, keep, seed)
     models = {
