@@ -237,6 +237,7 @@ def _view(model: Model, labelling: Labelling, node: Node, sizes_read: frozenset[
         tuple(_operand(model, labelling, name, i) for i, name in enumerate(node.inputs)),
         tuple(_operand(model, labelling, name, i) for i, name in enumerate(node.outputs)),
         sizes_read,
+        model.opset,
     )
 
 

@@ -33,6 +33,12 @@ def check_elements(shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
         )
 
 
+def check_inputs(model: onnx.ModelProto, name: str) -> None:
+    """Raise `ModelError`, starting with `name`, if the fixed sizes of an input alone are too large."""
+    dims = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
+    check_elements({key: tuple(max(dim.dim_value, 1) for dim in axes) for key, axes in dims.items()}, name)
+
+
 def check_structure(model: onnx.ModelProto, name: str) -> None:
     """Raise `ModelError`, starting with `name`, if nodes are too many, or too deep within each other."""
     counter = _Counter(model, name)

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tgonnx.definitions import STANDARD_DOMAINS
 from tgonnx.errors import ModelError, UsageError
-from tgonnx.limits import check_structure
+from tgonnx.limits import check_inputs, check_structure
 from tgonnx.runtime import runtime_accepts
 from tgonnx.wellformed import (
     accept,
@@ -58,6 +58,7 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.Model
         name, folder = "model", None
         model = _parse(source, name) if isinstance(source, bytes) else source
         check_structure(model, name)
+        check_inputs(model, name)
         for tensor in stored_tensors(model):
             if is_external(tensor):
                 raise ModelError(
@@ -68,6 +69,7 @@ def read(source: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.Model
         name, folder = str(source), path.parent
         model = _parse(_read_file(path, name), name)
         check_structure(model, name)
+        check_inputs(model, name)
     if folder is not None:
         _load_external_data(model, folder, name)
     _check_domains(model.graph, {entry.domain for entry in model.opset_import}, name)

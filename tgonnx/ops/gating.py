@@ -52,7 +52,7 @@ class Gating:
     def reduce(self, op_type: str, x: gs.Tensor, axes: Sequence[int], keepdims: int = 1) -> gs.Variable:
         """A reduction, its axes written the way the model's opset wants them."""
         since = 13 if op_type == "ReduceSum" else 18
-        if self.view.opset >= since:
+        if (self.view.standard_opset or self.view.opset) >= since:
             return self.emit(op_type, x, self.constant(np.array(axes, np.int64)), keepdims=keepdims)
         return self.emit(op_type, x, axes=list(axes), keepdims=keepdims)
 

@@ -48,6 +48,7 @@ class View:
     inputs: tuple[Operand | None, ...]
     outputs: tuple[Operand | None, ...]
     sizes_read: frozenset[int]  # axes of input 0 whose size is read as a number (Shape, Size)
+    standard_opset: int = 0  # of the standard domain, where the node is of another one
 
     def attribute(self, name: str, default: Any = None) -> Any:
         value = self.attributes.get(name, default)
