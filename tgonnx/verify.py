@@ -182,6 +182,8 @@ def describe_type(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     if tensor.elem_type == TensorProto.STRING:
         kind = "string"
+    elif tensor.elem_type == TensorProto.UNDEFINED:
+        kind = "?"
     else:
         kind = str(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
     if not tensor.HasField("shape"):
