@@ -210,6 +210,17 @@ def test_outputs_that_are_always_zero_are_no_proof() -> None:
     assert check.complaint.endswith("give real inputs with --data")
 
 
+def test_behind_classes_that_are_equally_likely_their_scores_are_compared() -> None:
+    """Weights that are all alike, as in files that only show an architecture."""
+    right, wrong = pair(
+        "m (float[N,4] x) => (float[N,5] y) <float[4,5] w = {HERE}> { s = MatMul(x, w)\n y = Softmax(s) }",
+        ", ".join(["0.5"] * 20),
+        ", ".join(["0.6"] * 20),
+    )
+    assert tg.verify(right, right).ok
+    assert tg.verify(right, wrong).reasons[0].startswith("output 's': differs")
+
+
 def test_an_output_that_depends_on_sizes_only_may_be_constant() -> None:
     model = parse(
         "m (float[N,4] x) => (float[N,4] y, int64[1] width) { y = Neg(x)\n width = Shape <start = 1> (x) }"

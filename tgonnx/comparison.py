@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tgonnx.child import Stage
 from tgonnx.errors import ModelError, UnsupportedError, UsageError
 from tgonnx.feeds import STYLES, Drawer
+from tgonnx.known_part import makers_of, outputs_before
 from tgonnx.measure import EQUAL, Difference, Noise, different, measure
 from tgonnx.noise import HALF_STEP, reached_from, shaken_feeds, stepping_outputs, twin
 from tgonnx.runner import Runner, describe_feeds
@@ -30,6 +31,7 @@ from tgonnx.wellformed import without_initializers
 
 NOTHING_FINITE = "has no finite value on all inputs tried"
 _FINE_TWINS, _COARSE_TWINS = 4, 2
+_BEFORE = 4  # nodes back from an output that is one number
 _ALWAYS = 2  # sizes that are tried whatever the time: batch 1 and 3
 RUNS_APART = 1e-2  # relative; what threads may change from run to run is far less
 
@@ -87,6 +89,7 @@ class Finding:
     sizes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     ran_by: list[str] = field(default_factory=list)
+    constant: list[str] = field(default_factory=list)
 
     def note(self, found: Difference, where: str = "", how: str = "") -> None:
         """Keep the worst, and one reason for each output."""
@@ -96,10 +99,31 @@ class Finding:
 
 
 def compare(stage: Stage, a: Packed, b: Packed, how: How) -> Finding:
-    """Compare; `stage` is called with what is about to run, so that a crash can be placed."""
+    """Compare; `stage` is called with what is about to run, so that a crash can be placed.
+
+    Where an output is one number on all inputs (all classes are equally likely), what stands before it is compared in
+    its place, if both models make the output from it in the same way.
+    """
+    models = a.model(), b.model()
+    finding = _compared(stage, *models, how)
+    for _ in range(_BEFORE):
+        if not finding.constant or finding.reasons:
+            break
+        before = [makers_of(model, finding.constant) for model in models]
+        if before[0] != before[1] or None in before[0].values():
+            break
+        models = outputs_before(models[0], finding.constant), outputs_before(models[1], finding.constant)
+        again = _compared(stage, *models, how)
+        if again.reasons and all(" shape " in reason for reason in again.reasons):
+            break  # what stands before was cut
+        finding = again
+    return finding
+
+
+def _compared(stage: Stage, a: onnx.ModelProto, b: onnx.ModelProto, how: How) -> Finding:
     finding = Finding()
-    reference = Runner(a.model(), how.names[0], stage)
-    other = Runner(b.model(), how.names[1], stage)
+    reference = Runner(a, how.names[0], stage)
+    other = Runner(b, how.names[1], stage)
     try:
         pair = _Pair(reference, other, how.rtol, finding)
     except _OnlyOne as error:
@@ -227,6 +251,8 @@ class _Pair:
         for name, spread in self.spread.items():
             if name in drawn and (doubt := spread.doubt):
                 self.finding.doubts.append(f"output {name!r} of {self.reference.name} {doubt}")
+                if spread.is_one_number:
+                    self.finding.constant.append(name)
         if judge_inputs and self.last is not None:
             self._judge_inputs(*self.last, seed)
 
@@ -328,6 +354,11 @@ class _Spread:
         self.count += value.size
         if finite.size:
             self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
+
+    @property
+    def is_one_number(self) -> bool:
+        """Whether nothing but one number other than zero was seen."""
+        return self.low == self.high != 0 and not self.random and not self.texts
 
     @property
     def doubt(self) -> str:

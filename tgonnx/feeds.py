@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from tgonnx.errors import UnsupportedError
+from tgonnx.errors import ModelError, UnsupportedError
 from tgonnx.forced_sizes import with_forced_sizes
 from tgonnx.integer_ranges import Range, decides_sizes, integer_ranges
 from tgonnx.trial_sizes import Size, shapes_at
@@ -20,6 +21,7 @@ from tgonnx.trial_sizes import Size, shapes_at
 STYLES = ("normal", "unit", "wide", "pixels")
 WIDEST = 1 << 16  # integers tried where no table limits them
 _WIDE = 8.0
+_MOST = 1 << 28  # elements of an input
 _SMALL = 100  # rows of a table that are all met soon
 
 
@@ -51,12 +53,18 @@ class Drawer:
         self.ranges = integer_ranges(model, self.inputs)
         for value in self.inputs:
             tensor = value.type.tensor_type
-            if not value.type.HasField("tensor_type") or tensor.elem_type == TensorProto.STRING:
+            if tensor.elem_type in (TensorProto.UNDEFINED, TensorProto.STRING):
                 raise UnsupportedError(f"input {value.name!r} is not a tensor of numbers; give real inputs")
 
     def draw(self, size: Size, rng: np.random.Generator, style: str = "normal") -> dict[str, NDArray[Any]]:
-        """One array for each input, its floats in one of the `STYLES`. Masks are ones if that is `normal`."""
+        """One array for each input, its floats in one of the `STYLES`. Masks are ones if that is `normal`.
+
+        Raises `ModelError` for an input that is too large.
+        """
         shapes = shapes_at(self.inputs, size)
+        for name, shape in shapes.items():
+            if math.prod(shape) > _MOST:
+                raise ModelError(f"input {name!r} of shape {'x'.join(map(str, shape))} is too large to try")
         return {value.name: self._array(value, shapes[value.name], rng, style) for value in self.inputs}
 
     def redraw(

@@ -7,7 +7,7 @@ that operator's inputs such a model can be verified, and trained, like any other
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Collection, Iterable, Set
 from typing import Any
 
 import onnx
@@ -90,6 +90,34 @@ def with_rest(
         copy.CopyFrom(node)
         copy.input[:] = [renamed.get(name, name) for name in node.input]
     _put(result.graph.output, model.graph.output)
+    return result
+
+
+def makers_of(model: onnx.ModelProto, names: Iterable[str]) -> dict[str, bytes | None]:
+    """What makes each of these values, its operands' names and stored operands included; None if no node does."""
+    stored = {tensor.name: tensor.SerializeToString() for tensor in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found: dict[str, bytes | None] = {}
+    for name in names:
+        node = onnx.NodeProto()
+        if name in makers:
+            node.CopyFrom(makers[name])
+            node.ClearField("name")
+            operands = b"".join(stored.get(read, b"") for read in node.input)
+        found[name] = node.SerializeToString() + operands if name in makers else None
+    return found
+
+
+def outputs_before(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """A copy that gives the operands of the nodes that make `names`, in place of these outputs."""
+    made = {name for node in model.graph.node for name in node.output if name}
+    read = [name for node in model.graph.node if set(node.output) & set(names) for name in node.input]
+    left = [value for value in model.graph.output if value.name not in names]
+    there = {value.name for value in left}
+    result = without_initializers(model)
+    more = dict.fromkeys(name for name in read if name in made and name not in there)
+    _put(result.graph.output, [*left, *(onnx.ValueInfoProto(name=name) for name in more)])
+    result.graph.initializer.extend(model.graph.initializer)
     return result
 
 

@@ -180,8 +180,10 @@ def describe_type(value: onnx.ValueInfoProto) -> str:
     if not value.type.HasField("tensor_type"):
         return str(value.type.WhichOneof("value")).removesuffix("_type")
     tensor = value.type.tensor_type
-    if tensor.elem_type in (TensorProto.STRING, TensorProto.UNDEFINED):
-        kind = "string" if tensor.elem_type else "?"
+    if tensor.elem_type == TensorProto.STRING:
+        kind = "string"
+    elif tensor.elem_type == TensorProto.UNDEFINED:
+        kind = "?"
     else:
         kind = str(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
     if not tensor.HasField("shape"):
