@@ -24,14 +24,16 @@ import onnx
 from rich.console import Console
 from tables import as_markdown, as_table, graphs  # a neighbour, found as this script's folder is on the path
 
-from tgonnx.cost import PARAMETER_TYPES, CostModel
-from tgonnx.coupling import Coupling, analyze
-from tgonnx.model import Model, Source, load
+from tgonnx.analysis.cost import PARAMETER_TYPES, CostModel
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.model import Model, Source
+from tgonnx.analysis.solver import analyze
+from tgonnx.loading import load
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
-from tgonnx.runtime import Feeds, open_session
-from tgonnx.selection import Mask, random_mask
-from tgonnx.verify import contract_differences, runnable_feeds, verify
+from tgonnx.runtime.equivalence import contract_differences, runnable_feeds, verify
+from tgonnx.runtime.sessions import Feeds, open_session
+from tgonnx.selection.budget import Mask, random_mask
 
 KEEP = 0.5
 LIMITS = {"convolution": 0.30, "attention": 0.35}  # of the parameters, tables aside

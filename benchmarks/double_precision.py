@@ -13,15 +13,15 @@ import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from tgonnx.emit import Array
-from tgonnx.engines.check import moving
+from tgonnx.engines.gradient_check import moving
 from tgonnx.engines.spec import StepSpec
+from tgonnx.graph.builder import Array
 
 STEP = 1e-8  # of the root mean square of each parameter
 
 
 def slope(spec: StepSpec, gradients: Mapping[str, Array], feeds: Mapping[str, Array]) -> tuple[float, float]:
-    """What the gradients say and what the loss does, per unit of the step that `tgonnx.engines.check` takes."""
+    """What the gradients say and what the loss does, per unit of the step that `gradient_check` takes."""
     model, directions, t = moving(spec.model, gradients)
     doubled = as_double(model)
     names = {value.name for value in doubled.graph.input}

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 
 import tgonnx as tg
-from tgonnx.data import open_dataset
-from tgonnx.fitting import validate
-from tgonnx.metric import Metric
-from tgonnx.prune import BATCH, LR, steps_for
-from tgonnx.training import Journal, Recipe, Task, Teacher, fine_tune, refresh_statistics
+from tgonnx.data.sources import open_dataset
+from tgonnx.losses.fit import validate
+from tgonnx.losses.metric import Metric
+from tgonnx.pipeline import BATCH, LR, steps_for
+from tgonnx.training.search import Journal, Recipe, Task, Teacher, fine_tune, refresh_statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL, DATA = ROOT / "models" / "fashion_resnet20.onnx", ROOT / "models" / "fashion_mnist.npz"

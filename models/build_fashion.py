@@ -15,12 +15,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tgonnx.data import arrays, open_dataset
-from tgonnx.emit import Emitter, Value
-from tgonnx.fitting import validate
-from tgonnx.metric import Metric
-from tgonnx.samples import Batch, Dataset, Split
-from tgonnx.training import Journal, Progress, Recipe, Task, Teacher, fine_tune, refresh_statistics
+from tgonnx.data.samples import Batch, Dataset, Split
+from tgonnx.data.sources import arrays, open_dataset
+from tgonnx.graph.builder import Emitter, Value
+from tgonnx.losses.fit import validate
+from tgonnx.losses.metric import Metric
+from tgonnx.training.search import Journal, Progress, Recipe, Task, Teacher, fine_tune, refresh_statistics
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 HERE = Path(__file__).resolve().parent

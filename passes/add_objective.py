@@ -31,10 +31,10 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
-from tgonnx.cost import CostModel, Kind
-from tgonnx.emit import Emitter, Value
+from tgonnx.analysis.cost import CostModel, Kind
 from tgonnx.errors import UnsupportedError
-from tgonnx.fitting import Fit
+from tgonnx.graph.builder import Emitter, Value
+from tgonnx.losses.fit import Fit
 from tgonnx.passes.insert_gates import GATES
 
 ANSWER = "tgonnx.answer"  # labels int64 or targets float32, one per sample

@@ -19,9 +19,10 @@ import numpy as np
 import onnx
 from onnx import ModelProto, SparseTensorProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from tgonnx.graph.declared import open_sizes
+from tgonnx.graph.proto import MAX_DENSE, dense
 from tgonnx.passes import PassResult
-from tgonnx.passes.normalize import MAX_DENSE, dense, sparse_constants
-from tgonnx.wellformed import open_sizes
+from tgonnx.passes.normalize import sparse_constants
 
 FIRST_IR_WITH_CONSTANTS = 4  # before it, every initializer is an input
 FIRST_IR_WITH_SPARSE = 6

@@ -1,6 +1,7 @@
 """Fold what does not depend on the dynamic axes, and write reshape targets plainly.
 
-What is static is what `tgonnx.symbolic` proves by data flow; that a value was the same when it was tried is no proof.
+What is static is what `tgonnx.analysis.symbolic` proves by data flow; that a value was the same when it was tried is
+no proof.
 Handled:
 * a value that is static becomes an initializer (shape arithmetic, index tables, masks), unless it is large;
 * `If` with a static condition becomes the branch that is taken;
@@ -14,17 +15,20 @@ Handled:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from tgonnx.algebra import Size
+from tgonnx.analysis.algebra import Size
+from tgonnx.analysis.bindings import axis_keys, bind, rebind
+from tgonnx.analysis.shapes import Shape, Sweep
+from tgonnx.analysis.symbolic import Symbols, follow
+from tgonnx.graph.proto import captured_names, dense, fresh_name, remove_unused, replace_nodes
 from tgonnx.passes import PassResult
-from tgonnx.passes.normalize import captured_names, dense, fresh_name, replace_nodes
-from tgonnx.shapes import Sweep
-from tgonnx.symbolic import Symbols
+from tgonnx.passes.normalize import ConstantsToInitializers
 
 MAX_FOLDED = 1 << 16  # elements of the largest value that is stored instead of computed
 
@@ -194,20 +198,15 @@ def _plain_target(node: onnx.NodeProto, symbols: Symbols) -> np.ndarray | None:
     return target if (target == -1).sum() <= 1 else None
 
 
-def remove_unused(graph: onnx.GraphProto) -> bool:
-    """Remove nodes and initializers that no output depends on. Returns whether anything went."""
-    needed = {value.name for value in graph.output} | captured_names(graph)
-    kept = []
-    for node in reversed(graph.node):
-        if any(name in needed for name in node.output):
-            needed.update(name for name in node.input if name)
-            kept.append(node)
-    tensors = [t for t in graph.initializer if t.name in needed or t.name in {v.name for v in graph.input}]
-    changed = len(kept) < len(graph.node) or len(tensors) < len(graph.initializer)
-    if changed:
-        replace_nodes(graph, kept[::-1])
-        names = {t.name for t in tensors}
-        for i in reversed(range(len(graph.initializer))):
-            if graph.initializer[i].name not in names:
-                del graph.initializer[i]
-    return changed
+def fold(proto: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[onnx.ModelProto, Symbols]:
+    """Store what depends on no dynamic axis; `proto` is changed. What is known of its sizes comes with it."""
+    bindings = bind(proto, sizes)
+    while True:
+        first, second = bindings
+        symbols = follow(proto, first.swept, second.swept, axis_keys(proto))
+        result = FoldShapes(symbols)(proto)
+        proto = result.model
+        if not result.changed:
+            return proto, symbols
+        ConstantsToInitializers()(proto)  # those that a branch brought along
+        bindings = rebind(proto, bindings)

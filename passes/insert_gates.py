@@ -3,7 +3,7 @@
 Handled:
 * `contract` sites: the operand that is summed (a weight where there is one) is multiplied by the gates of its axis;
 * `normalize` sites: the node is replaced by its form over the open labels only (the operator's `gated` entry);
-* stored numbers that stand for the length of an axis become that of the open labels (`tgonnx.lengths`).
+* stored numbers that stand for the length of an axis become that of the open labels (`tgonnx.analysis.lengths`).
 
 All gates are one vector, the graph value `GATES`, one number per unit; each site gathers its own, and pinned labels
 read a constant 1. What makes the vector is the caller's: a mask, or a trainable gate.
@@ -26,14 +26,14 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 
 from tgonnx import ops
-from tgonnx.coupling import Coupling, PlacedSite
+from tgonnx.analysis.coupling import Coupling, PlacedSite
+from tgonnx.analysis.lengths import Length
 from tgonnx.errors import UnsupportedError
-from tgonnx.lengths import Length
-from tgonnx.ops.gating import Gating
+from tgonnx.graph.proto import fresh_name
+from tgonnx.ops.aspects.gating import Gating
 from tgonnx.passes import PassResult
 from tgonnx.passes.file_form import give_form_back
-from tgonnx.passes.normalize import fresh_name
-from tgonnx.selection import Mask
+from tgonnx.selection.budget import Mask
 
 GATES = "tgonnx.gate_values"  # float32 [units]
 

@@ -7,16 +7,15 @@ from typing import TypeVar
 import onnx.version_converter
 from onnx import FunctionProto, ModelProto, NodeProto, OperatorSetIdProto, helper
 
-import tgonnx.gates
-import tgonnx.ops  # noqa: F401  (both fill the table)
-from tgonnx.definitions import SETTLED, opset_of, write_out
-from tgonnx.emit import Emitter, attributes_of
+from tgonnx.analysis.inference import types_of
 from tgonnx.errors import UnsupportedError
-from tgonnx.gradient_row import Row
-from tgonnx.model import fold
-from tgonnx.ops.registry import definition, gradient
+from tgonnx.graph.builder import Emitter, attributes_of
+from tgonnx.graph.expand import SETTLED, write_out
+from tgonnx.graph.proto import opset_of
+from tgonnx.ops.aspects.row import Row
+from tgonnx.ops.aspects.tables import definition, gradient
+from tgonnx.passes.fold_shapes import fold
 from tgonnx.passes.normalize import ConstantsToInitializers
-from tgonnx.value_types import types_of
 
 M = TypeVar("M", ModelProto, NodeProto, FunctionProto, OperatorSetIdProto)
 OLDEST = 18

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, inliner, numpy_helper
+from onnx import inliner, numpy_helper
 
+from tgonnx.graph.proto import captured_names, constant_tensor, fresh_name, replace_nodes
 from tgonnx.passes import PassResult
 
-MAX_DENSE = 1 << 26  # elements of the largest sparse tensor that is made dense
 MAX_COPY = 1 << 16  # elements of the largest constant-valued initializer that is copied per use
 
 
@@ -57,25 +57,11 @@ class UnshareConstants:
         return PassResult(model, _unshare(model.graph))
 
 
-def captured_names(graph: onnx.GraphProto) -> set[str]:
-    """Every name that a subgraph of a node (If, Loop, Scan) reads, its own names included."""
-    names: set[str] = set()
-    for node in graph.node:
-        for attribute in node.attribute:
-            for sub in (
-                [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []
-            ):
-                names |= {name for inner in sub.node for name in inner.input}
-                names |= {output.name for output in sub.output}
-                names |= captured_names(sub)
-    return names
-
-
 def _constants_to_initializers(graph: onnx.GraphProto) -> bool:
     outputs = {value.name for value in graph.output}
     kept, made = [], []
     for node in graph.node:
-        tensor = None if node.op_type != "Constant" or node.output[0] in outputs else _constant(node)
+        tensor = None if node.op_type != "Constant" or node.output[0] in outputs else constant_tensor(node)
         if tensor is None:
             kept.append(node)
         else:
@@ -86,26 +72,6 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> bool:
     return bool(made)
 
 
-def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    attribute = node.attribute[0]
-    value = helper.get_attribute_value(attribute)
-    if attribute.name == "value":
-        tensor = onnx.TensorProto()
-        tensor.CopyFrom(value)
-        tensor.name = node.output[0]
-        return tensor
-    if attribute.name == "sparse_value" and int(np.prod(value.dims, dtype=np.float64)) <= MAX_DENSE:
-        return dense(value, node.output[0])
-    kinds = {
-        "value_int": np.int64,
-        "value_ints": np.int64,
-        "value_float": np.float32,
-        "value_floats": np.float32,
-    }
-    kind = kinds.get(attribute.name)
-    return None if kind is None else numpy_helper.from_array(np.array(value, kind), node.output[0])
-
-
 def sparse_constants(model: onnx.ModelProto) -> set[str]:
     """The outputs of the main graph's `Constant` nodes that hold a sparse tensor."""
     return {
@@ -113,15 +79,6 @@ def sparse_constants(model: onnx.ModelProto) -> set[str]:
         for node in model.graph.node
         if node.op_type == "Constant" and any(a.name == "sparse_value" for a in node.attribute)
     }
-
-
-def dense(tensor: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
-    """A sparse tensor with its zeros written out. Its indices are linear ([n]) or one per axis ([n, rank])."""
-    values, indices = numpy_helper.to_array(tensor.values), numpy_helper.to_array(tensor.indices)
-    full = np.zeros(tuple(tensor.dims), values.dtype)
-    places = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), full.shape)
-    full.reshape(-1)[places] = values
-    return numpy_helper.from_array(full, name)
 
 
 def _resolve_aliases(graph: onnx.GraphProto) -> bool:
@@ -183,22 +140,3 @@ def _all_equal(tensor: onnx.TensorProto) -> bool:
         return False
     values = numpy_helper.to_array(tensor).reshape(-1)
     return bool((values == values[0]).all())
-
-
-def fresh_name(wish: str, taken: object) -> str:
-    """`wish`, with a number behind it if it is in `taken`."""
-    name, number = wish, 1
-    while name in taken:  # type: ignore[operator]
-        name, number = f"{wish}_{number}", number + 1
-    return name
-
-
-def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    """Make `nodes` (nodes of this graph among them) the graph's nodes."""
-    copies = []
-    for node in nodes:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copies.append(copy)
-    del graph.node[:]
-    graph.node.extend(copies)

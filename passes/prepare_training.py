@@ -21,15 +21,14 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from tgonnx import gates
-from tgonnx.definitions import opset_of
-from tgonnx.engines.versions import newest_versions
 from tgonnx.errors import UnsupportedError
-from tgonnx.model import fold
-from tgonnx.passes.fold_shapes import remove_unused
+from tgonnx.graph.proto import opset_of, remove_unused
+from tgonnx.ops import trainable_gate as gates
+from tgonnx.passes.fold_shapes import fold
 from tgonnx.passes.insert_gates import GATES
 from tgonnx.passes.make_differentiable import make_differentiable
 from tgonnx.passes.single_precision import single_precision
+from tgonnx.runtime.versions import newest_versions
 
 LOGITS = "tgonnx.gates"  # float32 [units]
 SMALLEST_BATCH = 8  # fewer samples say too little about a mean and a variance

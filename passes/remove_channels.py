@@ -4,7 +4,7 @@ Handled, node after node, with shapes inferred again as it goes:
 * every initializer loses the labels that are closed, along each of its axes;
 * the operator's `resize` entry rewrites stored sizes (groups, split sizes, reshape targets, pads, indices, ...);
 * a computed reshape or expand target that still says the old size gets its element scaled;
-* stored numbers that stand for the length of an axis become that of what is left of it (`tgonnx.lengths`);
+* stored numbers that stand for the length of an axis become that of what is left of it (`tgonnx.analysis.lengths`);
 * a size that is divided further on (heads x samples by heads) is set back to what it was before the cut, as a
   division of less would not come out even;
 * after each node the inferred shape must be the one that the labels say.
@@ -21,19 +21,18 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tgonnx import ops
-from tgonnx.algebra import Size
-from tgonnx.coupling import Coupling
+from tgonnx.analysis.algebra import Size
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.lengths import rescaled
+from tgonnx.analysis.model import Model, Node
+from tgonnx.analysis.shapes import Shape, Sweep, empty_sweep
 from tgonnx.errors import VerificationError
-from tgonnx.labels import Labels, lookup
-from tgonnx.lengths import rescaled
-from tgonnx.model import Model, Node
-from tgonnx.ops.cut import Cut, Keep
+from tgonnx.graph.proto import captured_names, fresh_name, remove_unused
+from tgonnx.ops.aspects.cut import Cut, Keep
+from tgonnx.ops.aspects.relations import Labels, lookup
 from tgonnx.passes import PassResult
 from tgonnx.passes.file_form import give_form_back
-from tgonnx.passes.fold_shapes import remove_unused
-from tgonnx.passes.normalize import captured_names, fresh_name
-from tgonnx.selection import Mask
-from tgonnx.shapes import Shape, Sweep, empty_sweep
+from tgonnx.selection.budget import Mask
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tgonnx.coupling import Coupling
+from tgonnx.analysis.coupling import Coupling
 from tgonnx.passes import PassResult
-from tgonnx.selection import Mask
+from tgonnx.selection.budget import Mask
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 

@@ -25,7 +25,7 @@ from google.protobuf.message import Message
 from hunting import hunt
 from onnx import TensorProto, helper, numpy_helper
 
-from tgonnx.cli import main
+from tgonnx.cli.app import main
 
 CODES = {0, 1, 2, 3, 4, 5, 6, 7, 8}  # 130 is for interrupts
 SECONDS, MEMORY = 60, 8 << 30  # for one command on a model of a few kilobytes; bytes of address space

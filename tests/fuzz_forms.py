@@ -21,11 +21,12 @@ from random_forms import OPSETS, wild_model
 from random_graphs import random_model
 from zoo.pack import HERE, SUFFIX, unpack
 
-from tgonnx.coupling import analyze
-from tgonnx.model import Source, load
+from tgonnx.analysis.model import Source
+from tgonnx.analysis.solver import analyze
+from tgonnx.loading import load
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
-from tgonnx.selection import Mask, random_mask
+from tgonnx.selection.budget import Mask, random_mask
 
 SMALL = 20_000  # bytes of a packed graph; larger ones take too long here
 PACKED = [path for path in sorted(HERE.glob(f"*{SUFFIX}")) if path.stat().st_size < SMALL]

@@ -10,8 +10,8 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from tgonnx import gates
 from tgonnx.engines import session
+from tgonnx.ops import trainable_gate as gates
 
 Array = np.ndarray[Any, Any]
 

@@ -1,4 +1,4 @@
-"""A second oracle, which shares nothing with `tgonnx.verify`: sessions, sizes, inputs and measure are its own.
+"""A second oracle, which shares nothing with `equivalence`: sessions, sizes, inputs and measure are its own.
 
 The sizes are those that a user may choose: batches of 1, 2 and 3, height different from width, odd lengths. Where
 the original runs, the gated and the pruned model must run and agree, on the installed onnxruntime with its
@@ -15,11 +15,12 @@ import onnx
 import onnxruntime
 from onnx import helper
 
-from tgonnx.coupling import Coupling, analyze
-from tgonnx.model import load
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.solver import analyze
+from tgonnx.loading import load
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
-from tgonnx.selection import Mask, random_mask
+from tgonnx.selection.budget import Mask, random_mask
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Sizes = Mapping[str, int]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from tgonnx.cost import PARAMETER_TYPES, CostModel
-from tgonnx.coupling import Attention, Coupling, analyze
+from tgonnx.analysis.cost import PARAMETER_TYPES, CostModel
+from tgonnx.analysis.coupling import Attention, Coupling
+from tgonnx.analysis.model import Model
+from tgonnx.analysis.solver import analyze
 from tgonnx.errors import ModelError
-from tgonnx.model import Model, load
+from tgonnx.io.checker import only_in_runtime
+from tgonnx.loading import load
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
-from tgonnx.runtime import open_session
-from tgonnx.selection import Mask, random_mask
-from tgonnx.wellformed import only_in_runtime
+from tgonnx.runtime.sessions import open_session
+from tgonnx.selection.budget import Mask, random_mask
 
 
 def feeds_of(model: Model, seed: int = 0, other_sizes: bool = False) -> dict[str, np.ndarray]:

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tgonnx import gates
-from tgonnx.emit import Emitter, Value
 from tgonnx.engines import ParameterGroup, StepSpec
+from tgonnx.graph.builder import Emitter, Value
+from tgonnx.ops import trainable_gate as gates
 
 
 class ResNet:

@@ -10,9 +10,10 @@ from composite_cases import CACHES, DEFINED, DEFORMED, RECURRENT, SAMPLING, STEP
 from gradient_cases import Case, build, directional, f32, ints
 from onnx import numpy_helper, parser
 
-from tgonnx import autodiff, engines
-from tgonnx.engines.versions import newest_versions
+from tgonnx import engines
+from tgonnx.engines import autodiff
 from tgonnx.errors import UnsupportedError
+from tgonnx.runtime.versions import newest_versions
 
 ENGINES = ["portable", "ort-training"] if engines.choose() == "ort-training" else ["portable"]
 

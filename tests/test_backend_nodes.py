@@ -24,8 +24,8 @@ from oracle import check_exact, feeds_of, run
 
 from tgonnx import ops
 from tgonnx.errors import ModelError, UnsupportedError
-from tgonnx.model import load
-from tgonnx.ops.kept import KEPT
+from tgonnx.loading import load
+from tgonnx.ops.unprunable import KEPT
 
 FLOAT = TensorProto.FLOAT
 FLOATS = (FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)

@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from tests.test_loading import externalise, mlp
-from tgonnx.cli import main
+from tgonnx.cli.app import main
 
 Change = Callable[[onnx.ModelProto], None]
 

@@ -19,9 +19,9 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 import tgonnx
 from tests.test_loading import mlp
+from tgonnx.data.npz import read_npz
 from tgonnx.errors import DataError
 from tgonnx.loading import read
-from tgonnx.npz import read_npz
 
 resource = pytest.importorskip("resource")
 MEMORY, SECONDS = 2 << 30, 30  # address space of a child, of which libraries take half; and CPU time

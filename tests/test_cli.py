@@ -10,11 +10,11 @@ import onnx
 import pytest
 
 from tests.test_loading import mlp
-from tgonnx import cli
-from tgonnx.cli import main
+from tgonnx.cli import looking
+from tgonnx.cli.app import main
 from tgonnx.errors import DivergedError, UsageError
 from tgonnx.loading import read
-from tgonnx.selection import Mask
+from tgonnx.selection.budget import Mask
 
 Capture = pytest.CaptureFixture[str]
 
@@ -122,7 +122,7 @@ def test_every_failure_is_one_line_and_a_code(
     def fail(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(cli, "_analyzed", fail)
+    monkeypatch.setattr(looking, "analyzed", fail)
     assert main(["inspect", str(model), "--json"]) == code
     shown = capsys.readouterr()
     assert shown.err.startswith("error: ")
@@ -176,7 +176,7 @@ def test_a_result_survives_what_happens_during_the_run(
     mishap: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """The input is gone, too: nothing that a run needs is read again."""
-    prune_module = importlib.import_module("tgonnx.prune")
+    prune_module = importlib.import_module("tgonnx.pipeline")
     run, folder = prune_module.prune, tmp_path / "out"
     folder.mkdir()
     monkeypatch.chdir(tmp_path)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from onnx import helper, parser
 from random_graphs import random_model
 
-from tgonnx.axis_graph import Axis
-from tgonnx.coupling import Coupling, analyze
-from tgonnx.model import load
-from tgonnx.selection import random_mask
+from tgonnx.analysis.axis_graph import Axis
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.solver import analyze
+from tgonnx.loading import load
+from tgonnx.selection.budget import random_mask
 
 seeds = st.integers(0, 2**32 - 1)
 Outline = list[tuple[int, int, tuple[tuple[str, int], ...]]]

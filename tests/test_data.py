@@ -13,9 +13,9 @@ from onnx import parser
 from PIL import Image
 
 from tgonnx import data
+from tgonnx.data.samples import Dataset
 from tgonnx.errors import DataError, UsageError
-from tgonnx.fitting import Fit, validate
-from tgonnx.samples import Dataset
+from tgonnx.losses.fit import Fit, validate
 
 
 def classifier(batch: str = "N") -> onnx.ModelProto:

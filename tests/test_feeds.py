@@ -9,12 +9,12 @@ from onnx import parser
 
 import tgonnx as tg
 from tests.test_verify import parse
-from tgonnx.declared import model_inputs
 from tgonnx.errors import ModelError
-from tgonnx.feeds import Drawer
-from tgonnx.runtime import open_session
-from tgonnx.trial_sizes import Size, Trials, shapes_at
-from tgonnx.verify import runnable_feeds
+from tgonnx.graph.declared import model_inputs
+from tgonnx.runtime.equivalence import runnable_feeds
+from tgonnx.runtime.feeds import Drawer
+from tgonnx.runtime.sessions import open_session
+from tgonnx.runtime.trial_sizes import Size, Trials, shapes_at
 
 
 def drawn(model: onnx.ModelProto, name: str, style: str = "normal") -> set[int]:

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, parser
 
 import tgonnx as tg
-from tgonnx.declared import model_inputs
+from tgonnx.graph.declared import is_placeholder, model_inputs
+from tgonnx.io.save import save
 from tgonnx.passes.remove_channels import RemoveChannels
-from tgonnx.prune import PruneResult
-from tgonnx.runtime import open_session
-from tgonnx.saving import save
-from tgonnx.verify import contract_differences
-from tgonnx.wellformed import is_placeholder
+from tgonnx.pipeline import PruneResult
+from tgonnx.runtime.equivalence import contract_differences
+from tgonnx.runtime.sessions import open_session
 
 Floats = NDArray[np.float32]
 LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("*.onnx"))

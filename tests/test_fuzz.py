@@ -13,7 +13,7 @@ from fuzz_damage import captured, check_damaged, command, damage, judge, limit_m
 from fuzz_forms import check_mutated
 from mutations import MUTATIONS, Mutation, Skip
 
-from tgonnx.cli import main
+from tgonnx.cli.app import main
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)

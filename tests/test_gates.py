@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from tgonnx import engines, gates
+from tgonnx import engines
+from tgonnx.ops import trainable_gate as gates
 
 ENGINES = ["portable", "ort-training"] if engines.choose() == "ort-training" else ["portable"]
 LOGITS = np.array([-2.03, -0.7, -1e-3, 0.0, 2e-3, 0.51, 1.7], np.float32)

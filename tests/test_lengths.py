@@ -12,12 +12,12 @@ from onnx import numpy_helper
 from oracle import check_exact, run
 from test_operators import model
 
-from tgonnx.coupling import analyze
-from tgonnx.model import load
+from tgonnx.analysis.solver import analyze
+from tgonnx.loading import load
 from tgonnx.passes.insert_gates import gate, insert_gates
 from tgonnx.passes.remove_channels import apply
-from tgonnx.prune import embed
-from tgonnx.selection import random_mask
+from tgonnx.pipeline import embed
+from tgonnx.selection.budget import random_mask
 
 N = 8
 SIGNATURE = "(float[M,5] x) => (float[M,3] y)"

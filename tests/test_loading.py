@@ -10,8 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from tgonnx.errors import ModelError, UsageError
-from tgonnx.loading import read
-from tgonnx.model import load
+from tgonnx.loading import load, read
 
 F = TensorProto.FLOAT
 

@@ -10,8 +10,8 @@ from onnx import numpy_helper, parser
 
 import tgonnx as tg
 from tests.test_verify import parse
-from tgonnx.measure import Array, Noise, channel_extent, measure
-from tgonnx.noise import stepping_outputs, twin
+from tgonnx.runtime.measure import Array, Noise, channel_extent, measure
+from tgonnx.runtime.noise import stepping_outputs, twin
 
 RNG = np.random.default_rng(0)
 

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, parser
 from small_task import network
 
-from tgonnx import gates
-from tgonnx.cost import KINDS, CostModel, Kind
-from tgonnx.coupling import Coupling, analyze
+from tgonnx.analysis.cost import KINDS, CostModel, Kind
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.solver import analyze
 from tgonnx.engines import gradients
 from tgonnx.engines.trainer import session
 from tgonnx.errors import UnsupportedError
-from tgonnx.fitting import Fit
-from tgonnx.model import load
+from tgonnx.loading import load
+from tgonnx.losses.fit import Fit
+from tgonnx.ops import trainable_gate as gates
 from tgonnx.passes.add_objective import (
     ANSWER,
     COST,

@@ -8,9 +8,10 @@ import pytest
 from onnx import helper, numpy_helper, parser
 from oracle import check_exact, run
 
-from tgonnx.cost import CostModel
-from tgonnx.coupling import Attention, analyze
-from tgonnx.model import load
+from tgonnx.analysis.cost import CostModel
+from tgonnx.analysis.coupling import Attention
+from tgonnx.analysis.solver import analyze
+from tgonnx.loading import load
 from tgonnx.passes.make_differentiable import make_differentiable
 
 

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from oracle import check_exact, difference, feeds_of, run
 from random_graphs import random_model
 
-from tgonnx.coupling import analyze
-from tgonnx.model import load
+from tgonnx.analysis.solver import analyze
+from tgonnx.loading import load
 from tgonnx.passes.normalize import (
     ConstantsToInitializers,
     InlineFunctions,
@@ -18,7 +18,7 @@ from tgonnx.passes.normalize import (
     UnshareConstants,
 )
 from tgonnx.passes.remove_channels import apply
-from tgonnx.selection import Mask, random_mask
+from tgonnx.selection.budget import Mask, random_mask
 
 
 def parse(text: str, opset: int = 17, ir: int = 8) -> onnx.ModelProto:

@@ -17,13 +17,13 @@ from onnx import numpy_helper, parser
 import tgonnx as tg
 from tests.test_loading import mlp
 from tests.test_verify import parse
-from tgonnx import child
-from tgonnx.coupling import Coupling
-from tgonnx.known_part import known_part, unknown_operators
+from tgonnx.analysis.coupling import Coupling
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
 from tgonnx.proof import UNVERIFIED, Prover
-from tgonnx.selection import Mask, random_mask
+from tgonnx.runtime import child
+from tgonnx.runtime.known_part import known_part, unknown_operators
+from tgonnx.selection.budget import Mask, random_mask
 
 
 def prepared(source: onnx.ModelProto) -> tuple[Coupling, Mask]:

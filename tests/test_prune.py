@@ -12,8 +12,8 @@ from onnx import numpy_helper, parser
 from small_task import network, samples
 
 import tgonnx as tg
-from tgonnx.prune import PruneResult, embed
-from tgonnx.training import Journal, Recipe, fine_tune
+from tgonnx.pipeline import PruneResult, embed
+from tgonnx.training.search import Journal, Recipe, fine_tune
 
 Array = np.ndarray[Any, Any]
 

@@ -14,7 +14,7 @@ from resnet import ResNet
 
 from tgonnx import engines
 from tgonnx.engines import ParameterGroup, StepSpec, rehearsal
-from tgonnx.engines.check import judge, relaxed
+from tgonnx.engines.gradient_check import judge, relaxed
 from tgonnx.errors import InstallationError, UnsupportedError
 
 TRAINS = engines.choose() == "ort-training"
@@ -171,7 +171,7 @@ def test_training_stops_before_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     from small_task import network as small_network
     from small_task import samples
 
-    from tgonnx.prune import prune
+    from tgonnx.pipeline import prune
 
     program = (
         "import json, os, pathlib, sys; from tgonnx.engines.rehearsal import play; place = sys.argv[1]; "
@@ -213,7 +213,7 @@ def test_a_missing_device_is_one_line_and_exit_code_8(
     from small_task import network as small_network
     from small_task import samples
 
-    from tgonnx.cli import main
+    from tgonnx.cli.app import main
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("the device is there")
@@ -234,7 +234,7 @@ def test_training_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     from small_task import samples
 
     from tgonnx.engines import trainer
-    from tgonnx.prune import prune
+    from tgonnx.pipeline import prune
 
     program = (
         "import sys; from tgonnx.engines import trainer; "

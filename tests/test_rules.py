@@ -15,13 +15,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from tgonnx import ops
-from tgonnx.choices import OpenChoice
-from tgonnx.classes import Classes
-from tgonnx.coupling import analyze
-from tgonnx.labels import Alternative, Choice, Free, Relation, Site, Tie, mentioned
-from tgonnx.model import load
-from tgonnx.ops.registry import Table
-from tgonnx.ops.view import Unlabelled, View
+from tgonnx.analysis.choices import OpenChoice
+from tgonnx.analysis.classes import Classes
+from tgonnx.analysis.solver import analyze
+from tgonnx.loading import load
+from tgonnx.ops.aspects.relations import Alternative, Choice, Free, Relation, Site, Tie, mentioned
+from tgonnx.ops.aspects.tables import Table
+from tgonnx.ops.aspects.view import Unlabelled, View
 
 
 def single(text: str, inputs: str, opset: int) -> onnx.ModelProto:

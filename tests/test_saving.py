@@ -16,12 +16,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from test_loading import mlp
 
-import tgonnx.saving as saving
-from tests.test_loading import mlp
+import tgonnx.io.save as saving
 from tgonnx.errors import UsageError, VerificationError
+from tgonnx.io.save import check_destination, save, save_anyway
 from tgonnx.loading import read
-from tgonnx.saving import check_destination, save, save_anyway
 
 
 def test_round_trip_and_permissions(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_failed_replacement_leaves_the_old_pair(
 KILLED = """
 import os, signal, sys
 import onnx
-import tgonnx.saving as saving
+import tgonnx.io.save as saving
 from tests.test_saving import scaled
 saving.PROTOBUF_LIMIT = 500
 wanted, count = int(sys.argv[2]), 0
@@ -162,7 +162,7 @@ def test_a_killed_replacement_leaves_the_old_pair_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_files(monkeypatch)
-    root = str(Path(saving.__file__).parents[1])
+    root = str(Path(saving.__file__).parents[2])
     path = tmp_path / "m.onnx"
     seen = []
     for moment in range(1, 40):

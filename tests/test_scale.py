@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from onnx import parser
 from random_graphs import random_model
 
-from tgonnx.classes import Classes
-from tgonnx.coupling import Coupling, analyze
-from tgonnx.labelling import LONG, MOST
-from tgonnx.labels import is_whole
-from tgonnx.model import load
+from tgonnx.analysis.classes import Classes
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.labelling import LONG, MOST
+from tgonnx.analysis.solver import analyze
+from tgonnx.loading import load
+from tgonnx.ops.aspects.relations import is_whole
 from tgonnx.passes.remove_channels import apply
-from tgonnx.selection import random_mask
+from tgonnx.selection.budget import random_mask
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from analysis_speed import blocks, reshapes
@@ -91,9 +92,9 @@ def test_nothing_else_depends_on_what_stays_whole(seed: int, long: int) -> None:
     """Even if every axis that can stays whole, units, groups, reasons and sites are the same."""
     model = load(random_model(seed, 17, 4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tgonnx.labelling.LONG", 10**9)
+        patch.setattr("tgonnx.analysis.labelling.LONG", 10**9)
         every = analyze(model)
-        patch.setattr("tgonnx.labelling.LONG", long)
+        patch.setattr("tgonnx.analysis.labelling.LONG", long)
         few = analyze(model)
     assert few.labelling.size < every.labelling.size
     assert few.to_json() == every.to_json()
@@ -137,7 +138,7 @@ def test_declared_sizes_cost_nothing() -> None:
 def test_doubling_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """An axis that could be cut is followed up to a limit, then it stays, with that reason."""
     limit, times = 8 * LONG, int(np.log2(8 * LONG)) + 2
-    monkeypatch.setattr("tgonnx.labelling.MOST", limit)
+    monkeypatch.setattr("tgonnx.analysis.labelling.MOST", limit)
     doubled = "  ".join(f"h{i + 1} = Concat <axis = 1> (h{i}, h{i})" for i in range(times))
     coupling = coupled(
         f"""net (float[1, 3] x) => (float[1, 1] y) {{

@@ -10,12 +10,13 @@ import pytest
 from onnx import numpy_helper, parser
 from random_graphs import random_model
 
-from tgonnx.cost import KINDS, CostModel, Kind, Target
-from tgonnx.coupling import Coupling, analyze
+from tgonnx.analysis.cost import KINDS, CostModel, Kind, Target
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.solver import analyze
 from tgonnx.errors import TargetError, UsageError
-from tgonnx.model import load
-from tgonnx.norms import unit_norms
-from tgonnx.selection import Mask, fit, random_mask, select
+from tgonnx.loading import load
+from tgonnx.selection.budget import Mask, fit, random_mask, select
+from tgonnx.selection.norms import unit_norms
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from onnx import TensorProto, parser
 from random_graphs import random_model
 from test_passes import parse
 
-from tgonnx.model import load
-from tgonnx.runtime import open_session
-from tgonnx.shapes import sweep
+from tgonnx.analysis.shapes import sweep
+from tgonnx.loading import load
+from tgonnx.runtime.sessions import open_session
 
 
 def test_shape_arithmetic_is_known() -> None:

@@ -16,7 +16,7 @@ import pytest
 from small_task import network, samples
 
 import tgonnx
-from tgonnx import interrupts
+from tgonnx.io import interrupts
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
 ROOT = Path(tgonnx.__file__).parents[1]

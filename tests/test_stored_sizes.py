@@ -9,11 +9,11 @@ from onnx import helper, numpy_helper
 from oracle import check_exact, run
 from test_operators import model, units_of
 
-from tgonnx.coupling import analyze
-from tgonnx.model import load
+from tgonnx.analysis.solver import analyze
+from tgonnx.loading import load
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
-from tgonnx.selection import random_mask
+from tgonnx.selection.budget import random_mask
 
 FAR = 2**31 - 1
 

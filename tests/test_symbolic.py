@@ -11,10 +11,10 @@ from independent import run, session
 from onnx import helper, numpy_helper, parser
 
 import tgonnx as tg
-from tgonnx.algebra import Algebra, Size
+from tgonnx.analysis.algebra import Algebra, Size
+from tgonnx.analysis.input_shapes import parse_shapes
 from tgonnx.errors import UsageError
-from tgonnx.input_shapes import parse_shapes
-from tgonnx.model import load
+from tgonnx.loading import load
 
 Feeds = dict[str, np.ndarray]
 
@@ -241,7 +241,7 @@ def test_shapes_are_written_with_their_input() -> None:
 
 
 def test_a_shape_can_be_fixed(tmp_path: Path) -> None:
-    from tgonnx.cli import main
+    from tgonnx.cli.app import main
 
     text = "g (float[N,3,H,W] x) => (float[N,5,H,W] y) { h = Conv(x, w1) r = Relu(h) y = Conv(r, w2) }"
     source, out = tmp_path / "m.onnx", tmp_path / "o.onnx"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tgonnx import gates
+from tgonnx.ops import trainable_gate as gates
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from synthetic import kept, train

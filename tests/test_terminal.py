@@ -14,8 +14,8 @@ import pytest
 
 import tgonnx
 from tests.test_loading import mlp
-from tgonnx.cli import main
-from tgonnx.visible import visible
+from tgonnx.cli.app import main
+from tgonnx.io.visible import visible
 
 Capture = pytest.CaptureFixture[str]
 NASTY = "\x1b]0;owned\x07\x1b[2J\u202egnp.exe\nerror: \x9b31m\u2028"
@@ -108,7 +108,7 @@ def test_json_is_nothing_but_json(tmp_path: Path) -> None:
         "bench m.onnx p.onnx --repeats 2",
     )
     program = (
-        "import sys, shlex; from tgonnx.cli import main\n"
+        "import sys, shlex; from tgonnx.cli.app import main\n"
         "for line in sys.argv[1:]: print(main([*shlex.split(line), '--json'])); sys.stdout.flush()"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(tgonnx.__file__).parents[1])}

@@ -10,13 +10,15 @@ import pytest
 from onnx import numpy_helper
 from small_task import network, samples
 
-from tgonnx.cost import Target
-from tgonnx.coupling import Coupling, analyze
-from tgonnx.data import arrays, open_dataset
-from tgonnx.fitting import validate
-from tgonnx.metric import Metric
-from tgonnx.model import load
-from tgonnx.training import (
+from tgonnx.analysis.cost import Target
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.solver import analyze
+from tgonnx.data.sources import arrays, open_dataset
+from tgonnx.graph.proto import with_values
+from tgonnx.loading import load
+from tgonnx.losses.fit import validate
+from tgonnx.losses.metric import Metric
+from tgonnx.training.search import (
     Diverged,
     Journal,
     Progress,
@@ -29,7 +31,6 @@ from tgonnx.training import (
     refresh_statistics,
     search,
     search_floors,
-    with_values,
 )
 
 Array = np.ndarray[Any, Any]

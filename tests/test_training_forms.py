@@ -11,12 +11,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tgonnx import engines
-from tgonnx.engines.check import judge
-from tgonnx.engines.versions import newest_versions
-from tgonnx.fitting import Fit
-from tgonnx.model import load
-from tgonnx.samples import Batch
-from tgonnx.training import Recipe, Task, Teacher, make_spec
+from tgonnx.data.samples import Batch
+from tgonnx.engines.gradient_check import judge
+from tgonnx.loading import load
+from tgonnx.losses.fit import Fit
+from tgonnx.runtime.versions import newest_versions
+from tgonnx.training.search import Recipe, Task, Teacher, make_spec
 
 TRAINS = engines.choose() == "ort-training"
 ENGINES: list[Any] = ["portable", "ort-training"] if TRAINS else ["portable"]

@@ -10,12 +10,12 @@ import pytest
 from onnx import numpy_helper, parser
 
 from tests.test_loading import mlp
-from tgonnx.bench import latency
-from tgonnx.doctor import diagnose
 from tgonnx.errors import ModelError, UsageError
-from tgonnx.feeds import random_feeds
-from tgonnx.runtime import open_session
-from tgonnx.verify import describe_type, verify
+from tgonnx.runtime.doctor import diagnose
+from tgonnx.runtime.equivalence import describe_type, verify
+from tgonnx.runtime.feeds import random_feeds
+from tgonnx.runtime.latency import latency
+from tgonnx.runtime.sessions import open_session
 
 
 def scaled(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:

@@ -8,14 +8,16 @@ result.save("model.pruned.onnx")
 
 from __future__ import annotations
 
-import tgonnx.interrupts  # noqa: F401 (first, as the others take their time)
+import tgonnx.io.interrupts  # noqa: F401 (first, as the others take their time)
 
 # isort: split
 import onnx
 
 from tgonnx import data
-from tgonnx.cost import Cost, CostModel, Target
-from tgonnx.coupling import Coupling, analyze
+from tgonnx.analysis.cost import Cost, CostModel, Target
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.model import Model, Source
+from tgonnx.analysis.solver import analyze
 from tgonnx.errors import (
     DataError,
     DivergedError,
@@ -27,12 +29,12 @@ from tgonnx.errors import (
     UsageError,
     VerificationError,
 )
-from tgonnx.model import Model, Source, load
+from tgonnx.loading import load
 from tgonnx.passes import insert_gates, remove_channels
-from tgonnx.prune import Figures, PruneResult, prune
-from tgonnx.selection import Mask, select
-from tgonnx.training import Progress
-from tgonnx.verify import Check, verify
+from tgonnx.pipeline import Figures, PruneResult, prune
+from tgonnx.runtime.equivalence import Check, verify
+from tgonnx.selection.budget import Mask, select
+from tgonnx.training.search import Progress
 
 __all__ = [
     "Check",

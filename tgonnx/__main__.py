@@ -2,6 +2,6 @@
 
 import sys
 
-from tgonnx.cli import main
+from tgonnx.cli.app import main
 
 sys.exit(main())

@@ -12,20 +12,20 @@ from functools import cached_property
 import numpy as np
 import onnx
 
-from tgonnx.comparison import NOTHING_FINITE, How
-from tgonnx.coupling import Coupling
-from tgonnx.data import Data, open_dataset
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.data.samples import Dataset
+from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import ModelError, UnsupportedError, VerificationError
-from tgonnx.measure import NOT_FINITE
-from tgonnx.metric import fixed_batch
-from tgonnx.noise import tempered
+from tgonnx.losses.metric import fixed_batch
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.select_closed import SelectClosed
-from tgonnx.runtime import Feeds
-from tgonnx.samples import Dataset
-from tgonnx.selection import Mask
-from tgonnx.trial_sizes import BATCHES, Size
-from tgonnx.verify import CURE, RTOL, SECONDS, Check, contract_differences, judged
+from tgonnx.runtime.comparison import NOTHING_FINITE, How
+from tgonnx.runtime.equivalence import CURE, RTOL, SECONDS, Check, contract_differences, judged
+from tgonnx.runtime.measure import NOT_FINITE
+from tgonnx.runtime.noise import tempered
+from tgonnx.runtime.sessions import Feeds
+from tgonnx.runtime.trial_sizes import BATCHES, Size
+from tgonnx.selection.budget import Mask
 
 UNVERIFIED = "tgonnx.unverified"  # key of the metadata of a file that was written without being verified
 _LARGE_BATCH, _MOST_BYTES = 32, 1 << 26
@@ -142,7 +142,7 @@ def together(first: Check, second: Check) -> Check:
 
 
 def real_feeds(data: Data | None, original: onnx.ModelProto) -> list[Feeds]:
-    """Inputs to verify with from data of any kind; none from None. Raises as `tgonnx.data.open_dataset` does."""
+    """Inputs to verify with from data of any kind; none from None. Raises as `open_dataset` does."""
     return [] if data is None else data_feeds(open_dataset(data, original), original)
 
 

@@ -12,13 +12,13 @@ from typing import Literal
 
 from onnx import ModelProto, helper
 
-from tgonnx.autodiff import Backward
-from tgonnx.emit import Array
-from tgonnx.engines.blocked import block_convolutions, block_size
+from tgonnx.engines.autodiff import Backward
 from tgonnx.engines.spec import Device, EngineName, ParameterGroup, StepSpec
 from tgonnx.engines.step import StepGraph, emit_step
 from tgonnx.engines.trainer import Trainer, session
 from tgonnx.errors import InstallationError, UnsupportedError
+from tgonnx.graph.builder import Array
+from tgonnx.passes.block_convolutions import block_convolutions, block_size
 
 Engine = Literal["ort-training", "portable"]
 

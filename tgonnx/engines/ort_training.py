@@ -17,14 +17,14 @@ from typing import Any
 
 from onnx import FunctionProto, ModelProto, NodeProto, helper, load_model_from_string
 
-from tgonnx.autodiff import Backward, differentiate_row, inline, is_stop, reads, relevant
-from tgonnx.emit import Emitter, Value
+from tgonnx.analysis.inference import types_of
+from tgonnx.engines.autodiff import Backward, differentiate_row, inline, is_stop, reads, relevant
 from tgonnx.errors import UnsupportedError
-from tgonnx.gradient_row import Row, Types
+from tgonnx.graph.builder import Emitter, Value
+from tgonnx.ops.aspects.row import Row, Types
+from tgonnx.ops.aspects.tables import gradient
 from tgonnx.ops.convolution import conv_geometry, conv_input_gradient
-from tgonnx.ops.registry import gradient
 from tgonnx.passes.make_differentiable import make_differentiable
-from tgonnx.value_types import types_of
 
 DOMAIN = "tgonnx.fn"
 NEWEST_OPSET, NEWEST_IR = 21, 10

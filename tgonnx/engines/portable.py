@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from onnx import ModelProto
 
-from tgonnx import autodiff
-from tgonnx.engines.versions import newest_versions
+from tgonnx.engines import autodiff
 from tgonnx.passes.make_differentiable import make_differentiable
+from tgonnx.runtime.versions import newest_versions
 
 
 def differentiate(model: ModelProto, names: Iterable[str]) -> autodiff.Backward:

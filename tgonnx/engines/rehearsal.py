@@ -1,7 +1,7 @@
 """The first step of a training, tried in a process of its own.
 
 onnxruntime can end the process it runs in (SIGSEGV, SIGFPE). So the step is built, run once and its gradients
-checked (`tgonnx.engines.check`) in a child first, where a crash is an answer. With engine `auto`, what
+checked (`tgonnx.engines.gradient_check`) in a child first, where a crash is an answer. With engine `auto`, what
 crashes or is wrong with onnxruntime-training is tried again with the portable engine.
 """
 
@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from tgonnx.children import run_child, watch_parent
-from tgonnx.emit import Array
 from tgonnx.engines import Engine, choose, first_step
-from tgonnx.engines.check import Verdict, judge, relaxed
+from tgonnx.engines.gradient_check import Verdict, judge, relaxed
 from tgonnx.engines.spec import Device, EngineName, ParameterGroup, StepSpec
 from tgonnx.engines.trainer import providers
 from tgonnx.errors import TgonnxError, UnsupportedError
-from tgonnx.interrupts import temporary_folder
+from tgonnx.graph.builder import Array
+from tgonnx.io.interrupts import temporary_folder
+from tgonnx.runtime.children import run_child, watch_parent
 
 CHILD = [sys.executable, "-c", "import sys; from tgonnx.engines.rehearsal import play; play(sys.argv[1])"]
 BUILD, CHECK = "the first training step", "the check of the gradients"

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from tgonnx.emit import Array, Emitter, Value
 from tgonnx.engines.spec import ParameterGroup, StepSpec
 from tgonnx.errors import UsageError
+from tgonnx.graph.builder import Array, Emitter, Value
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto
 
-from tgonnx.emit import Array
 from tgonnx.engines.spec import Device
 from tgonnx.engines.step import StepGraph
 from tgonnx.errors import InstallationError, UsageError
+from tgonnx.graph.builder import Array
 
 PROVIDERS: Mapping[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

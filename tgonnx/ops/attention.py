@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tgonnx.labels import Alternative, Choice, Free, Labels, Relation, Site, Tie
-from tgonnx.ops.cut import Cut
-from tgonnx.ops.registry import cost, resize, rule
-from tgonnx.ops.view import Operand, View
+from tgonnx.ops.aspects.cut import Cut
+from tgonnx.ops.aspects.relations import Alternative, Choice, Free, Labels, Relation, Site, Tie
+from tgonnx.ops.aspects.tables import cost, resize, rule
+from tgonnx.ops.aspects.view import Operand, View
 
 Term = tuple[float, tuple[Labels, ...]]
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tgonnx.gradient_row import Dim, Row
-from tgonnx.labels import Relation, Tie
-from tgonnx.ops.registry import rule, sizes
-from tgonnx.ops.view import View, same
+from tgonnx.ops.aspects.relations import Relation, Tie
+from tgonnx.ops.aspects.row import Dim, Row
+from tgonnx.ops.aspects.tables import rule, sizes
+from tgonnx.ops.aspects.view import View, same
 
 ML = "ai.onnx.ml"
 PER_FEATURE = "Scaler Imputer Normalizer".split()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tgonnx.emit import Array, Value
-from tgonnx.gradient_row import Row
-from tgonnx.ops.registry import definition
+from tgonnx.graph.builder import Array, Value
+from tgonnx.ops.aspects.row import Row
+from tgonnx.ops.aspects.tables import definition
 
 
 @definition("DeformConv")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tgonnx.emit import Value
-from tgonnx.gradient_row import Grads, Row
-from tgonnx.labels import Relation, Tie
-from tgonnx.ops.registry import gradient, rule
-from tgonnx.ops.view import Operand, Unlabelled, View, broadcast, same
+from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.relations import Relation, Tie
+from tgonnx.ops.aspects.row import Grads, Row
+from tgonnx.ops.aspects.tables import gradient, rule
+from tgonnx.ops.aspects.view import Operand, Unlabelled, View, broadcast, same
 
 UNARY = """
     Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu

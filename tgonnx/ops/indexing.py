@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from tgonnx.emit import Value
-from tgonnx.gradient_row import Grads, Row
-from tgonnx.labels import Alternative, Choice, Free, Labels, Relation, Tie, is_whole
-from tgonnx.ops.cut import Cut
-from tgonnx.ops.registry import gradient, resize, rule
-from tgonnx.ops.view import Operand, View, same
+from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.cut import Cut
+from tgonnx.ops.aspects.relations import Alternative, Choice, Free, Labels, Relation, Tie, is_whole
+from tgonnx.ops.aspects.row import Grads, Row
+from tgonnx.ops.aspects.tables import gradient, resize, rule
+from tgonnx.ops.aspects.view import Operand, View, same
 
 
 @dataclass(frozen=True)

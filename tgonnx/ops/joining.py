@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tgonnx.emit import Value
-from tgonnx.gradient_row import Grads, Row
-from tgonnx.labels import Free, Labels, Relation, Tie
-from tgonnx.ops.cut import Cut
+from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.cut import Cut
+from tgonnx.ops.aspects.relations import Free, Labels, Relation, Tie
+from tgonnx.ops.aspects.row import Grads, Row
+from tgonnx.ops.aspects.tables import gradient, resize, rule
+from tgonnx.ops.aspects.view import Operand, View, same
 from tgonnx.ops.indexing import zero_padded
-from tgonnx.ops.registry import gradient, resize, rule
-from tgonnx.ops.view import Operand, View, same
 
 
 @rule("Concat")

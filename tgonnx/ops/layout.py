@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tgonnx.emit import Value
-from tgonnx.gradient_row import Grads, Row
-from tgonnx.labels import Relation, Tie
-from tgonnx.ops.cut import Cut
-from tgonnx.ops.registry import gradient, resize, rule
-from tgonnx.ops.view import Unlabelled, View, regroup
+from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.cut import Cut
+from tgonnx.ops.aspects.relations import Relation, Tie
+from tgonnx.ops.aspects.row import Grads, Row
+from tgonnx.ops.aspects.tables import gradient, resize, rule
+from tgonnx.ops.aspects.view import Unlabelled, View, regroup
 
 
 @rule("Identity", "Optional", "OptionalGetElement")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tgonnx.emit import Value
-from tgonnx.gradient_row import Grads, Row
-from tgonnx.labels import Labels, Relation, Site, Tie
-from tgonnx.ops.registry import cost, gradient, rule
-from tgonnx.ops.view import Operand, Unlabelled, View, broadcast, contract
+from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.relations import Labels, Relation, Site, Tie
+from tgonnx.ops.aspects.row import Grads, Row
+from tgonnx.ops.aspects.tables import cost, gradient, rule
+from tgonnx.ops.aspects.view import Operand, Unlabelled, View, broadcast, contract
 
 Term = tuple[float, tuple[Labels, ...]]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tgonnx.emit import Value
-from tgonnx.gradient_row import Grads, Row
-from tgonnx.ops.registry import gradient
+from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.row import Grads, Row
+from tgonnx.ops.aspects.tables import gradient
 
 
 @gradient("SoftmaxCrossEntropyLoss")

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from tgonnx.emit import Value
-from tgonnx.gradient_row import Dim, Grads, Row
-from tgonnx.labels import Alternative, Choice, Free, Labels, Relation, Site, Tie
-from tgonnx.ops.cut import Cut
-from tgonnx.ops.gating import Gating
-from tgonnx.ops.registry import gated, gradient, resize, rule, sizes
-from tgonnx.ops.view import Operand, View, broadcast, same
+from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.cut import Cut
+from tgonnx.ops.aspects.gating import Gating
+from tgonnx.ops.aspects.relations import Alternative, Choice, Free, Labels, Relation, Site, Tie
+from tgonnx.ops.aspects.row import Dim, Grads, Row
+from tgonnx.ops.aspects.tables import gated, gradient, resize, rule, sizes
+from tgonnx.ops.aspects.view import Operand, View, broadcast, same
 
 
 @rule("BatchNormalization")

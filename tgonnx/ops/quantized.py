@@ -12,12 +12,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
-from tgonnx.labels import Choice, Labels, Relation, Site, Tie
+from tgonnx.ops.aspects.gating import Gating
+from tgonnx.ops.aspects.relations import Choice, Labels, Relation, Site, Tie
+from tgonnx.ops.aspects.tables import cost, gated, rule
+from tgonnx.ops.aspects.view import Operand, View, same
 from tgonnx.ops.convolution import Term, summed_channels
-from tgonnx.ops.gating import Gating
 from tgonnx.ops.linear import matrix_product
-from tgonnx.ops.registry import cost, gated, rule
-from tgonnx.ops.view import Operand, View, same
 
 
 @rule("QuantizeLinear", "DequantizeLinear")

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tgonnx.emit import Value
-from tgonnx.gradient_row import Grads, Row
-from tgonnx.labels import Labels, Relation, Site, Tie
-from tgonnx.ops.cut import Cut
-from tgonnx.ops.registry import cost, gradient, resize, rule
-from tgonnx.ops.view import View
+from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.cut import Cut
+from tgonnx.ops.aspects.relations import Labels, Relation, Site, Tie
+from tgonnx.ops.aspects.row import Grads, Row
+from tgonnx.ops.aspects.tables import cost, gradient, resize, rule
+from tgonnx.ops.aspects.view import View
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 DEFAULTS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"]}

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from tgonnx.emit import Value
-from tgonnx.gradient_row import Row
+from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.row import Row
+from tgonnx.ops.aspects.tables import definition
 from tgonnx.ops.recurrent import DEFAULTS, REVERSALS, activations, pick, plain
-from tgonnx.ops.registry import definition
 
 Activation = Callable[[Value], Value]
 # alpha and beta by default, of the activations that take them

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import TensorProto
 
-from tgonnx.emit import Value
-from tgonnx.gradient_row import Grads, Row
-from tgonnx.labels import Relation, Site, Tie
-from tgonnx.ops.gating import Gating
-from tgonnx.ops.registry import gated, gradient, rule
-from tgonnx.ops.view import Operand, View, same
+from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.gating import Gating
+from tgonnx.ops.aspects.relations import Relation, Site, Tie
+from tgonnx.ops.aspects.row import Grads, Row
+from tgonnx.ops.aspects.tables import gated, gradient, rule
+from tgonnx.ops.aspects.view import Operand, View, same
 
 ADDITIVE = "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare".split()
 

@@ -11,14 +11,14 @@ from itertools import product
 import numpy as np
 from onnx import TensorProto
 
-from tgonnx.emit import Value
-from tgonnx.gradient_row import Dim, Grads, Row
-from tgonnx.labels import Relation, Tie
+from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.cut import Cut
+from tgonnx.ops.aspects.relations import Relation, Tie
+from tgonnx.ops.aspects.row import Dim, Grads, Row
+from tgonnx.ops.aspects.tables import gradient, resize, rule, sizes
+from tgonnx.ops.aspects.view import Unlabelled, View
 from tgonnx.ops.convolution import Geometry, window
-from tgonnx.ops.cut import Cut
 from tgonnx.ops.joining import sizes_after
-from tgonnx.ops.registry import gradient, resize, rule, sizes
-from tgonnx.ops.view import Unlabelled, View
 
 _SHARED = (
     "mode",

@@ -1,0 +1,77 @@
+"""The house is a one-way street: a folder imports only what stands before it, and every folder is in the wheel."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = None
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = (
+    "errors graph ops io runtime analysis selection data losses passes loading engines training proof pipeline "
+    "report cli"
+).split()
+LONGEST = 500  # lines of a file
+
+
+def files() -> list[Path]:
+    inside = [path for path in (ROOT / "tgonnx").rglob("*.py") if "passes" not in path.parts]
+    return sorted([*inside, *(ROOT / "passes").glob("*.py")])
+
+
+def floor_of(module: str) -> int | None:
+    """The floor of a module below `tgonnx`; the package itself, which shows everything, has none."""
+    parts = module.split(".")
+    return FLOORS.index(parts[1]) if len(parts) > 1 and parts[1] in FLOORS else None
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("tgonnx", *parts) if parts[0] == "passes" else parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tgonnx"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("tgonnx"))
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_nothing_that_stands_above_it(path: Path) -> None:
+    own = floor_of(module_of(path))
+    if own is None:
+        assert module_of(path) in ("tgonnx.__init__", "tgonnx.__main__")
+        return
+    above = [name for name in imports(path) if (floor := floor_of(name)) is not None and floor > own]
+    assert above == []
+
+
+def test_every_folder_has_a_floor_and_is_in_the_wheel() -> None:
+    folders = {path.parent for path in files() if path.parent.name != "passes"}
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders} | {"tgonnx.passes"}
+    assert {package.split(".")[1] for package in packages if "." in package} <= set(FLOORS)
+    if tomllib is not None:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        assert set(project["tool"]["setuptools"]["packages"]) == packages
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_too_long(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LONGEST
+
+
+def test_no_module_is_named_like_a_function_that_is_shown() -> None:
+    import tgonnx
+
+    shown = {name for name in tgonnx.__all__ if callable(getattr(tgonnx, name))}
+    assert not shown & {path.stem for path in (ROOT / "tgonnx").iterdir()}

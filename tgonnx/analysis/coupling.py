@@ -1,0 +1,173 @@
+"""Which channels live or die together: units, groups, sites and the reasons why the rest is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import networkx as nx
+import numpy as np
+import numpy.typing as npt
+
+from tgonnx.analysis.axis_graph import Axis, axis_graph, way
+from tgonnx.analysis.cost import CostModel
+from tgonnx.analysis.labelling import Labelling
+from tgonnx.analysis.lengths import Length, find_lengths
+from tgonnx.analysis.model import Model
+from tgonnx.ops.aspects.relations import (
+    Labels,
+    Tie,
+    distinct,
+    lookup,
+)
+from tgonnx.ops.aspects.view import View
+
+Attention = Literal["heads", "head-dim"]
+
+
+@dataclass(frozen=True)
+class PlacedSite:
+    """A site of one node, with the unit of each label (-1: pinned)."""
+
+    kind: Literal["contract", "normalize"]
+    node: int
+    input: int
+    axis: int
+    units: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """An axis of a weight that is not cut, or only in part, and why."""
+
+    value: str
+    axis: int
+    kept: int
+    node: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units with the same shape of coupling: each removes up to `width` channels from its member axes together.
+
+    `kinds[k]` numbers the kind of unit k within the group: units of one kind are in exactly the same axes.
+    """
+
+    name: str
+    units: npt.NDArray[np.int64]
+    members: tuple[Axis, ...]
+    width: int
+    kinds: npt.NDArray[np.int64]
+
+    @property
+    def size(self) -> int:
+        return len(self.units)
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """The result of `analyze`.
+
+    `unit_of[label]` is the unit of each label, -1 where it is pinned; `class_of[label]` names its class. `ties` are
+    what made the classes, each with the number of its node.
+    """
+
+    model: Model
+    labelling: Labelling
+    views: tuple[View, ...]
+    unit_of: npt.NDArray[np.int64]
+    class_of: npt.NDArray[np.int64]
+    ties: tuple[tuple[int, Tie], ...]
+    groups: tuple[Group, ...]
+    sites: tuple[PlacedSite, ...]
+    pinned: tuple[Pinned, ...]
+    attention: Attention = "heads"
+
+    @cached_property
+    def units(self) -> int:
+        return sum(group.size for group in self.groups)
+
+    @cached_property
+    def group_of(self) -> npt.NDArray[np.int64]:
+        """The group number of each unit."""
+        owner = np.zeros(self.units, np.int64)
+        for number, group in enumerate(self.groups):
+            owner[group.units] = number
+        return owner
+
+    @cached_property
+    def kind_of(self) -> npt.NDArray[np.int64]:
+        """The number of each unit's kind: units of one kind are in exactly the same axes."""
+        parts, start = [np.zeros(0, np.int64)], 0
+        for group in self.groups:
+            parts.append(group.kinds + start)
+            start += int(group.kinds.max()) + 1
+        return np.concatenate(parts)
+
+    @cached_property
+    def guards(self) -> tuple[tuple[int, ...], ...]:
+        """Sets of kinds that may not all be closed, because an axis would be left empty.
+
+        Only those that no group of a single kind ensures already.
+        """
+        whole = {int(self.kind_of[g.units[0]]) for g in self.groups if not g.kinds.any()}
+        found = set()
+        several = len(whole) < len(self.groups)  # groups of several kinds
+        for axes in self.labelling.axes.values() if several else ():
+            for labels in axes:
+                units = self.unit_of[distinct(labels)]
+                if len(units) and units.min() >= 0:
+                    found.add(tuple(np.unique(self.kind_of[units]).tolist()))
+        return tuple(sorted(kinds for kinds in found if not whole & set(kinds)))
+
+    @cached_property
+    def lengths(self) -> tuple[Length, ...]:
+        """Stored numbers that stand for the length of an axis that is cut."""
+        found = find_lengths(self.model, self.views)
+        return tuple(n for n in found if any((self.units_of(labels) >= 0).any() for labels in n.axes))
+
+    def axis_units(self, axis: Axis) -> npt.NDArray[np.int64]:
+        return self.units_of(self.labelling.axes[axis.value][axis.axis])
+
+    def units_of(self, labels: Labels) -> npt.NDArray[np.int64]:
+        """The unit of each label, -1 where it is pinned."""
+        return lookup(self.unit_of, labels)
+
+    @cached_property
+    def cost_model(self) -> CostModel:
+        """FLOPs, parameters and channels for any mask."""
+        return CostModel(self)
+
+    @cached_property
+    def axis_graph(self) -> nx.Graph:
+        """Axes, and the operators that tie them: the components that hold units are the coupled sets."""
+        ties = ((self.model.nodes[node].label, tie) for node, tie in self.ties)
+        return axis_graph(self.labelling.axes, self.labelling.owner(), ties)
+
+    def why(self, pin: Pinned) -> list[Axis | str]:
+        """How the reason reaches a pinned axis: axis, node, axis, ... to an axis of the node that pins it."""
+        labels = self.labelling.axes[pin.value][pin.axis]
+        pinned = self.class_of[labels[self.unit_of[labels] < 0][0]]
+        alike = {
+            Axis(value, i)
+            for value, parts in self.labelling.axes.items()
+            for i, part in enumerate(parts)
+            if pinned in self.class_of[distinct(part)]
+        }
+        ends = {"input": self.model.inputs, "output": self.model.outputs}.get(pin.op_type, ())
+        values = {name for n in self.model.nodes if n.label == pin.node for name in (*n.inputs, *n.outputs)}
+        near = [axis for axis in alike if axis.value in (values if pin.node else ends)]
+        return way(self.axis_graph.subgraph(alike), Axis(pin.value, pin.axis), near)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "units": self.units,
+            "groups": [
+                {"name": g.name, "units": g.size, "width": g.width, "members": [str(m) for m in g.members]}
+                for g in self.groups
+            ],
+            "pinned": [vars(p) for p in self.pinned],
+        }

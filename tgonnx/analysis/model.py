@@ -1,0 +1,135 @@
+"""A model in normal form, with what is known of its sizes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from tgonnx.analysis.algebra import Size
+from tgonnx.analysis.input_shapes import counted_shapes
+from tgonnx.analysis.shapes import Shape, Sweep
+from tgonnx.analysis.symbolic import Symbols
+from tgonnx.graph.proto import captured_names
+
+Source = str | os.PathLike[str] | bytes | onnx.ModelProto
+
+
+class Node:
+    """One node of a model, its attributes decoded and its position known."""
+
+    def __init__(self, proto: onnx.NodeProto, index: int) -> None:
+        self.proto = proto
+        self.index = index
+        self.op_type: str = proto.op_type
+        self.domain: str = "" if proto.domain == "ai.onnx" else proto.domain
+        self.inputs: list[str] = list(proto.input)
+        self.outputs: list[str] = list(proto.output)
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        return {
+            a.name: helper.get_attribute_value(a)
+            for a in self.proto.attribute
+            if a.type not in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+        }
+
+    @property
+    def label(self) -> str:
+        """The node's name, or what stands in for it."""
+        return self.proto.name or f"{self.op_type}_{self.index}"
+
+    @cached_property
+    def captures(self) -> set[str]:
+        """Values of the outer graph that the node's subgraphs may read."""
+        return captured_names(helper.make_graph([self.proto], "", [], [])) - {""}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What `load` returns.
+
+    `original` is the model as it was read; `proto` is its normal form, which surgery cuts. `symbols` says which sizes
+    depend on dynamic axes; `first` holds the shapes under the binding of them that analysis counts with. `sizes` are
+    the shapes of inputs that were asked for.
+    """
+
+    original: onnx.ModelProto
+    proto: onnx.ModelProto
+    symbols: Symbols
+    source: str
+    sizes: Mapping[str, Shape] = field(default_factory=dict)
+
+    @property
+    def first(self) -> Sweep:
+        return self.symbols.first
+
+    @property
+    def second(self) -> Sweep:
+        """Other sizes of the dynamic axes, where the model runs with others."""
+        return self.symbols.second
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        return [Node(proto, i) for i, proto in enumerate(self.proto.graph.node)]
+
+    @cached_property
+    def initializers(self) -> dict[str, onnx.TensorProto]:
+        return {tensor.name: tensor for tensor in self.proto.graph.initializer}
+
+    @cached_property
+    def inputs(self) -> dict[str, onnx.ValueInfoProto]:
+        """The graph inputs a user must feed."""
+        return {v.name: v for v in self.proto.graph.input if v.name not in self.initializers}
+
+    @cached_property
+    def outputs(self) -> list[str]:
+        return [value.name for value in self.proto.graph.output]
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return self.first.shapes
+
+    @property
+    def opset(self) -> int:
+        return self.first.opsets.get("", 1)
+
+    @property
+    def batch(self) -> int:
+        """Samples in the binding that is counted with: 1 if the first axis of the first input is fixed at 1."""
+        for name, value in self.inputs.items():
+            dims = value.type.tensor_type.shape.dim
+            if dims and not dims[0].HasField("dim_value"):
+                return self.shapes[name][0]
+        return 1
+
+    @property
+    def counted_at(self) -> dict[str, Shape]:
+        """The shapes of inputs, where the cost depends on them: axes behind the first one are open."""
+        return counted_shapes(self.original, self.shapes)
+
+    @cached_property
+    def static(self) -> set[str]:
+        """Values computed from initializers alone."""
+        static = set(self.initializers)
+        for node in self.nodes:
+            if all(name in static or not name for name in node.inputs) and node.inputs and not node.captures:
+                static.update(node.outputs)
+        return static
+
+
+def known_elements(model: Model, name: str) -> list[int | float | None] | None:
+    """The elements of a small vector, None for one that depends on a dynamic axis; None if nothing is known."""
+    value = model.first.known.get(name)
+    if value is None or value.ndim > 1:
+        return None
+    parts = model.symbols.parts(name)
+    if parts is None:
+        return [None] * value.size if name in model.symbols.elements else np.atleast_1d(value).tolist()
+    return [None if isinstance(part, Size) else part for part in parts.ravel()]

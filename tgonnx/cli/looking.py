@@ -1,0 +1,141 @@
+"""Commands that look at models: inspect, verify, bench, doctor."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tgonnx.cli.options import (
+    AttentionCut,
+    EvidenceData,
+    ModelPath,
+    Seed,
+    Shapes,
+    VerifySeconds,
+)
+from tgonnx.cli.terminal import Terminal
+from tgonnx.errors import (
+    InstallationError,
+    UsageError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
+    pass
+
+from tgonnx.cli.common import analyzed, command
+
+
+@command
+def inspect(
+    terminal: Terminal,
+    model: ModelPath,
+    groups: Annotated[bool, typer.Option("--groups", help="List all members of all groups.")] = False,
+    why: Annotated[
+        str | None,
+        typer.Option(
+            "--why",
+            metavar="'GLOB'",
+            help="What keeps the axes of these weights, and how.",
+        ),
+    ] = None,
+    attention: AttentionCut = "heads",
+    shape: Shapes = None,
+) -> None:
+    """Show what a model costs, what can be cut together, and what cannot be cut and why."""
+    from tgonnx.report import tables as report
+
+    coupling = analyzed(terminal, model, attention, shape)
+    costs, original = coupling.cost_model, coupling.model.original
+    size = model.stat().st_size
+    everything = terminal.verbose > 0
+    if why is not None:
+        asked = [pin for pin in coupling.pinned if why == pin.value or fnmatchcase(pin.value, why)]
+        if not asked:
+            raise UsageError(f"--why {why!r} matches no weight with an axis that stays")
+        data = [vars(pin) | {"way": [str(step) for step in coupling.why(pin)]} for pin in asked]
+        terminal.result({"why": data}, report.why_table(coupling, asked))
+        return
+    terminal.result(
+        report.inspect_json(str(model), original, size, coupling, costs) if terminal.json else {},
+        report.overview(str(model), original, size, coupling, costs.cost()),
+        report.layer_table(report.layers(costs), everything),
+        report.group_table(coupling.groups, groups),
+        report.pinned_table(coupling.pinned, everything),
+    )
+
+
+@command
+def verify(
+    terminal: Terminal,
+    a: Annotated[Path, typer.Argument(metavar="A", help="The one model.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The other.", show_default=False)],
+    data: EvidenceData = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Random inputs at each size.")] = 1,
+    rtol: Annotated[
+        float, typer.Option("--rtol", min=0, help="Difference allowed, relative to an output's channel.")
+    ] = 1e-4,
+    seconds: VerifySeconds = 120,
+    seed: Seed = 0,
+) -> None:
+    """Compare what two models promise, and compute at many sizes. Exit code 1: they differ, or nobody can tell."""
+    from tgonnx.loading import read
+    from tgonnx.proof import real_feeds
+    from tgonnx.report import tables as report
+    from tgonnx.runtime.equivalence import verify as compare
+
+    first, second = read(a), read(b)
+    feeds = real_feeds(data, first) or None
+    with terminal.working("comparing"):
+        check = compare(first, second, feeds, samples, seed, rtol, seconds=seconds)
+    terminal.result(report.check_json(check), report.check_table(check))
+    if not check.ok:
+        terminal.complain(
+            f"{a} and {b} {'differ: ' if check.reasons else 'are not comparable: '}{check.complaint}"
+        )
+        raise typer.Exit(VerificationError.exit_code)
+
+
+@command
+def bench(
+    terminal: Terminal,
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="One or more .onnx files.", show_default=False)
+    ],
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of each model.")] = 50,
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, help="Samples in a run, if the model lets choose.")
+    ] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="Threads; 0: all.")] = 0,
+    seed: Seed = 0,
+) -> None:
+    """Time models on random inputs, taking turns, so that noise hits all alike."""
+    from tgonnx.loading import read
+    from tgonnx.report import tables as report
+    from tgonnx.runtime.equivalence import runnable_feeds
+    from tgonnx.runtime.latency import latency
+    from tgonnx.runtime.sessions import open_session
+
+    protos = [read(path) for path in models]
+    feeds = [runnable_feeds(proto, open_session(proto), seed=seed, batch=batch)[0] for proto in protos]
+    with terminal.working("timing"):
+        results = latency(protos, feeds, repeats, threads)
+    names = [str(path) for path in models]
+    data = [{"model": name, **vars(result)} for name, result in zip(names, results, strict=True)]
+    terminal.result({"latency_ms": data}, report.latency_table(names, results))
+
+
+@command
+def doctor(terminal: Terminal) -> None:
+    """Show versions, which onnxruntime really works, which engine training will use, and how to mend it."""
+    from tgonnx.report import tables as report
+    from tgonnx.runtime.doctor import diagnose
+
+    diagnosis = diagnose()
+    terminal.result({"ok": diagnosis.ok, **vars(diagnosis)}, report.diagnosis_table(diagnosis))
+    if not diagnosis.ok:
+        terminal.complain(diagnosis.problems[0])
+        raise typer.Exit(InstallationError.exit_code)

@@ -1,0 +1,90 @@
+"""What an operator's `gated` form is built with: statistics over the open channels only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from tgonnx.ops.aspects.view import View
+
+G_LOGGER.severity = (
+    G_LOGGER.CRITICAL + 1
+)  # it prints to stdout, where results go; what is wrong is raised, too
+
+
+class Gating:
+    """One node during gate insertion.
+
+    `mask` is the product of the gates at all gated axes of input 0, broadcastable to it, in its element type;
+    `ratio` makes the number of labels over the number of open ones (a scalar), so that
+    mean over open = mean(x * mask) * ratio.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        node: gs.Node,
+        mask: gs.Variable,
+        ratio: Callable[[], gs.Variable],
+        axes: tuple[int, ...],
+        emit: Callable[..., gs.Variable],
+        constant: Callable[[np.ndarray], gs.Constant],
+        dtype: Any,
+        keep: Callable[[gs.Node], None],
+    ) -> None:
+        self.view, self.node, self.mask, self._ratio, self.axes = view, node, mask, ratio, axes
+        self.emit, self.constant, self.dtype, self.keep = emit, constant, dtype, keep
+
+    @cached_property
+    def ratio(self) -> gs.Variable:
+        """Number of labels over number of open ones; made only where it is used."""
+        return self._ratio()
+
+    def scalar(self, value: float) -> gs.Constant:
+        """A number in the element type of input 0."""
+        return self.constant(np.array(value, self.dtype))
+
+    def reduce(self, op_type: str, x: gs.Tensor, axes: Sequence[int], keepdims: int = 1) -> gs.Variable:
+        """A reduction, its axes written the way the model's opset wants them."""
+        since = 13 if op_type == "ReduceSum" else 18
+        if (self.view.standard_opset or self.view.opset) >= since:
+            return self.emit(op_type, x, self.constant(np.array(axes, np.int64)), keepdims=keepdims)
+        return self.emit(op_type, x, axes=list(axes), keepdims=keepdims)
+
+    def mean(self, x: gs.Tensor, axes: Sequence[int], keepdims: int = 1) -> gs.Variable:
+        """The mean of `x` over `axes`, open labels only."""
+        return self.emit(
+            "Mul", self.reduce("ReduceMean", self.emit("Mul", x, self.mask), axes, keepdims), self.ratio
+        )
+
+    def standardize(
+        self, x: gs.Tensor, axes: Sequence[int], epsilon: float, center: bool = True
+    ) -> gs.Variable:
+        """(x - mean) / sqrt(variance + epsilon), open labels only; uncentred: x / sqrt(mean square + epsilon)."""
+        if center:
+            x = self.emit("Sub", x, self.mean(x, axes))
+        variance = self.mean(self.emit("Mul", x, x), axes)
+        return self.emit("Div", x, self.emit("Sqrt", self.emit("Add", variance, self.scalar(epsilon))))
+
+    def replace_input(self, x: gs.Tensor) -> None:
+        """Keep the node as it is, but for its first input."""
+        self.node.inputs[0] = x
+        self.keep(self.node)
+
+    def detach(self, *outputs: int) -> None:
+        """Give the node other values to write in place of these outputs."""
+        for index in outputs:
+            if index < len(self.node.outputs) and self.node.outputs[index].name:
+                name = f"{self.node.outputs[index].name}/ungated"
+                self.node.outputs[index] = gs.Variable(name)
+
+    def finish(self, value: gs.Tensor, output: int = 0) -> None:
+        """Make `value` the node's output."""
+        into = self.node.outputs[output]
+        into.inputs.clear()
+        self.emit("Identity", value, into=into)

@@ -1,0 +1,372 @@
+"""The whole pipeline: analyse, learn or choose, cut, train on, verify."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from tgonnx.analysis.cost import Cost, Target
+from tgonnx.analysis.coupling import Attention, Coupling
+from tgonnx.analysis.lengths import rescaled
+from tgonnx.analysis.model import Model, Source
+from tgonnx.analysis.solver import analyze
+from tgonnx.data.samples import Dataset
+from tgonnx.data.sources import Data, open_dataset
+from tgonnx.engines import Device, EngineName
+from tgonnx.errors import ModelError, TargetError, UnsupportedError, UsageError
+from tgonnx.graph.proto import with_values
+from tgonnx.graph.types import Array
+from tgonnx.io.save import save
+from tgonnx.loading import load
+from tgonnx.losses.fit import Fit, validate
+from tgonnx.losses.metric import Metric, fixed_batch
+from tgonnx.ops.trainable_gate import Shape
+from tgonnx.passes.file_form import give_form_back
+from tgonnx.passes.insert_gates import insert_gates
+from tgonnx.passes.prepare_training import prepare_training
+from tgonnx.passes.remove_channels import apply, remove_channels
+from tgonnx.proof import Prover, data_feeds
+from tgonnx.runtime.equivalence import SECONDS, Check
+from tgonnx.runtime.known_part import known_part, unknown_operators, with_rest
+from tgonnx.runtime.sessions import open_session
+from tgonnx.selection.budget import CLOSE, Mask, fit, select
+from tgonnx.training.search import (
+    WATCHED,
+    Journal,
+    Listener,
+    Progress,
+    Recipe,
+    Task,
+    Teacher,
+    fine_tune,
+    refresh_statistics,
+    search,
+)
+
+BATCH = 64
+SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if the epochs are not given
+SEARCH_EPOCHS, TUNE_EPOCHS = 2, 4
+LR = 5e-4  # a trained network that learns faster forgets what it knew
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One model in figures. `metric` was measured on all held-out samples; None if there are none."""
+
+    cost: Cost
+    file_bytes: int
+    metric: float | None = None
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What `prune` returns.
+
+    `achieved` is what is left of the target's kind of cost, a ratio. `target_met`: it is at most the target.
+    `counted_at` are the shapes of inputs of open size that FLOPs are counted at.
+    `notes` say what a reader of the figures should know. `history` has one record per epoch.
+    """
+
+    model: onnx.ModelProto
+    mask: Mask
+    before: Figures
+    after: Figures
+    metric_name: str | None
+    history: tuple[Progress, ...]
+    check: Check
+    target: Target
+    achieved: float
+    notes: tuple[str, ...] = ()
+    counted_at: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def target_met(self) -> bool:
+        return self.achieved <= self.target.value + 1e-9
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the pruned model, completely or not at all. Raises UsageError."""
+        save(self.model, path, overwrite)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be cut, and within which bounds. `goal` is the target, or the least that can be reached."""
+
+    model: Model
+    coupling: Coupling
+    target: Target
+    goal: Target
+    round_to: int | None
+    min_channels: int
+    freeze: tuple[str, ...]
+
+    def commit(self, scores: npt.NDArray[np.float64]) -> Mask:
+        """The mask that keeps the best units and meets the goal."""
+        return fit(self.coupling, scores, self.goal, self.round_to, self.min_channels, self.freeze)
+
+
+def prune(
+    model: Model | Source,
+    data: Data | None = None,
+    target: Target | None = None,
+    loss: str = "auto",
+    epochs: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    gate_lr: float = 0.02,
+    lambda_: float | Literal["auto"] = "auto",
+    gradient: Shape = "one",
+    round_to: int | None = None,
+    min_channels: int = 1,
+    freeze: Sequence[str] = (),
+    weights: Literal["train", "frozen"] = "train",
+    seed: int = 0,
+    threads: int | None = None,
+    engine: EngineName = "auto",
+    device: Device = "cpu",
+    progress: Listener | None = None,
+    attention: Attention = "heads",
+    verify_seconds: float = SECONDS,
+    unverified: bool = False,
+) -> PruneResult:
+    """Make a model cheaper by deleting channels, learning which ones; without data, by the size of their
+    weights.
+
+    `target` defaults to half of the FLOPs. Groups keep multiples of `round_to` units, by default up to 8, as far as
+    the target can be met closely. `epochs` counts all passes over the data, of which a third goes to
+    the search; without it, the number depends on the amount of data. `weights="frozen"` learns gates only and
+    trains nothing afterwards. `lambda_` "auto" adapts the weight of the cost. `seed` determines a run.
+
+    The result is verified at many sizes (`tgonnx.proof`), for about `verify_seconds` each time. What cannot be
+    verified, because nothing here runs it or the inputs cannot tell, is returned with `unverified` only, and marked.
+
+    Raises UnsupportedError if nothing can be pruned, DataError, UsageError, ModelError, DivergedError, and
+    VerificationError if the normal form does not compute what the original does, or the pruned model not what the
+    gated one does.
+    """
+    if weights not in ("train", "frozen"):
+        raise UsageError(f"weights {weights!r} is not train or frozen")
+    if (epochs is not None and epochs < 1) or (batch is not None and batch < 1):
+        raise UsageError("epochs and batch must be at least 1")
+    model = model if isinstance(model, Model) else load(model)
+    whole, unknown = model.original, unknown_operators(model.original) if data is not None else set()
+    if unknown:  # nothing here runs them: what stands before them is trained
+        model = replace(load(known_part(whole, unknown)), source=model.source)
+    dataset = None if data is None else open_dataset(data, model.original)
+    fitting = None if dataset is None else validate(dataset, model.original, loss)
+    if dataset is not None and not model.sizes:
+        model = _at_sizes_of(dataset, model)
+    coupling = analyze(model, attention)
+    if not coupling.units:
+        why = coupling.pinned[0] if coupling.pinned else None
+        reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
+        raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
+    target = target or Target(flops=0.5)
+    if round_to is None and weights == "frozen":
+        round_to = 1  # nothing mends afterwards what rounding took
+    bounds = (round_to, min_channels, tuple(freeze))
+    reachable = _reachable(coupling, target, round_to or 1, min_channels, tuple(freeze))
+    plan = _Plan(model, coupling, target, reachable, *bounds)
+    prover = Prover(coupling, (), verify_seconds, unverified)
+    if dataset is None or fitting is None:
+        return _without_data(plan, prover)
+    recipe = Recipe(
+        lr=LR if lr is None else lr,
+        gate_lr=gate_lr,
+        lambda_=None if lambda_ == "auto" else float(lambda_),
+        gradient=gradient,
+        batch=_batch_size(model, dataset, batch),
+        train_weights=weights == "train",
+        seed=seed,
+        threads=threads,
+        engine=engine,
+        device=device,
+    )
+    prover = replace(prover, feeds=data_feeds(dataset, model.original))
+    result = _with_data(plan, dataset, fitting, recipe, epochs, Journal(progress), prover)
+    return _completed(result, whole, unknown) if unknown else result
+
+
+def _at_sizes_of(dataset: Dataset, model: Model) -> Model:
+    """The model analysed and counted at the sizes of the data, the number of samples aside."""
+    feeds = dataset.train.take(np.arange(1)).feeds
+    sizes = {
+        name: (*model.shapes[name][:1], *feeds[name].shape[1:])
+        for name in model.inputs
+        if name in feeds and feeds[name].ndim and len(model.shapes.get(name, ())) == feeds[name].ndim
+    }
+    if all(model.shapes[name] == shape for name, shape in sizes.items()):
+        return model
+    return replace(load(model.original, sizes), source=model.source)
+
+
+def _completed(result: PruneResult, whole: onnx.ModelProto, unknown: set[tuple[str, str]]) -> PruneResult:
+    """The result for the known part of a model, with the operators that nothing here runs put back."""
+    up_to = tuple(f"{op_type} ({domain or 'ai.onnx'})" for domain, op_type in sorted(unknown))
+    note = f"trained and verified up to the inputs of {', '.join(up_to)}, which nothing here runs"
+    return replace(
+        result,
+        model=with_rest(result.model, whole, unknown),
+        check=replace(result.check, up_to=up_to),
+        notes=(note, *result.notes),
+    )
+
+
+def _without_data(plan: _Plan, prover: Prover) -> PruneResult:
+    bounds = (plan.round_to, plan.min_channels, plan.freeze)
+    mask = select(plan.coupling, plan.goal, "l2", 0, *bounds)
+    pruned = apply(plan.coupling, mask)
+    gated = insert_gates(plan.model.proto, plan.coupling, mask)
+    check = prover.both(mask, gated, pruned)
+    doubt = prover.settle(check, pruned)
+    note = "no data was given: units were chosen by the size of their weights, and accuracy was not measured"
+    return _result(plan, mask, pruned, check, Journal(), None, (*filter(None, [doubt]), note))
+
+
+def _with_data(
+    plan: _Plan,
+    dataset: Dataset,
+    fitting: Fit,
+    recipe: Recipe,
+    epochs: int | None,
+    journal: Journal,
+    prover: Prover,
+) -> PruneResult:
+    coupling, original = plan.coupling, plan.model.original
+    prover.settle(prover.normal_form)  # before time is spent on it, as below
+    held_out = dataset.held_out
+    metric = None if held_out is None else Metric(fitting, held_out, original)
+    task = Task(dataset.train, fitting, Teacher(original, fitting, recipe.threads), metric)
+    steps = steps_for(task.steps_per_epoch(recipe.batch), epochs, recipe.train_weights)
+    journal.later = steps[1] * math.sqrt(plan.target.value)  # fine-tuning is about so much faster
+    found = search(coupling, task, plan.goal, steps[0], recipe, journal, plan.min_channels, plan.freeze)
+    mask = plan.commit(found.scores)
+    full = with_values(plan.model.proto, found.values) if recipe.train_weights else plan.model.proto
+    pruned = remove_channels(full, coupling, mask)
+    prover.settle(prover.cut(mask, insert_gates(full, coupling, mask), pruned))
+    pruned = refresh_statistics(pruned, task, recipe)
+    left = coupling.cost_model.ratio(mask.open, plan.target.kind)
+    watched = None if metric is None else metric(pruned, WATCHED, recipe.threads or 0)
+    journal.record(Progress("commit", 1, 1, 1, 1, journal.records[-1].loss, watched, left))
+    journal.later = 0.0
+    if recipe.train_weights:
+        pruned = fine_tune(pruned, task, steps[1], recipe, journal, left)
+        pruned = refresh_statistics(pruned, task, recipe)
+    gated = insert_gates(embed(full, pruned, coupling, mask), coupling, mask)
+    pruned = give_form_back(pruned, original)
+    check = prover.both(mask, gated, pruned)
+    doubt = prover.settle(check, pruned)
+    notes = () if metric is not None else ("there are no held-out samples: accuracy was not measured",)
+    return _result(
+        plan, mask, pruned, check, journal, metric, (*filter(None, [doubt]), *notes, *journal.notes)
+    )
+
+
+def embed(full: onnx.ModelProto, pruned: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:
+    """`full` with the pruned model's weights where units are open: gated, it computes the same."""
+    kept = np.append(mask.open, True)
+    small = {tensor.name: tensor for tensor in pruned.graph.initializer}
+    lengths = rescaled(
+        coupling.model, coupling.lengths, lambda labels: int(kept[coupling.unit_of[labels]].sum())
+    )
+    factors = {number.name: number.factor for number in lengths if number.alone}
+    values: dict[str, Array] = {}
+    for tensor in full.graph.initializer:
+        axes = coupling.labelling.axes.get(tensor.name)
+        if axes is None or tensor.name not in small or tensor.data_type not in (1, 10, 11, 16):
+            continue
+        array = np.array(numpy_helper.to_array(tensor))
+        open_indices = [np.flatnonzero(kept[coupling.unit_of[labels]]) for labels in axes]
+        ours = numpy_helper.to_array(small[tensor.name])
+        array[np.ix_(*open_indices)] = ours / factors[tensor.name] if tensor.name in factors else ours
+        values[tensor.name] = array
+    return with_values(full, values)
+
+
+def _reachable(
+    coupling: Coupling, target: Target, round_to: int, min_channels: int, freeze: tuple[str, ...]
+) -> Target:
+    """The target, or the least ratio above it that can be met."""
+    scores = np.zeros(coupling.units)
+
+    def possible(ratio: float) -> bool:
+        try:
+            fit(coupling, scores, Target(**{target.kind: ratio}), round_to, min_channels, freeze)
+        except TargetError:
+            return False
+        return True
+
+    if possible(target.value):
+        return target
+    low, high = target.value, 1.0
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if possible(middle) else (middle, high)
+    return Target(**{target.kind: high})
+
+
+def _batch_size(model: Model, dataset: Dataset, wanted: int | None) -> int:
+    """The batch to train with: what the model insists on, if it really does."""
+    count = len(dataset.train)
+    size = min(count, wanted or min(BATCH, max(8, count // 4)))
+    insists = fixed_batch(model.original)
+    if insists is None or insists == size:
+        return size
+    feeds = dataset.train.take(np.arange(size)).feeds
+    copy = prepare_training(model.proto, {name: value.shape for name, value in feeds.items()})
+    try:
+        outputs = open_session(copy.model).run(feeds)
+    except ModelError:
+        return insists
+    return size if all(value.shape[:1] == (size,) for value in outputs.values()) else insists
+
+
+def steps_for(per_epoch: int, epochs: int | None, train_weights: bool) -> tuple[int, int]:
+    """Steps of search and of fine-tuning, from the steps that one pass over the data takes."""
+    if epochs is None:
+        (least, most), (tune_least, tune_most) = SEARCH_STEPS, TUNE_STEPS
+        tune = min(max(TUNE_EPOCHS * per_epoch, tune_least), tune_most)
+        search_steps = min(max(SEARCH_EPOCHS * per_epoch, least), most)
+    else:
+        search_steps = max(1, epochs * per_epoch // 3)
+        tune = max(1, epochs * per_epoch - search_steps)
+    return (search_steps, tune) if train_weights else (search_steps + tune, 0)
+
+
+def _result(
+    plan: _Plan,
+    mask: Mask,
+    pruned: onnx.ModelProto,
+    check: Check,
+    journal: Journal,
+    metric: Metric | None,
+    notes: tuple[str, ...],
+) -> PruneResult:
+    cost = plan.coupling.cost_model
+    if cost.uncounted:
+        notes += (f"not counted in the FLOPs: {', '.join(cost.uncounted)}",)
+    achieved = cost.ratio(mask.open, plan.target.kind)
+    original = plan.model.original
+    if achieved > plan.target.value + 1e-9:
+        notes += (
+            f"target {plan.target} not met: at least {achieved:.3f} of the {plan.target.kind} must stay",
+        )
+    elif achieved < CLOSE * plan.target.value:
+        notes += (
+            f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found",
+        )
+    before = Figures(cost.cost(), original.ByteSize(), None if metric is None else metric(original))
+    after = Figures(cost.cost(mask.open), pruned.ByteSize(), None if metric is None else metric(pruned))
+    name = None if metric is None else metric.name
+    return PruneResult(
+        pruned, mask, before, after, name, tuple(journal.records), check, plan.target, achieved, notes,
+        plan.model.counted_at,
+    )  # fmt: skip

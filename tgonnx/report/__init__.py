@@ -1,0 +1,1 @@
+"""What runs tell, as tables and as plain data."""

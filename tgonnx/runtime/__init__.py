@@ -1,0 +1,1 @@
+"""Running models: sessions, inputs, comparing what two models compute, timing."""

@@ -1,0 +1,53 @@
+"""Child processes that end with their parent, however it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tgonnx.io.interrupts import deferred
+
+
+def run_child(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, bytes]:
+    """Run a program that calls `watch_parent`, and wait for it. Returns its exit code and what it wrote to stderr.
+
+    Its stdin is a pipe that nobody writes to and that ends with this process. Signals of a terminal reach this
+    process only, which ends the child.
+    """
+    reading, writing = os.pipe()
+    try:
+        with deferred():  # a signal must find a child that is known, or none
+            child = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=reading,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        with child:
+            try:
+                errors = child.communicate()[1]
+            except BaseException:
+                child.kill()
+                raise
+        return child.returncode, errors
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def watch_parent(folder: Path) -> None:
+    """In the child: when the parent is gone, remove `folder`, which the parent made, and end."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

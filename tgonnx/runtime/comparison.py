@@ -1,0 +1,378 @@
+"""Two models run side by side at many sizes: what `tgonnx.runtime.equivalence` does in a child process.
+
+The first model is the reference: sizes are those at which it runs. Both run on the same inputs, with the runtime's
+optimisations and without.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from tgonnx.errors import ModelError, UnsupportedError, UsageError
+from tgonnx.io.checker import without_initializers
+from tgonnx.runtime.child import Stage
+from tgonnx.runtime.feeds import STYLES, Drawer
+from tgonnx.runtime.known_part import makers_of, outputs_before
+from tgonnx.runtime.measure import EQUAL, Difference, Noise, different, measure
+from tgonnx.runtime.noise import HALF_STEP, reached_from, shaken_feeds, stepping_outputs, twin
+from tgonnx.runtime.runner import Runner, describe_feeds
+from tgonnx.runtime.sessions import Feeds, Session, open_session
+from tgonnx.runtime.trial_inputs import TrialInputs
+from tgonnx.runtime.trial_sizes import Size
+
+NOTHING_FINITE = "has no finite value on all inputs tried"
+_FINE_TWINS, _COARSE_TWINS = 4, 2
+_BEFORE = 4  # nodes back from an output that is one number
+_ALWAYS = 2  # sizes that are tried whatever the time: batch 1 and 3
+RUNS_APART = 1e-2  # relative; what threads may change from run to run is far less
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A model on its way to the child, of any size."""
+
+    graph: bytes
+    initializers: list[bytes]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> Packed:
+        initializers = [tensor.SerializeToString() for tensor in model.graph.initializer]
+        return cls(without_initializers(model).SerializeToString(), initializers)
+
+    def model(self) -> onnx.ModelProto:
+        """The model again."""
+        model = onnx.ModelProto()
+        model.ParseFromString(self.graph)
+        for data in self.initializers:
+            model.graph.initializer.add().ParseFromString(data)
+        return model
+
+
+@dataclass(frozen=True)
+class How:
+    """How to compare two models, the first being the reference; `names` say what they are.
+
+    `feeds` are the inputs of the user. With `random`, there are `samples` random ones for each size, too, axes by
+    name from `sizes`; `known` sizes are tried with those listed, `seconds` bounds the list.
+    """
+
+    names: tuple[str, str]
+    feeds: tuple[Feeds, ...] = ()
+    random: bool = True
+    samples: int = 1
+    seed: int = 0
+    rtol: float = 1e-4
+    sizes: tuple[tuple[str, int], ...] = ()
+    known: tuple[Size, ...] = ()
+    seconds: float = 120.0
+
+
+@dataclass
+class Finding:
+    """What came out. `reasons` say what differs, `doubts` what cannot be told."""
+
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    noise: float = 0.0
+    samples: int = 0
+    reasons: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    sizes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    ran_by: list[str] = field(default_factory=list)
+    constant: list[str] = field(default_factory=list)
+
+    def note(self, found: Difference, where: str = "", how: str = "") -> None:
+        """Keep the worst, and one reason for each output."""
+        self.max_abs, self.max_rel = max(self.max_abs, found.absolute), max(self.max_rel, found.relative)
+        if found.reason and not any(reason.startswith(where or found.reason) for reason in self.reasons):
+            self.reasons.append(f"{where}{found.reason}{how}")
+
+
+def compare(stage: Stage, a: Packed, b: Packed, how: How) -> Finding:
+    """Compare; `stage` is called with what is about to run, so that a crash can be placed.
+
+    Where an output is one number on all inputs (all classes are equally likely), what stands before it is compared in
+    its place, if both models make the output from it in the same way.
+    """
+    models = a.model(), b.model()
+    finding = _compared(stage, *models, how)
+    for _ in range(_BEFORE):
+        if not finding.constant or finding.reasons:
+            break
+        before = [makers_of(model, finding.constant) for model in models]
+        if before[0] != before[1] or None in before[0].values():
+            break
+        models = outputs_before(models[0], finding.constant), outputs_before(models[1], finding.constant)
+        again = _compared(stage, *models, how)
+        if again.reasons and all(" shape " in reason for reason in again.reasons):
+            break  # what stands before was cut
+        finding = again
+    return finding
+
+
+def _compared(stage: Stage, a: onnx.ModelProto, b: onnx.ModelProto, how: How) -> Finding:
+    finding = Finding()
+    reference = Runner(a, how.names[0], stage)
+    other = Runner(b, how.names[1], stage)
+    try:
+        pair = _Pair(reference, other, how.rtol, finding)
+    except _OnlyOne as error:
+        finding.note(different(str(error)))
+        return finding
+    for feeds in _inputs(reference, how, finding):
+        finding.samples += 1
+        pair.at(feeds)
+    if not finding.samples:
+        raise UsageError("nothing to verify with: no inputs were given")
+    pair.conclude(how.random and not how.feeds, how.seed)
+    return finding
+
+
+class _OnlyOne(Exception):
+    """A runtime takes the reference, but not the other."""
+
+
+def _inputs(reference: Runner, how: How, finding: Finding) -> Iterator[Feeds]:
+    """The user's inputs, then random ones at each size at which the reference runs, until the time is over."""
+    for feeds in how.feeds:
+        if how.random and not reference.takes(feeds):  # the batches were our choice
+            finding.skipped.append(f"{describe_feeds(feeds)}: {reference.name} does not run")
+            continue
+        finding.sizes.append(describe_feeds(feeds))
+        yield feeds
+    if not how.random:
+        return
+    end = time.monotonic() + how.seconds
+    search = TrialInputs(reference, Size(named=how.sizes), how.known, how.seed, how.seconds)
+    try:
+        seen: dict[str, Size] = {}
+        for size in search.trials.sizes():
+            shown = describe_feeds(search.feeds[size])
+            if shown in seen:
+                continue
+            if len(seen) >= _ALWAYS and time.monotonic() > end:
+                finding.skipped += [shown, *map(search.describe, search.trials.left())]
+                break
+            seen[shown] = size
+            finding.sizes.append(shown)
+            yield from search.samples(size, how.samples)
+        yield from search.more(list(seen.values())[-1], len(STYLES) - search.drawn)
+    except (ModelError, UnsupportedError) as error:
+        if not finding.sizes:
+            raise
+        finding.skipped.append(f"random inputs: {error}")
+
+
+# --- comparing --------------------------------------------------------------------------------------
+
+
+class _Pair:
+    """The reference and the other: what they differ by, and whether that could be told."""
+
+    def __init__(self, reference: Runner, other: Runner, rtol: float, finding: Finding) -> None:
+        self.reference, self.other, self.rtol, self.finding = reference, other, rtol, finding
+        if reference.by_reference:
+            other.use_reference()
+        elif other.by_reference:
+            raise _OnlyOne(f"{reference.optimised.ran_by} takes {reference.name}, but not {other.name}")
+        if reference.optimised.ran_by not in finding.ran_by:
+            finding.ran_by.append(reference.optimised.ran_by)
+        self.names = list(zip(reference.optimised.outputs, other.optimised.outputs, strict=False))
+        self.spread: dict[str, _Spread] = defaultdict(_Spread)
+        self.last: tuple[Feeds, Feeds] | None = None
+        self._twins: dict[tuple[int, float | None], Session] = {}
+
+    def at(self, feeds: Feeds) -> None:
+        """Compare on some inputs. Raises `ModelError` if the reference does not run on them."""
+        want = self.reference.run(self.reference.optimised, feeds)
+        plain = self._plain(feeds)
+        noise = _NoiseSource(self, feeds, want, plain)
+        again = want if self.last is not None else self.reference.run(self.reference.optimised, feeds)
+        for name, value in want.items():
+            self.spread[name].add(value)
+            if measure(value, again[name], RUNS_APART).reason:
+                self.spread[name].random = True
+        self.last = (feeds, want)
+        self._judge(self.other.optimised, feeds, want, noise, "")
+        if plain is not None and self.other.plain is not None:
+            self._judge(self.other.plain, feeds, plain, noise, " (not optimised)")
+        elif plain is not None:
+            self.finding.note(different(f"only {self.reference.name} runs without optimisations"))
+
+    def _plain(self, feeds: Feeds) -> Feeds | None:
+        if self.reference.plain is None:
+            return None
+        try:
+            return self.reference.run(self.reference.plain, feeds)
+        except ModelError:  # some operators run in their optimised form only
+            return None
+
+    def _judge(self, session: Session, feeds: Feeds, want: Feeds, noise: _NoiseSource, how: str) -> None:
+        try:
+            got = self.other.run(session, feeds)
+        except ModelError as error:
+            found = different(f"only {self.reference.name} runs: {error}")
+            self.finding.note(found)
+            return
+        for mine, others in self.names:
+            found = EQUAL
+            if mine in want and others in got:
+                found = measure(want[mine], got[others], self.rtol, noise.of(mine))
+            self.spread[mine].told |= not found.blind
+            self.finding.note(found, f"output {mine!r}: ", how)
+
+    @cached_property
+    def stepping(self) -> set[str]:
+        return stepping_outputs(self.reference.model)
+
+    def twin(self, number: int, relative: float | None) -> Session:
+        """A session of one of the reference's twins."""
+        key = (number, relative)
+        if key not in self._twins:
+            portable = self.reference.by_reference
+            model = twin(self.reference.model, number, relative)
+            self._twins[key] = open_session(model, exact=not portable, portable=portable)
+        return self._twins[key]
+
+    def conclude(self, judge_inputs: bool, seed: int) -> None:
+        """Note what could not be told from the inputs that were tried."""
+        model = self.reference.model
+        drawn = reached_from(model, [value.name for value in model.graph.input])
+        for name, spread in self.spread.items():
+            if name in drawn and (doubt := spread.doubt):
+                self.finding.doubts.append(f"output {name!r} of {self.reference.name} {doubt}")
+                if spread.is_one_number:
+                    self.finding.constant.append(name)
+        if judge_inputs and self.last is not None:
+            self._judge_inputs(*self.last, seed)
+
+    def _judge_inputs(self, feeds: Feeds, want: Feeds, seed: int) -> None:
+        """Note the inputs that change nothing, though the outputs depend on them."""
+        drawer, rng = Drawer(self.reference.model), np.random.default_rng(seed)
+        if len(feeds) < 2:
+            return  # if it changed nothing, the outputs would be constant
+        for name in feeds:
+            if not reached_from(self.reference.model, [name]) & set(want):
+                continue
+            if not self._changes(drawer, name, rng):
+                self.finding.doubts.append(f"input {name!r} changes nothing at the values tried")
+
+    def _changes(self, drawer: Drawer, name: str, rng: np.random.Generator) -> bool:
+        assert self.last is not None
+        feeds, want = self.last
+        for _ in range(3):
+            try:
+                got = self.reference.run(self.reference.optimised, drawer.redraw(name, feeds, rng))
+            except ModelError:  # another value is another size, for one
+                return True
+            if any(not _same(got[key], value) for key, value in want.items()):
+                return True
+        return False
+
+
+def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return np.array_equal(a, b, equal_nan=b.dtype.kind == "f")
+
+
+class _NoiseSource:
+    """The noise of the reference on some inputs, worked out as far as it is asked for."""
+
+    def __init__(self, pair: _Pair, feeds: Feeds, want: Feeds, plain: Feeds | None) -> None:
+        self._pair, self._feeds, self._want = pair, feeds, want
+        self._fine = [] if plain is None else [plain]
+        self._coarse: list[Feeds] = []
+
+    def of(self, name: str) -> Iterator[Noise]:
+        """The noise of one output, first without twins, then with more and more; nothing if its shape varies."""
+        stepping = name in self._pair.stepping
+        for count in range(_FINE_TWINS if stepping else 0, _FINE_TWINS + 1):
+            while len(self._fine) < 2 * count:
+                seed = len(self._fine) // 2
+                self._fine += self._runs(self._pair.twin(seed, None), seed, None)
+            fine = self._deviation(name, self._fine)
+            if fine is None:
+                return
+            if not stepping:
+                yield Noise(fine)
+        if not stepping:
+            return
+        for seed in range(len(self._coarse) // 2, _COARSE_TWINS):
+            self._coarse += self._runs(self._pair.twin(seed, HALF_STEP), seed, HALF_STEP)
+        coarse = self._deviation(name, self._coarse)
+        if fine is not None and coarse is not None:
+            yield Noise(fine, coarse)
+
+    def _deviation(self, name: str, others: list[Feeds]) -> NDArray[Any] | None:
+        return _deviation(self._want[name], [values[name] for values in others])
+
+    def _runs(self, session: Session, seed: int, relative: float | None) -> list[Feeds]:
+        """Two runs of a twin, on inputs that are off, too."""
+        both = (shaken_feeds(self._feeds, 2 * seed + turn, relative) for turn in range(2))
+        return [self._pair.reference.run(session, feeds) for feeds in both]
+
+
+def _deviation(want: NDArray[Any], others: list[NDArray[Any]]) -> NDArray[Any] | None:
+    """Element by element the most that others are off; None if their shapes differ."""
+    if want.dtype.kind not in "biufV" or any(other.shape != want.shape for other in others):
+        return None
+    exact = want.astype(np.float64)
+    worst = np.zeros(want.shape)
+    with np.errstate(invalid="ignore"):
+        for other in others:
+            gap = np.abs(other.astype(np.float64) - exact)
+            worst = np.maximum(worst, np.where(np.isfinite(gap), gap, 0))
+    return worst
+
+
+@dataclass
+class _Spread:
+    """What values an output took."""
+
+    low: float = np.inf
+    high: float = -np.inf
+    count: int = 0
+    texts: bool = False
+    told: bool = False
+    random: bool = False
+
+    def add(self, value: NDArray[Any]) -> None:
+        if value.dtype.kind not in "biufV" or value.dtype.names:
+            self.texts = True
+            return
+        numbers = value.astype(np.float64)
+        finite = numbers[np.isfinite(numbers)]
+        self.count += value.size
+        if finite.size:
+            self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
+
+    @property
+    def is_one_number(self) -> bool:
+        """Whether nothing but one number other than zero was seen."""
+        return self.low == self.high != 0 and not self.random and not self.texts
+
+    @property
+    def doubt(self) -> str:
+        """Why nothing can be told from the values, if so."""
+        if self.texts:
+            return ""
+        if self.random:
+            return "is another each time it is computed"
+        if not self.count:
+            return "is empty on all inputs tried"
+        if self.low > self.high:
+            return NOTHING_FINITE
+        if not self.told:
+            return "changes by a tenth and more when nothing but rounding changes"
+        if self.low == self.high and (self.count > 1 or not self.low):
+            return f"is {self.low:g} on all inputs tried"
+        return ""

@@ -1,0 +1,145 @@
+"""Twins of a model: the same function, rounded otherwise. How far they are apart is the noise of verification.
+
+A correct cut sums the same numbers in another order. What that may change is what the last bits of weights and inputs
+may change (backward error), so the twins' weights are off by that, each in its own type. Values that nothing reads, and
+names, have no effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+import onnx.shape_inference
+from onnx import TensorProto, helper, numpy_helper
+
+from tgonnx.graph.proto import captured_names
+from tgonnx.io.checker import without_initializers
+from tgonnx.runtime.measure import Array, epsilon
+
+LAST_BITS = 2.0  # units in the last place
+HALF_STEP = 2.0**-9  # of a value in 8 bits
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_WHOLE = (*range(2, 8), TensorProto.STRING, TensorProto.BOOL, 12, 13)
+_STEPS = frozenset(
+    "Round Floor Ceil Sign ArgMax ArgMin TopK NonMaxSuppression Greater GreaterOrEqual Less LessOrEqual "
+    "Equal Hardmax MatMulInteger ConvInteger OneHot Unique".split()
+)
+_SET = frozenset("Resize Upsample Pow Range Clip Dropout OneHot Pad NonMaxSuppression Mod".split())
+_COARSE_CASTS = (*range(2, 8), TensorProto.BOOL, TensorProto.FLOAT16, TensorProto.BFLOAT16, *range(12, 24))
+
+
+def twin(model: onnx.ModelProto, seed: int, relative: float | None = None) -> onnx.ModelProto:
+    """A copy whose floating weights are off by up to `LAST_BITS`, or by up to a share of `relative` each."""
+    rng = np.random.default_rng(seed)
+    exact = settings(model)
+    copy = without_initializers(model)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _FLOATS and tensor.name not in exact:
+            tensor = _shaken_tensor(tensor, rng, relative)
+        copy.graph.initializer.append(tensor)
+    for node in copy.graph.node:
+        if node.op_type == "Constant" and node.output[0] not in exact:
+            for item in node.attribute:
+                if item.name == "value" and item.t.data_type in _FLOATS:
+                    item.t.CopyFrom(_shaken_tensor(item.t, rng, relative))
+    return copy
+
+
+def tempered(model: onnx.ModelProto, most: float = 1.0) -> onnx.ModelProto:
+    """A copy whose floating weights are cut to -most..most: another function, of which the same rewriting is right."""
+    copy = without_initializers(model)
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _FLOATS:
+            array = numpy_helper.to_array(tensor)
+            cut = np.clip(array.astype(np.float64), -most, most).astype(array.dtype)
+            tensor = numpy_helper.from_array(cut, tensor.name)
+        copy.graph.initializer.append(tensor)
+    return copy
+
+
+def settings(model: onnx.ModelProto) -> set[str]:
+    """The values that say how to compute rather than with what: scales of images, exponents, bounds."""
+    found = {name for node in model.graph.node if node.op_type in _SET for name in node.input[1:]} - {""}
+    for node in reversed(model.graph.node):
+        if found & set(node.output):
+            found |= set(node.input) - {""}
+    return found
+
+
+def _shaken_tensor(
+    tensor: onnx.TensorProto, rng: np.random.Generator, relative: float | None
+) -> onnx.TensorProto:
+    return numpy_helper.from_array(shaken(numpy_helper.to_array(tensor), rng, relative), tensor.name)
+
+
+def shaken_feeds(feeds: Mapping[str, Array], seed: int, relative: float | None = None) -> dict[str, Array]:
+    """Inputs whose floats are off likewise."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: shaken(value, rng, relative) if _is_float(value) else value for name, value in feeds.items()
+    }
+
+
+def shaken(array: Array, rng: np.random.Generator, relative: float | None) -> Array:
+    """`array` with each element off by a random share of its last bits, or of `relative`; zeros stay."""
+    step = LAST_BITS * epsilon(array.dtype) if relative is None else max(relative, epsilon(array.dtype))
+    off = 1 + step * rng.uniform(-1, 1, array.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray((array.astype(np.float64) * off).astype(array.dtype))
+
+
+def _is_float(array: Array) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def stepping_outputs(model: onnx.ModelProto) -> set[str]:
+    """The outputs on whose way numbers round to steps: by quantisation, comparison, casts to coarser types."""
+    whole = _whole_numbers(model)
+    steps = {
+        name
+        for node in model.graph.node
+        if _rounds(node) and not all(read in whole for read in node.input)
+        for name in node.output
+    }
+    return reached_from(model, steps) & {value.name for value in model.graph.output}
+
+
+def _rounds(node: onnx.NodeProto) -> bool:
+    if "Quantize" in node.op_type or node.op_type.startswith(("QLinear", "QGemm", "QAttention")):
+        return node.op_type != "DequantizeLinear"
+    if node.op_type == "Cast":
+        return any(item.name == "to" and item.i in _COARSE_CASTS for item in node.attribute)
+    return node.op_type in _STEPS
+
+
+def _whole_numbers(model: onnx.ModelProto) -> set[str]:
+    """The values that are known to be integers: nothing about them is rounded."""
+    slim = without_initializers(model)
+    known = {value.name for value in slim.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.name not in known:
+            slim.graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    graph = onnx.shape_inference.infer_shapes(slim).graph
+    values = (*graph.input, *graph.value_info)
+    return {value.name for value in values if value.type.tensor_type.elem_type in _WHOLE}
+
+
+def reached_from(model: onnx.ModelProto, start: Iterable[str]) -> set[str]:
+    """The values that depend on the values of `start`, themselves among them; on sizes alone does not count."""
+    reached = set(start)
+    for node in model.graph.node:
+        if node.op_type not in ("Shape", "Size") and read_by(node) & reached:
+            reached |= set(node.output) - {""}
+    return reached
+
+
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """The values that a node reads, in its subgraphs too."""
+    reads = set(node.input)
+    if any(item.type in (item.GRAPH, item.GRAPHS) for item in node.attribute):
+        reads |= captured_names(helper.make_graph([node], "", [], []))
+    return reads - {""}

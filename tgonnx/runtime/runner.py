@@ -1,0 +1,67 @@
+"""One model and the sessions that it runs in, optimised and not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from tgonnx.errors import ModelError
+from tgonnx.runtime.child import Stage
+from tgonnx.runtime.sessions import Feeds, Session, open_session
+
+
+class Runner:
+    """A model to run; `stage` is told what is about to happen, so that a crash can be placed."""
+
+    def __init__(self, model: onnx.ModelProto, name: str, stage: Stage) -> None:
+        self.model, self.name, self._stage = model, name, stage
+
+    @cached_property
+    def optimised(self) -> Session:
+        self._stage(f"loading {self.name}")
+        return open_session(self.model, exact=True)
+
+    @cached_property
+    def plain(self) -> Session | None:
+        """Without optimisations; None where the runtime needs them, or another one is used."""
+        self._stage(f"loading {self.name}, not optimised")
+        if self.by_reference:
+            return None
+        session = open_session(self.model, exact=True, optimised=False)
+        return None if session.ran_by.startswith("onnx ") else session
+
+    @property
+    def by_reference(self) -> bool:
+        return self.optimised.ran_by.startswith("onnx ")
+
+    def use_reference(self) -> None:
+        """Run by onnx's own evaluator."""
+        self.__dict__["optimised"] = open_session(self.model, portable=True)
+        self.__dict__["plain"] = None
+
+    def run(self, session: Session, feeds: Mapping[str, NDArray[Any]]) -> Feeds:
+        self._stage(f"running {self.name} with {describe_feeds(feeds)}")
+        return session.run(feeds)
+
+    def takes(self, feeds: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether it runs on these inputs."""
+        try:
+            self.run(self.optimised, feeds)
+        except ModelError:
+            return False
+        return True
+
+
+def describe_feeds(feeds: Mapping[str, NDArray[Any]]) -> str:
+    """The shapes of inputs, as `x:1x3x64x96`; of a few."""
+    return describe_shapes({name: value.shape for name, value in feeds.items()})
+
+
+def describe_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Shapes by name, as `x:1x3x64x96`; a few of them."""
+    parts = [f"{name}:{'x'.join(map(str, shape)) or 'scalar'}" for name, shape in shapes.items()]
+    return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")

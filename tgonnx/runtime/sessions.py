@@ -1,0 +1,177 @@
+"""Running a model on any installed onnxruntime, and saying what really ran it.
+
+Runtimes lag behind the standard: onnxruntime-training 1.19.2 ends at opset 21 and IR version 10. A model
+beyond that runs by the first way that works: an older IR version, an older opset (newer operators being written as
+their definitions), onnx's own evaluator.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from tgonnx.errors import InstallationError, ModelError, UnsupportedError
+from tgonnx.graph.expand import SETTLED, write_out
+from tgonnx.graph.proto import opset_of
+from tgonnx.io.checker import describe, with_open_sizes, without_initializers
+from tgonnx.io.interrupts import temporary_folder
+from tgonnx.io.save import save
+
+Feeds = dict[str, NDArray[Any]]
+_SILENT = 4  # what goes wrong is raised; onnxruntime's own lines are for its developers
+SAFE_IR = 10  # the newest that every supported runtime reads
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model ready to run; `ran_by` says what runs it and on what form of the model."""
+
+    outputs: tuple[str, ...]
+    ran_by: str
+    _call: Callable[[Mapping[str, NDArray[Any]]], Sequence[Any]]
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Feeds:
+        """Outputs by name. Raises `ModelError` with the runtime's message if the model cannot run."""
+        try:
+            values = self._call(feeds)
+        except (
+            Exception
+        ) as error:  # the runtimes raise unrelated classes, all meaning: this model, these feeds
+            raise ModelError(f"the model cannot run on these inputs: {_reason(error)}") from None
+        return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}
+
+
+def open_session(
+    model: onnx.ModelProto,
+    threads: int = 0,
+    portable: bool = False,
+    exact: bool = False,
+    optimised: bool = True,
+) -> Session:
+    """A CPU session with all graph optimisations, or with none; `threads` 0 leaves the number to the runtime.
+
+    `portable` goes straight to the last resort, onnx's (slow) reference evaluator. `exact` asks for 8-bit products
+    that do not saturate: on x64 without VNNI the fast ones depend on which channels are neighbours.
+    Raises `UnsupportedError` if nothing can run the model.
+    """
+    if portable:
+        return _reference(model)
+    first = ""
+    for form, copy in _forms(model):
+        for precise in (True, False) if exact else (False,):  # some releases cannot share zero points then
+            try:
+                return _onnxruntime(copy, form, threads, precise, optimised)
+            except InstallationError:
+                raise
+            except Exception as error:  # onnxruntime has its own exceptions, and RuntimeError
+                first = first or _reason(error)
+    try:
+        return _reference(model)
+    except Exception as error:
+        raise UnsupportedError(f"no runtime takes the model: {first}; {_reason(error)}") from None
+
+
+def runtime_accepts(model: onnx.ModelProto) -> bool:
+    """Whether onnxruntime makes a session of the model, or of a form of it that means the same."""
+    for form, copy in _forms(model):
+        try:
+            _onnxruntime(copy, form, threads=1)
+            return True
+        except Exception:  # onnxruntime has its own exceptions, and RuntimeError
+            continue
+    return False
+
+
+def refusal(model: onnx.ModelProto) -> str:
+    """Why onnxruntime makes no session of the model; empty if it does."""
+    try:
+        _onnxruntime(model, "", threads=1, optimised=False)
+    except InstallationError:
+        raise
+    except Exception as error:  # onnxruntime has its own exceptions, and RuntimeError
+        return _reason(error)
+    return ""
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module. Raises `InstallationError` if it is missing or broken."""
+    try:
+        import onnxruntime
+
+        onnxruntime.InferenceSession  # noqa: B018 (a half-removed package imports but is empty)
+    except (ImportError, AttributeError) as error:
+        reason = describe(error)
+        hint = "`tgonnx doctor` tells how to mend it"
+        raise InstallationError(f"onnxruntime does not work ({reason}); {hint}") from None
+    onnxruntime.set_default_logger_severity(_SILENT)  # errors are raised, too
+    return onnxruntime
+
+
+def _forms(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """The model itself and the copies worth trying, each with what to call it."""
+    model = with_open_sizes(model)
+    yield "", model
+    opset = opset_of(model)
+    if model.ir_version > SAFE_IR:
+        yield f", on a copy with IR version {SAFE_IR}", _with_ir(model, SAFE_IR)
+    if opset > SETTLED:
+        try:
+            copy = write_out(model, lambda op_type: not onnx.defs.has(op_type, SETTLED, ""))
+            copy = onnx.version_converter.convert_version(copy, SETTLED)
+        except Exception:  # no adapter for an operator: the next form is tried
+            return
+        yield f", on a copy converted from opset {opset} to {SETTLED}", _with_ir(copy, SAFE_IR)
+
+
+def _with_ir(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
+    copy = without_initializers(model)
+    copy.graph.initializer.extend(model.graph.initializer)
+    copy.ir_version = min(model.ir_version, ir_version)
+    return copy
+
+
+def _onnxruntime(
+    model: onnx.ModelProto, form: str, threads: int, exact: bool = False, optimised: bool = True
+) -> Session:
+    runtime = import_onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = _SILENT
+    if not optimised:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
+    providers = ["CPUExecutionProvider"]
+    if model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
+        session = runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
+    else:
+        with temporary_folder() as folder:
+            path = folder / "model.onnx"
+            save(model, path)
+            session = runtime.InferenceSession(str(path), options, providers=providers)
+    names = tuple(output.name for output in session.get_outputs())
+    return Session(names, f"onnxruntime {runtime.__version__}{form}", lambda feeds: session.run(None, feeds))
+
+
+def _reference(model: onnx.ModelProto) -> Session:
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(model)
+    names = tuple(output.name for output in model.graph.output)
+
+    def call(feeds: Mapping[str, NDArray[Any]]) -> Sequence[Any]:
+        return list(evaluator.run(None, dict(feeds)))
+
+    return Session(names, f"onnx {onnx.__version__} reference evaluator", call)
+
+
+def _reason(error: Exception) -> str:
+    """The message without onnxruntime's prefix and source position."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", describe(error, 2000))
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,1 @@
+"""Which units to keep: masks, criteria, budgets."""

@@ -1,0 +1,318 @@
+"""Masks, and choosing units without training."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tgonnx.analysis.cost import CostModel, Target
+from tgonnx.analysis.coupling import Attention, Coupling
+from tgonnx.errors import TargetError, UsageError
+from tgonnx.io.checker import describe
+from tgonnx.io.save import save_text
+from tgonnx.selection.norms import unit_norms
+
+Open = npt.NDArray[np.bool_]
+BLOCK = 8  # onnxruntime's fast convolutions work on blocks of this many channels
+MAX_UNITS, MAX_BYTES = 2**24, 2**28  # of a mask file
+CLOSE = 0.99  # a target is met closely above this share of it
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which units stay. `open[u]` is True where unit u is kept; `groups` names and sizes the groups in unit order.
+
+    `attention` is how the coupling was analysed that the mask belongs to.
+    """
+
+    open: Open
+    groups: tuple[tuple[str, int], ...] = field(default=())
+    attention: Attention = "heads"
+
+    @classmethod
+    def all_open(cls, coupling: Coupling) -> Mask:
+        return cls(np.ones(coupling.units, bool), _outline(coupling), coupling.attention)
+
+    @classmethod
+    def of(cls, coupling: Coupling, open_units: Open) -> Mask:
+        """Raises UsageError if the size does not fit or a group would be emptied."""
+        mask = cls(np.asarray(open_units, bool), _outline(coupling), coupling.attention)
+        mask.check(coupling)
+        return mask
+
+    def check(self, coupling: Coupling) -> None:
+        """Raise UsageError unless the mask belongs to this model and leaves every group something."""
+        if len(self.open) != coupling.units or self.groups != _outline(coupling):
+            raise UsageError(
+                f"the mask has {len(self.open)} units in other groups than the model's {coupling.units}"
+            )
+        for group in coupling.groups:
+            if not self.open[group.units].any():
+                raise UsageError(f"the mask empties group {group.name}")
+        counts = np.bincount(coupling.kind_of[self.open], minlength=int(coupling.kind_of.max(initial=-1)) + 1)
+        if any(not counts[list(kinds)].any() for kinds in coupling.guards):
+            raise UsageError("the mask leaves an axis without channels")
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        overwrite: bool = False,
+        protect: Iterable[str | os.PathLike[str]] = (),
+    ) -> None:
+        """Write JSON, completely or not at all: for each group its name, size and the kept units.
+
+        `protect` lists files that must not be overwritten. Raises UsageError.
+        """
+        start, entries = 0, []
+        for name, size in self.groups:
+            kept = np.flatnonzero(self.open[start : start + size]).tolist()
+            entries.append({"group": name, "units": size, "keep": kept})
+            start += size
+        document = {"format": "tgonnx-mask-1", "attention": self.attention, "groups": entries}
+        save_text(json.dumps(document, indent=1) + "\n", path, overwrite, protect)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Mask:
+        """Read a mask. Raises UsageError naming the file and what is wrong with it."""
+        try:
+            data = json.loads(_read(Path(path)))
+            if data["format"] != "tgonnx-mask-1":
+                raise ValueError(f"format {data['format']!r} is not tgonnx-mask-1")
+            attention: Attention = data["attention"]
+            if attention not in ("heads", "head-dim"):
+                raise ValueError(f"attention {attention!r} is not heads or head-dim")
+            groups = tuple((str(entry["group"]), _size(entry["units"])) for entry in data["groups"])
+            if sum(size for _, size in groups) > MAX_UNITS:
+                raise ValueError(f"more than {MAX_UNITS:,} units")
+            parts = [
+                _kept(entry["keep"], size) for entry, (_, size) in zip(data["groups"], groups, strict=True)
+            ]
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+            raise UsageError(f"{path}: not a mask file ({describe(error, 120)})") from None
+        return cls(np.concatenate(parts) if parts else np.zeros(0, bool), groups, attention)
+
+
+def _read(path: Path) -> str:
+    """The text of a file, unless it is one that does not end."""
+    if not path.exists() or path.is_dir():
+        return path.read_text()  # which says what is wrong
+    if not path.is_file():
+        raise ValueError("it is a device or a pipe")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
+    return path.read_text(encoding="utf-8")
+
+
+def _size(units: object) -> int:
+    if type(units) is not int or units < 1:
+        raise ValueError(f"a group of {units!r} units")
+    return units
+
+
+def _kept(keep: object, size: int) -> Open:
+    """One bool for each of `size` units, from the numbers of those that stay."""
+    numbers = np.array(keep) if keep else np.zeros(0, np.int64)
+    if numbers.dtype.kind != "i" or numbers.ndim != 1 or (numbers < 0).any() or (numbers >= size).any():
+        raise ValueError(f"what is kept are no numbers below {size}")
+    part = np.zeros(size, bool)
+    part[numbers] = True
+    return part
+
+
+def _outline(coupling: Coupling) -> tuple[tuple[str, int], ...]:
+    return tuple((group.name, group.size) for group in coupling.groups)
+
+
+def frozen_groups(coupling: Coupling, patterns: Iterable[str]) -> set[int]:
+    """Numbers of the groups that have a member whose value or node matches one of the globs."""
+    groups_of: dict[str, set[int]] = defaultdict(set)  # by value
+    for number, group in enumerate(coupling.groups):
+        for name in {group.name, *(member.value for member in group.members)}:
+            groups_of[name].add(number)
+    named = [*groups_of.items()]
+    named += [
+        (n.label, groups_of[v]) for n in coupling.model.nodes for v in n.inputs + n.outputs if v in groups_of
+    ]
+    found: set[int] = set()
+    for pattern in patterns:
+        hits: set[int] = set()
+        for name, numbers in named:
+            if name == pattern or fnmatch.fnmatchcase(name, pattern):  # names have [ and ]
+                hits |= numbers
+        if not hits:
+            raise UsageError(f"--freeze {pattern!r} matches no prunable group")
+        found |= hits
+    return found
+
+
+def floors(coupling: Coupling, min_channels: int = 1, freeze: Sequence[str] = ()) -> npt.NDArray[np.int64]:
+    """The fewest units that each group may keep."""
+    fewest = np.array([min(max(min_channels, 1), g.size) for g in coupling.groups], np.int64)
+    for number in frozen_groups(coupling, freeze):
+        fewest[number] = coupling.groups[number].size
+    return fewest
+
+
+def select(
+    coupling: Coupling,
+    target: Target,
+    criterion: Literal["random", "l2"] = "random",
+    seed: int = 0,
+    round_to: int | None = None,
+    min_channels: int = 1,
+    freeze: Sequence[str] = (),
+) -> Mask:
+    """Choose units without training.
+
+    `random` keeps the same fraction of every group, drawn at random; `l2` keeps the units whose weights have the
+    largest L2 norm within their group (Li et al. 2017), all groups being cut by the same fraction.
+    Raises TargetError if the target is below what the pinned channels cost.
+    """
+    if criterion == "random":
+        scores = np.random.default_rng(seed).random(coupling.units)
+    elif criterion == "l2":
+        scores = unit_norms(coupling)
+    else:
+        raise UsageError(f"criterion {criterion!r} is not random or l2")
+    ranks = np.empty(coupling.units)
+    for group in coupling.groups:  # the fraction of the group that is better
+        order = np.argsort(-scores[group.units], kind="stable")
+        ranks[group.units[order]] = np.arange(group.size) / group.size
+    return fit(coupling, -ranks, target, round_to, min_channels, freeze)
+
+
+def fit(
+    coupling: Coupling,
+    scores: npt.NDArray[np.float64],
+    target: Target,
+    round_to: int | None = None,
+    min_channels: int = 1,
+    freeze: Sequence[str] = (),
+) -> Mask:
+    """The mask that keeps the units of highest score and meets `target`: at most it, and as close as units allow.
+
+    Units are closed from the lowest score upwards until the target is met; then units that were closed on the way
+    are opened again, the highest score first, where the target still allows it. Groups keep multiples of `round_to`
+    units; by default of a power of two up to `BLOCK`, the largest that meets the target closely.
+    Raises TargetError if the target cannot be met.
+    """
+    sizes = np.array([group.size for group in coupling.groups], np.int64)
+    if round_to is not None:
+        return _fit(coupling, scores, target, np.full_like(sizes, round_to), min_channels, freeze)
+    model = coupling.cost_model
+    coarse = 2 ** np.floor(np.log2(np.maximum(sizes // 4, 1))).astype(np.int64)  # four sizes to choose from
+    for block in (BLOCK, BLOCK // 2, BLOCK // 4):
+        try:
+            mask = _fit(coupling, scores, target, np.minimum(coarse, block), min_channels, freeze)
+        except TargetError:
+            continue
+        if model.ratio(mask.open, target.kind) >= CLOSE * target.value:
+            return mask
+    return _fit(coupling, scores, target, np.ones_like(sizes), min_channels, freeze)
+
+
+def _fit(
+    coupling: Coupling,
+    scores: npt.NDArray[np.float64],
+    target: Target,
+    steps: npt.NDArray[np.int64],
+    min_channels: int,
+    freeze: Sequence[str],
+) -> Mask:
+    """`fit` where each group keeps a multiple of its own step."""
+    model = coupling.cost_model
+    sizes = np.array([group.size for group in coupling.groups], np.int64)
+    fewest = np.maximum(floors(coupling, min_channels, freeze), np.minimum(steps, sizes))
+    closable = _closable(coupling, np.argsort(scores, kind="stable"), fewest, steps)
+    low, high = 0, len(closable)
+    least = model.ratio(_mask_of(coupling, closable, high), target.kind)
+    if least > target.value + 1e-9:
+        raise TargetError(f"{target}: at least {least:.3f} of the {target.kind} must stay")
+    while low < high:
+        middle = (low + high) // 2
+        if model.ratio(_mask_of(coupling, closable, middle), target.kind) <= target.value + 1e-9:
+            high = middle
+        else:
+            low = middle + 1
+    mask = _mask_of(coupling, closable, high)
+    _refill(model, mask, closable[:high], target)
+    return Mask.of(coupling, mask)
+
+
+def _closable(
+    coupling: Coupling,
+    order: npt.NDArray[np.int64],
+    fewest: npt.NDArray[np.int64],
+    steps: npt.NDArray[np.int64],
+) -> list[npt.NDArray[np.int64]]:
+    """Batches of units to close, in order; a group is cut so that multiples of its step are left."""
+    left = np.array([g.size for g in coupling.groups], np.int64)
+    waiting: list[list[int]] = [[] for _ in left]
+    guards = _Guards(coupling)
+    batches = []
+    for unit in order.tolist():
+        group = coupling.group_of[unit]
+        step = left[group] % steps[group] or steps[group]
+        if left[group] - step < fewest[group] or not guards.close(unit):
+            continue
+        waiting[group].append(unit)
+        if len(waiting[group]) == step:
+            batches.append(np.array(waiting[group]))
+            waiting[group] = []
+            left[group] -= step
+    return batches
+
+
+class _Guards:
+    """Keeps count of what is open in the axes that could be left empty."""
+
+    def __init__(self, coupling: Coupling) -> None:
+        self.kind_of = coupling.kind_of
+        sizes = np.bincount(coupling.kind_of)
+        self.open = [int(sizes[list(kinds)].sum()) for kinds in coupling.guards]
+        self.of_kind: dict[int, list[int]] = {}
+        for number, kinds in enumerate(coupling.guards):
+            for kind in kinds:
+                self.of_kind.setdefault(kind, []).append(number)
+
+    def close(self, unit: int) -> bool:
+        """Count a unit as closed; False, and nothing counted, if that would empty an axis."""
+        numbers = self.of_kind.get(int(self.kind_of[unit]), [])
+        if any(self.open[n] <= 1 for n in numbers):
+            return False
+        for n in numbers:
+            self.open[n] -= 1
+        return True
+
+
+def random_mask(coupling: Coupling, keep: float, seed: int = 0) -> Mask:
+    """Keep a fraction of every group, at least one unit, drawn at random."""
+    rng = np.random.default_rng(seed)
+    fewest = np.array([max(1, int(np.ceil(g.size * keep))) for g in coupling.groups], np.int64)
+    closed = _closable(coupling, rng.permutation(coupling.units), fewest, np.ones_like(fewest))
+    return Mask.of(coupling, _mask_of(coupling, closed, len(closed)))
+
+
+def _mask_of(coupling: Coupling, batches: Sequence[npt.NDArray[np.int64]], count: int) -> Open:
+    mask = np.ones(coupling.units, bool)
+    if count:
+        mask[np.concatenate(batches[:count])] = False
+    return mask
+
+
+def _refill(model: CostModel, mask: Open, closed: Sequence[npt.NDArray[np.int64]], target: Target) -> None:
+    for batch in reversed(closed[-200:]):
+        mask[batch] = True
+        if model.ratio(mask, target.kind) > target.value + 1e-9:
+            mask[batch] = False
