@@ -33,7 +33,8 @@ from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
 from tgonnx.runtime.equivalence import contract_differences, runnable_feeds, verify
 from tgonnx.runtime.sessions import Feeds, open_session
-from tgonnx.selection.budget import Mask, random_mask
+from tgonnx.selection.budget import random_mask
+from tgonnx.selection.mask import Mask
 
 KEEP = 0.5
 LIMITS = {"convolution": 0.30, "attention": 0.35}  # of the parameters, tables aside

@@ -24,7 +24,11 @@ from tgonnx.data.sources import open_dataset
 from tgonnx.losses.fit import validate
 from tgonnx.losses.metric import Metric
 from tgonnx.pipeline import BATCH, LR, steps_for
-from tgonnx.training.search import Journal, Recipe, Task, Teacher, fine_tune, refresh_statistics
+from tgonnx.training.fine_tune import fine_tune
+from tgonnx.training.progress import Journal
+from tgonnx.training.recipe import Recipe
+from tgonnx.training.statistics import refresh_statistics
+from tgonnx.training.task import Task, Teacher
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL, DATA = ROOT / "models" / "fashion_resnet20.onnx", ROOT / "models" / "fashion_mnist.npz"

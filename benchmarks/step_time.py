@@ -22,7 +22,9 @@ from tgonnx.losses.fit import validate
 from tgonnx.passes.add_objective import HYSTERESIS, MU, RHO, Penalty
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.runtime.feeds import random_feeds
-from tgonnx.training.search import Recipe, Task, Teacher, make_trainer
+from tgonnx.training.recipe import Recipe
+from tgonnx.training.step import make_trainer
+from tgonnx.training.task import Task, Teacher
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "fashion_resnet20.onnx"
 

@@ -46,7 +46,9 @@ from tgonnx.passes.add_objective import HYSTERESIS, MU, RHO, Penalty
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.prepare_training import SMALLEST_BATCH
 from tgonnx.runtime.feeds import random_feeds
-from tgonnx.training.search import Recipe, Task, Teacher, make_spec
+from tgonnx.training.recipe import Recipe
+from tgonnx.training.step import make_spec
+from tgonnx.training.task import Task, Teacher
 
 AGREE = 1e-4
 BATCH = 2

@@ -20,7 +20,11 @@ from tgonnx.data.sources import arrays, open_dataset
 from tgonnx.graph.builder import Emitter, Value
 from tgonnx.losses.fit import validate
 from tgonnx.losses.metric import Metric
-from tgonnx.training.search import Journal, Progress, Recipe, Task, Teacher, fine_tune, refresh_statistics
+from tgonnx.training.fine_tune import fine_tune
+from tgonnx.training.progress import Journal, Progress
+from tgonnx.training.recipe import Recipe
+from tgonnx.training.statistics import refresh_statistics
+from tgonnx.training.task import Task, Teacher
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 HERE = Path(__file__).resolve().parent

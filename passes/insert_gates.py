@@ -33,7 +33,7 @@ from tgonnx.graph.proto import fresh_name
 from tgonnx.ops.aspects.gating import Gating
 from tgonnx.passes import PassResult
 from tgonnx.passes.file_form import give_form_back
-from tgonnx.selection.budget import Mask
+from tgonnx.selection.mask import Mask
 
 GATES = "tgonnx.gate_values"  # float32 [units]
 

@@ -32,7 +32,7 @@ from tgonnx.ops.aspects.cut import Cut, Keep
 from tgonnx.ops.aspects.relations import Labels, lookup
 from tgonnx.passes import PassResult
 from tgonnx.passes.file_form import give_form_back
-from tgonnx.selection.budget import Mask
+from tgonnx.selection.mask import Mask
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.passes import PassResult
-from tgonnx.selection.budget import Mask
+from tgonnx.selection.mask import Mask
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 

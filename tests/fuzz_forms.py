@@ -26,7 +26,8 @@ from tgonnx.analysis.solver import analyze
 from tgonnx.loading import load
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
-from tgonnx.selection.budget import Mask, random_mask
+from tgonnx.selection.budget import random_mask
+from tgonnx.selection.mask import Mask
 
 SMALL = 20_000  # bytes of a packed graph; larger ones take too long here
 PACKED = [path for path in sorted(HERE.glob(f"*{SUFFIX}")) if path.stat().st_size < SMALL]

@@ -20,7 +20,8 @@ from tgonnx.analysis.solver import analyze
 from tgonnx.loading import load
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
-from tgonnx.selection.budget import Mask, random_mask
+from tgonnx.selection.budget import random_mask
+from tgonnx.selection.mask import Mask
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Sizes = Mapping[str, int]

@@ -15,7 +15,8 @@ from tgonnx.loading import load
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
 from tgonnx.runtime.sessions import open_session
-from tgonnx.selection.budget import Mask, random_mask
+from tgonnx.selection.budget import random_mask
+from tgonnx.selection.mask import Mask
 
 
 def feeds_of(model: Model, seed: int = 0, other_sizes: bool = False) -> dict[str, np.ndarray]:

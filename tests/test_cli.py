@@ -14,7 +14,7 @@ from tgonnx.cli import looking
 from tgonnx.cli.app import main
 from tgonnx.errors import DivergedError, UsageError
 from tgonnx.loading import read
-from tgonnx.selection.budget import Mask
+from tgonnx.selection.mask import Mask
 
 Capture = pytest.CaptureFixture[str]
 

@@ -18,7 +18,8 @@ from tgonnx.passes.normalize import (
     UnshareConstants,
 )
 from tgonnx.passes.remove_channels import apply
-from tgonnx.selection.budget import Mask, random_mask
+from tgonnx.selection.budget import random_mask
+from tgonnx.selection.mask import Mask
 
 
 def parse(text: str, opset: int = 17, ir: int = 8) -> onnx.ModelProto:

@@ -23,7 +23,8 @@ from tgonnx.passes.remove_channels import apply
 from tgonnx.proof import UNVERIFIED, Prover
 from tgonnx.runtime import child
 from tgonnx.runtime.known_part import known_part, unknown_operators
-from tgonnx.selection.budget import Mask, random_mask
+from tgonnx.selection.budget import random_mask
+from tgonnx.selection.mask import Mask
 
 
 def prepared(source: onnx.ModelProto) -> tuple[Coupling, Mask]:

@@ -13,7 +13,9 @@ from small_task import network, samples
 
 import tgonnx as tg
 from tgonnx.pipeline import PruneResult, embed
-from tgonnx.training.search import Journal, Recipe, fine_tune
+from tgonnx.training.fine_tune import fine_tune
+from tgonnx.training.progress import Journal
+from tgonnx.training.recipe import Recipe
 
 Array = np.ndarray[Any, Any]
 

@@ -15,7 +15,9 @@ from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.solver import analyze
 from tgonnx.errors import TargetError, UsageError
 from tgonnx.loading import load
-from tgonnx.selection.budget import Mask, fit, random_mask, select
+from tgonnx.selection.budget import fit, random_mask
+from tgonnx.selection.criteria import select
+from tgonnx.selection.mask import Mask
 from tgonnx.selection.norms import unit_norms
 
 

@@ -18,20 +18,14 @@ from tgonnx.graph.proto import with_values
 from tgonnx.loading import load
 from tgonnx.losses.fit import validate
 from tgonnx.losses.metric import Metric
-from tgonnx.training.search import (
-    Diverged,
-    Journal,
-    Progress,
-    Recipe,
-    Task,
-    Teacher,
-    fine_tune,
-    lift,
-    rate,
-    refresh_statistics,
-    search,
-    search_floors,
-)
+from tgonnx.training.fine_tune import fine_tune
+from tgonnx.training.loop import Diverged
+from tgonnx.training.progress import Journal, Progress
+from tgonnx.training.recipe import Recipe
+from tgonnx.training.schedule import rate
+from tgonnx.training.search import lift, search, search_floors
+from tgonnx.training.statistics import refresh_statistics
+from tgonnx.training.task import Task, Teacher
 
 Array = np.ndarray[Any, Any]
 FAST = Recipe(lr=1e-2, gate_lr=0.05, batch=32, threads=1)

@@ -16,7 +16,9 @@ from tgonnx.engines.gradient_check import judge
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit
 from tgonnx.runtime.versions import newest_versions
-from tgonnx.training.search import Recipe, Task, Teacher, make_spec
+from tgonnx.training.recipe import Recipe
+from tgonnx.training.step import make_spec
+from tgonnx.training.task import Task, Teacher
 
 TRAINS = engines.choose() == "ort-training"
 ENGINES: list[Any] = ["portable", "ort-training"] if TRAINS else ["portable"]

@@ -33,8 +33,9 @@ from tgonnx.loading import load
 from tgonnx.passes import insert_gates, remove_channels
 from tgonnx.pipeline import Figures, PruneResult, prune
 from tgonnx.runtime.equivalence import Check, verify
-from tgonnx.selection.budget import Mask, select
-from tgonnx.training.search import Progress
+from tgonnx.selection.criteria import select
+from tgonnx.selection.mask import Mask
+from tgonnx.training.progress import Progress
 
 __all__ = [
     "Check",

@@ -37,19 +37,16 @@ from tgonnx.proof import Prover, data_feeds
 from tgonnx.runtime.equivalence import SECONDS, Check
 from tgonnx.runtime.known_part import known_part, unknown_operators, with_rest
 from tgonnx.runtime.sessions import open_session
-from tgonnx.selection.budget import CLOSE, Mask, fit, select
-from tgonnx.training.search import (
-    WATCHED,
-    Journal,
-    Listener,
-    Progress,
-    Recipe,
-    Task,
-    Teacher,
-    fine_tune,
-    refresh_statistics,
-    search,
-)
+from tgonnx.selection.budget import CLOSE, fit
+from tgonnx.selection.criteria import select
+from tgonnx.selection.mask import Mask
+from tgonnx.training.fine_tune import fine_tune
+from tgonnx.training.loop import WATCHED
+from tgonnx.training.progress import Journal, Listener, Progress
+from tgonnx.training.recipe import Recipe
+from tgonnx.training.search import search
+from tgonnx.training.statistics import refresh_statistics
+from tgonnx.training.task import Task, Teacher
 
 BATCH = 64
 SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if the epochs are not given

@@ -25,7 +25,7 @@ from tgonnx.runtime.measure import NOT_FINITE
 from tgonnx.runtime.noise import tempered
 from tgonnx.runtime.sessions import Feeds
 from tgonnx.runtime.trial_sizes import BATCHES, Size
-from tgonnx.selection.budget import Mask
+from tgonnx.selection.mask import Mask
 
 UNVERIFIED = "tgonnx.unverified"  # key of the metadata of a file that was written without being verified
 _LARGE_BATCH, _MOST_BYTES = 32, 1 << 26

@@ -177,7 +177,7 @@ def mask(
     """Choose units to cut without training, and write the choice to a file."""
     from tgonnx.analysis.cost import Target
     from tgonnx.io.save import check_destination
-    from tgonnx.selection.budget import select
+    from tgonnx.selection.criteria import select
 
     wanted = Target.parse(target)
     check_destination(out, overwrite, protect=[model])
@@ -208,7 +208,7 @@ def gate(
     from tgonnx.passes.insert_gates import gate as gate_model
     from tgonnx.passes.remove_channels import apply as cut
     from tgonnx.proof import Prover, real_feeds
-    from tgonnx.selection.budget import Mask
+    from tgonnx.selection.mask import Mask
 
     inputs = [path for path in (model, mask_path, data) if path]
     check_destination(out, overwrite, inputs)
@@ -242,7 +242,7 @@ def apply(
     from tgonnx.passes.insert_gates import gate as gate_model
     from tgonnx.passes.remove_channels import apply as cut
     from tgonnx.proof import Prover, real_feeds
-    from tgonnx.selection.budget import Mask
+    from tgonnx.selection.mask import Mask
 
     inputs = [path for path in (model, mask_path, data) if path]
     check_destination(out, overwrite, inputs)

@@ -19,7 +19,7 @@ from tgonnx.errors import OutputError
 from tgonnx.io.visible import escaped, visible
 
 if TYPE_CHECKING:
-    from tgonnx.training.search import Progress
+    from tgonnx.training.progress import Progress
 
 _PIPE_WIDTH = 120  # columns where no terminal says how many there are
 _WORD = 200  # characters of a name in a line of its own

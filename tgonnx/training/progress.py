@@ -1,0 +1,53 @@
+"""What is told of a run while it lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+Phase = Literal["search", "commit", "fine-tune"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is. `loss` is the task's, over recent steps; `cost` is what is left now, a ratio."""
+
+    phase: Phase
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    metric: float | None = None
+    cost: float | None = None
+    seconds_left: float | None = None
+
+
+Listener = Callable[[Progress], None]
+
+
+@dataclass
+class Journal:
+    """What happened, one record per epoch, and who wants to know.
+
+    `later` is how much follows the present phase, in steps of this phase. `notes` say what was done otherwise
+    than asked.
+    """
+
+    listener: Listener | None = None
+    records: list[Progress] = field(default_factory=list)
+    later: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def tell(self, progress: Progress) -> None:
+        if self.listener is not None:
+            self.listener(progress)
+
+    def record(self, progress: Progress) -> None:
+        self.records.append(progress)
+        self.tell(progress)

@@ -1,0 +1,97 @@
+"""A training step, built and tried."""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from tgonnx.data.samples import Batch
+from tgonnx.engines import ParameterGroup, StepSpec, Trainer, build
+from tgonnx.engines.rehearsal import rehearse
+from tgonnx.engines.trainer import session
+from tgonnx.passes.add_objective import ANSWER, TASK, TEACHER, Penalty, add_objective
+from tgonnx.passes.prepare_training import LOGITS, prepare_training
+from tgonnx.training.progress import Journal
+from tgonnx.training.recipe import Recipe
+from tgonnx.training.task import Task
+
+
+def make_trainer(
+    proto: onnx.ModelProto, task: Task, recipe: Recipe, batch: Batch, penalty: Penalty | None = None
+) -> Trainer:
+    """A trainer for batches like `batch`. With a penalty, `proto` is a gated model with free gates."""
+    spec = make_spec(proto, task, recipe, batch, penalty)
+    return build(spec, recipe.engine, recipe.threads, recipe.seed, recipe.device)
+
+
+def rehearsed_trainer(
+    proto: onnx.ModelProto,
+    task: Task,
+    recipe: Recipe,
+    batch: Batch,
+    journal: Journal,
+    penalty: Penalty | None = None,
+) -> Trainer:
+    """`make_trainer` after its first step went well in another process. Raises UnsupportedError if it did not."""
+    spec = make_spec(proto, task, recipe, batch, penalty)
+    feeds = task.teacher.feeds(batch)
+    outcome = rehearse(spec, feeds, recipe.engine, recipe.threads, recipe.device)
+    for note in outcome.notes:
+        journal.note(note)
+    return build(spec, outcome.engine, recipe.threads, recipe.seed, recipe.device)
+
+
+def make_spec(
+    proto: onnx.ModelProto, task: Task, recipe: Recipe, batch: Batch, penalty: Penalty | None = None
+) -> StepSpec:
+    """The training graph of `make_trainer`, and what to update in it."""
+    shapes = {name: value.shape for name, value in batch.feeds.items()}
+    copy = prepare_training(proto, shapes, recipe.gradient)
+    feeds = task.teacher.feeds(batch)
+    answer = feeds[ANSWER].shape if ANSWER in feeds else None
+    outputs = {n.removeprefix(TEACHER): v.shape for n, v in feeds.items() if n.startswith(TEACHER)}
+    model = add_objective(copy.model, task.fit, answer, outputs, penalty, task.teacher.imitation)
+    groups = []
+    if recipe.train_weights:
+        groups += _weight_groups(copy.model, copy.weights, recipe)
+    if penalty is not None:
+        groups.append(ParameterGroup((LOGITS,), "adamw", "tgonnx.gate_lr", betas=(0.9, 0.99)))
+    return StepSpec(model, tuple(groups), copy.statistics)
+
+
+def stake(gated: onnx.ModelProto, task: Task, recipe: Recipe, batches: int = 4) -> float:
+    """What the task's loss has to lose: the loss with all gates closed less that with all open.
+
+    The penalty is weighed in this unit, so that it means the same for losses of any size.
+    """
+    drawn = list(islice(task.batches(recipe.batch, recipe.seed), batches))
+    model = make_spec(gated, task, recipe, drawn[0]).model
+    logits = next(tensor for tensor in model.graph.initializer if tensor.name == LOGITS)
+    losses = []
+    for start in (-0.5, 0.5):
+        logits.CopyFrom(numpy_helper.from_array(np.full(tuple(logits.dims), start, np.float32), LOGITS))
+        runner = session(model, recipe.threads)
+        losses.append(np.mean([runner.run([TASK], task.teacher.feeds(batch))[0] for batch in drawn]))
+    found = float(losses[0] - losses[1])
+    return found if math.isfinite(found) and found > 0 else max(abs(float(losses[1])), 1e-6)
+
+
+def _weight_groups(model: onnx.ModelProto, names: tuple[str, ...], recipe: Recipe) -> list[ParameterGroup]:
+    """Matrices and kernels decay, vectors do not."""
+    rank = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    parts = (
+        (tuple(n for n in names if rank[n] > 1), recipe.weight_decay),
+        (tuple(n for n in names if rank[n] <= 1), 0.0),
+    )
+    decay_scale = (
+        1.0 if recipe.optimizer == "sgd" else 100.0
+    )  # decoupled decay is not divided by the gradients' size
+    return [
+        ParameterGroup(members, recipe.optimizer, "tgonnx.lr", decay * decay_scale)
+        for members, decay in parts
+        if members
+    ]

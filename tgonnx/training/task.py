@@ -1,0 +1,71 @@
+"""What is to be learned: samples, losses, and the original as a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from tgonnx.data.samples import Batch, Split
+from tgonnx.graph.types import Array
+from tgonnx.losses.fit import Fit
+from tgonnx.losses.metric import Metric, fixed_batch
+from tgonnx.passes.add_objective import ANSWER, TEACHER
+from tgonnx.runtime.sessions import Feeds, Session, open_session
+
+
+class Teacher:
+    """The original model, asked for its outputs batch by batch by `distill`, and by `ce`.
+
+    `imitation` is the share of a cross-entropy that follows its probabilities instead of the labels.
+    """
+
+    def __init__(self, model: onnx.ModelProto, fit: Fit, threads: int | None, imitation: float = 0.5) -> None:
+        asked = fit.loss == "distill" or (fit.loss == "ce" and imitation > 0)
+        self._session: Session | None = open_session(model, threads or 0) if asked else None
+        self._insists = fixed_batch(model)
+        self._only = fit.output if fit.loss == "ce" else None
+        self.imitation = imitation if fit.loss == "ce" else 0.0
+        self._kind = np.int64 if fit.loss == "ce" else np.float32
+
+    def feeds(self, batch: Batch) -> dict[str, Array]:
+        """Inputs of the training copy for a batch: the model's own, and labels or what the teacher says."""
+        feeds = dict(batch.feeds)
+        if self._session is not None:
+            outputs = self._ask(self._session, batch.feeds)
+            used = {n: v for n, v in outputs.items() if v.dtype.kind == "f" and self._only in (None, n)}
+            feeds |= {TEACHER + name: value.astype(np.float32) for name, value in used.items()}
+        if self._session is not None and self._only is None:
+            return feeds
+        assert batch.answer is not None
+        return feeds | {ANSWER: np.ascontiguousarray(batch.answer, self._kind)}
+
+    def _ask(self, session: Session, feeds: Feeds) -> Feeds:
+        """The outputs for a batch of any size; a model of fixed batch is asked in pieces, the last filled up."""
+        count = len(next(iter(feeds.values())))
+        if self._insists is None or self._insists == count:
+            return session.run(feeds)
+        chosen = [np.arange(start, start + self._insists) % count for start in range(0, count, self._insists)]
+        parts = [session.run({name: value[piece] for name, value in feeds.items()}) for piece in chosen]
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned, and from what. `metric` is None without held-out samples."""
+
+    split: Split
+    fit: Fit
+    teacher: Teacher
+    metric: Metric | None
+
+    def batches(self, size: int, seed: int) -> Iterator[Batch]:
+        """Shuffled full batches without end."""
+        rng = np.random.default_rng(seed)
+        while True:
+            yield from self.split.batches(min(size, len(self.split)), rng)
+
+    def steps_per_epoch(self, size: int) -> int:
+        return max(1, len(self.split) // min(size, len(self.split)))
