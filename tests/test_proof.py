@@ -21,7 +21,7 @@ from tgonnx.analysis.coupling import Coupling
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
 from tgonnx.proof import UNVERIFIED, Prover
-from tgonnx.runtime import child
+from tgonnx.runtime import child, comparison, equivalence
 from tgonnx.runtime.known_part import known_part, unknown_operators
 from tgonnx.selection.budget import random_mask
 from tgonnx.selection.mask import Mask
@@ -219,3 +219,24 @@ def test_the_sizes_of_the_analysis_are_tried_too() -> None:
     coupling = tg.analyze(tg.load(model, sizes={"x": (2, 77, 4)}))
     sizes = Prover(coupling).normal_form.sizes
     assert sizes[:3] == ("x:1x8x4", "x:3x8x4", "x:2x77x4")
+
+
+@pytest.mark.parametrize("shapes", ["x:1x8", "x:3x8"])
+def test_sizes_at_which_the_original_crashes_the_runtime_are_left_out(
+    shapes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mlp()
+    asked: list[frozenset[str]] = []
+
+    def ask(work: object, a: object, b: object, how: comparison.How) -> object:
+        asked.append(how.avoid)
+        if shapes not in how.avoid:
+            raise child.Crash(f"running the first with {shapes}", "the runtime crashed (SIGFPE)")
+        return comparison.compare(lambda stage: None, a, b, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(equivalence, "ask", ask)
+    check = tg.verify(model, model)
+    assert check.ok
+    assert asked == [frozenset(), frozenset([shapes])]
+    assert f"{shapes}: the runtime crashes" in check.skipped
+    assert shapes not in check.sizes

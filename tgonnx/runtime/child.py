@@ -114,7 +114,7 @@ def _how(child: _Child) -> str:
 
 
 def _started() -> _Child:
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, sys.path)])
     log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child; has no name on disk)
     process = subprocess.Popen(

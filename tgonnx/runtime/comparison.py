@@ -62,7 +62,8 @@ class How:
     """How to compare two models, the first being the reference; `names` say what they are.
 
     `feeds` are the inputs of the user. With `random`, there are `samples` random ones for each size, too, axes by
-    name from `sizes`; `known` sizes are tried with those listed, `seconds` bounds the list.
+    name from `sizes`; `known` sizes are tried with those listed, `seconds` bounds the list. With shapes
+    in `avoid`, the reference ends the process.
     """
 
     names: tuple[str, str]
@@ -74,6 +75,7 @@ class How:
     sizes: tuple[tuple[str, int], ...] = ()
     known: tuple[Size, ...] = ()
     seconds: float = 120.0
+    avoid: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -122,7 +124,7 @@ def compare(stage: Stage, a: Packed, b: Packed, how: How) -> Finding:
 
 def _compared(stage: Stage, a: onnx.ModelProto, b: onnx.ModelProto, how: How) -> Finding:
     finding = Finding()
-    reference = Runner(a, how.names[0], stage)
+    reference = Runner(a, how.names[0], stage, how.avoid)
     other = Runner(b, how.names[1], stage)
     try:
         pair = _Pair(reference, other, how.rtol, finding)

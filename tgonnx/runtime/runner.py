@@ -15,10 +15,15 @@ from tgonnx.runtime.sessions import Feeds, Session, open_session
 
 
 class Runner:
-    """A model to run; `stage` is told what is about to happen, so that a crash can be placed."""
+    """A model to run; `stage` is told what is about to happen, so that a crash can be placed.
 
-    def __init__(self, model: onnx.ModelProto, name: str, stage: Stage) -> None:
-        self.model, self.name, self._stage = model, name, stage
+    Shapes in `avoid` ended the process before: the model does not run with them.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, name: str, stage: Stage, avoid: frozenset[str] = frozenset()
+    ) -> None:
+        self.model, self.name, self._stage, self._avoid = model, name, stage, avoid
 
     @cached_property
     def optimised(self) -> Session:
@@ -44,7 +49,10 @@ class Runner:
         self.__dict__["plain"] = None
 
     def run(self, session: Session, feeds: Mapping[str, NDArray[Any]]) -> Feeds:
-        self._stage(f"running {self.name} with {describe_feeds(feeds)}")
+        shown = describe_feeds(feeds)
+        if shown in self._avoid:
+            raise ModelError(f"the runtime crashes with {shown}")
+        self._stage(f"{running(self.name)}{shown}")
         return session.run(feeds)
 
     def takes(self, feeds: Mapping[str, NDArray[Any]]) -> bool:
@@ -54,6 +62,11 @@ class Runner:
         except ModelError:
             return False
         return True
+
+
+def running(name: str) -> str:
+    """What the child is about when it runs the model of this name; the shapes follow."""
+    return f"running {name} with "
 
 
 def describe_feeds(feeds: Mapping[str, NDArray[Any]]) -> str:
