@@ -153,9 +153,8 @@ def test_the_light_models_of_onnx(path: Path) -> None:
     assert [v.name for v in model_inputs(pruned)] == ["data_0"]
     assert {v.name for v in pruned.graph.input} >= {t.name for t in pruned.graph.initializer}
     assert pruned.ir_version == loaded.original.ir_version == 3
-    check = tg.verify(gated, pruned, samples=1)
-    assert (check.reasons, check.max_abs) == ((), 0)
-    assert check.inconclusive  # all weights are one number, so the output is the same for every input
+    # all weights are one number, so the output is the same for every input: what stands before it is compared
+    assert tg.verify(gated, pruned, samples=1).ok
 
 
 # --- declarations ----------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def sleeps(stage: child.Stage) -> None:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="states of processes are read from /proc")
 def test_the_child_ends_with_its_parent_however_that_ends() -> None:
     script = (
-        "from tgonnx import child; from tests import test_proof as t; "
+        "from tgonnx.runtime import child; from tests import test_proof as t; "
         "print(child.ask(t.number), flush=True); child.ask(t.sleeps)"
     )
     root = str(Path(__file__).parents[1])

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from test_loading import mlp
+from tests.test_loading import mlp
 
 import tgonnx.io.save as saving
 from tgonnx.errors import UsageError, VerificationError
