@@ -189,12 +189,11 @@ def _plain_target(node: onnx.NodeProto, symbols: Symbols) -> np.ndarray | None:
     if x is None or y is None or any(size == 0 for size in y):
         return None
     target = np.array([-1 if isinstance(size, Size) else int(size) for size in y], np.int64)
-    allow_zero = any(a.name == "allowzero" and a.i for a in node.attribute)
-    for i, size in enumerate(y):
-        if (target == -1).sum() <= 1:
-            break
-        if target[i] == -1 and not allow_zero and i < len(x) and x[i] == size:
-            target[i] = 0
+    if not any(a.name == "allowzero" and a.i for a in node.attribute):
+        copied = [i for i, size in enumerate(y) if isinstance(size, Size) and i < len(x) and x[i] == size]
+        target[copied] = 0
+        if -1 in target and not all(symbols.algebra.positive(y[i]) for i in copied):
+            return None  # beside an axis without elements, -1 cannot be told
     return target if (target == -1).sum() <= 1 else None
 
 

@@ -105,6 +105,13 @@ CASES = {
         {"w1": (8, 24), "w2": (24, 5)},
         [{"x": (1, 4, 8)}, {"x": (2, 21, 8)}, {"x": (3, 40, 8)}],
     ),
+    "a part that may be empty": (
+        "g (float[N,L,M,8] x) => (float[N,k,l,5] y) { h = MatMul(x, w1) r = Relu(h) a = Constant<value_ints = [1,2]>() "
+        "z = Constant<value_ints = [0,-7]>() e = Constant<value_ints = [-7,-3]>() c = Slice(r, z, e, a) "
+        "d = MatMul(c, w2) s = Shape(d) f = Neg(d) y = Reshape(f, s) }",
+        {"w1": (8, 24), "w2": (24, 5)},
+        [{"x": (1, 4, 9, 8)}, {"x": (2, 5, 5, 8)}, {"x": (3, 12, 11, 8)}],
+    ),
     "heads folded into the batch": (
         "g (float[N,L,16] x) => (float[N,L,5] y) { q = MatMul(x, w1) s = Shape(x) z = Constant<value_int = 0>() "
         "o = Constant<value_int = 1>() n = Gather(s, z) l = Gather(s, o) h = Constant<value_int = 4>() m = Mul(n, h) "

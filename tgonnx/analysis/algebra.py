@@ -33,6 +33,7 @@ class _Atom:
     key: Hashable
     natural: bool  # never negative
     whole: bool  # an integer
+    positive: bool  # never zero, either
 
 
 class Algebra:
@@ -42,11 +43,11 @@ class Algebra:
         self._atoms: list[_Atom] = []
         self._numbers: dict[Hashable, int] = {}
 
-    def atom(self, key: Hashable, natural: bool = True, whole: bool = True) -> Size:
+    def atom(self, key: Hashable, natural: bool = True, whole: bool = True, positive: bool = False) -> Size:
         """The size named `key`; the same key is the same size."""
         number = self._numbers.setdefault(key, len(self._atoms))
         if number == len(self._atoms):
-            self._atoms.append(_Atom(key, natural, whole))
+            self._atoms.append(_Atom(key, natural, whole, positive))
         return Size((((number,), 1),))
 
     # --- arithmetic -----------------------------------------------------------------------------------
@@ -110,6 +111,11 @@ class Algebra:
         return all(
             factor >= 0 and all(self._atoms[n].natural for n in monomial) for monomial, factor in _terms(a)
         )
+
+    def positive(self, a: Element) -> bool:
+        """Surely above zero, where the axes of inputs have elements?"""
+        some = any(all(self._atoms[n].positive for n in monomial) for monomial, _ in _terms(a))
+        return self.natural(a) and some
 
     def whole(self, a: Element) -> bool:
         """Surely an integer?"""

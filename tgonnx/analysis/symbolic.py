@@ -62,7 +62,8 @@ class Symbols:
         """A graph input; None stands for an axis of fixed size, anything else names a dynamic one."""
         sizes = zip(self.first.shapes[name], self.second.shapes[name], keys, strict=True)
         self.dims[name] = tuple(
-            size if key is None else self._tried(key, (size, other)) for size, other, key in sizes
+            size if key is None else self._tried(key, (size, other), positive=True)
+            for size, other, key in sizes
         )
 
     def visit(self, node: onnx.NodeProto) -> None:
@@ -76,9 +77,9 @@ class Symbols:
                     claimed = self.first.shapes[name]
                 self.dims[name] = tuple(self._settled(name, claimed))
 
-    def _tried(self, key: Hashable, trial: tuple[Number, Number], natural: bool = True) -> Size:
+    def _tried(self, key: Hashable, trial: tuple[Number, Number], positive: bool = False) -> Size:
         self._trials.setdefault(key, trial)
-        return self.algebra.atom(key, natural)
+        return self.algebra.atom(key, positive=positive)
 
     # --- sizes ----------------------------------------------------------------------------------------
 
