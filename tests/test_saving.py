@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from tests.test_loading import mlp
 
 import tgonnx.io.save as saving
+from tests.test_loading import mlp
 from tgonnx.errors import UsageError, VerificationError
 from tgonnx.io.save import check_destination, save, save_anyway
 from tgonnx.loading import read
