@@ -15,6 +15,7 @@ from tgonnx.runtime.doctor import diagnose
 from tgonnx.runtime.equivalence import describe_type, verify
 from tgonnx.runtime.feeds import random_feeds
 from tgonnx.runtime.latency import latency
+from tgonnx.runtime.sequences import as_array
 from tgonnx.runtime.sessions import open_session
 
 
@@ -191,3 +192,11 @@ def test_the_doctor_names_two_runtimes_and_the_remedy(
 
 def test_types_are_described_as_users_write_them() -> None:
     assert describe_type(mlp().graph.input[0]) == "float32[N, 8]"
+
+
+def test_maps_and_sequences_are_compared_number_by_number() -> None:
+    assert as_array([{1: 0.5, 0: 0.25}, {0: 0.1, 1: 0.2}]).tolist() == [[0.25, 0.5], [0.1, 0.2]]
+    assert as_array([np.zeros((2, 3)), np.ones((2, 3))]).shape == (2, 2, 3)
+    assert as_array([np.zeros(2), np.ones((1, 3))]).tolist() == [0, 0, 1, 1, 1]
+    assert as_array([]).shape == (0,)
+    assert as_array(["a", "b"]).tolist() == ["a", "b"]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -22,6 +21,7 @@ from tgonnx.graph.proto import opset_of
 from tgonnx.io.checker import describe, with_open_sizes, without_initializers
 from tgonnx.io.interrupts import temporary_folder
 from tgonnx.io.save import save
+from tgonnx.runtime.sequences import as_array
 
 Feeds = dict[str, NDArray[Any]]
 _SILENT = 4  # what goes wrong is raised; onnxruntime's own lines are for its developers
@@ -44,7 +44,7 @@ class Session:
             Exception
         ) as error:  # the runtimes raise unrelated classes, all meaning: this model, these feeds
             raise ModelError(f"the model cannot run on these inputs: {_reason(error)}") from None
-        return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}
+        return {name: as_array(value) for name, value in zip(self.outputs, values, strict=True)}
 
 
 def open_session(
