@@ -19,6 +19,7 @@ from tgonnx.passes.normalize import ConstantsToInitializers
 
 M = TypeVar("M", ModelProto, NodeProto, FunctionProto, OperatorSetIdProto)
 OLDEST = 18
+WRITTEN = "be written in operators that can be differentiated"
 # No gradient, and kernels everywhere
 _STEPS = {"Range", "Bernoulli"}
 
@@ -75,7 +76,7 @@ def _defined(model: ModelProto) -> list[NodeProto]:
     for node in found:
         define = definition.get(node.op_type, node.domain)
         emitter = Emitter(f"{next(filter(None, node.output), '')}/steps/")
-        outputs = define(Row(node, emitter, types, [], []), opset) if define else None
+        outputs = define(Row(node, emitter, types, [], [], WRITTEN), opset) if define else None
         if outputs is None:
             nodes.append(node)
             continue

@@ -25,7 +25,7 @@ from tgonnx.errors import UnsupportedError
 from tgonnx.graph.builder import Emitter
 from tgonnx.graph.expand import fill_defaults, has_definition, write_out
 from tgonnx.graph.proto import attribute_of, captured_names, constant_tensor
-from tgonnx.ops.aspects.row import Row, Types
+from tgonnx.ops.aspects.row import Row, Types, static_shape
 from tgonnx.ops.aspects.tables import definition, sizes
 
 Shape = tuple[int, ...]
@@ -223,13 +223,13 @@ class Sweep:
     def _ours(self, node: onnx.NodeProto) -> tuple[Sweep, list[str]]:
         """A sweep through our definition of an operator, and what its outputs are called there."""
         inside = Sweep({"": DEFINED_IN}, self.ir_version)
-        define, measure = (table.get(node.op_type, node.domain) for table in (definition, sizes))
+        define, measure = definition.get(node.op_type, node.domain), sizes.get(node.op_type, node.domain)
         emitter = Emitter(f"{node.output[0]}/")
-        row = Row(node, emitter, Types(self.types, self.shapes, self.known), [], [])
+        row = Row(node, emitter, Types(self.types, self.shapes, self.known), [], [], "be given a shape")
         if measure is not None:
             for name, shape in zip(node.output, measure(row), strict=False):
-                if shape is not None and None not in shape:
-                    inside.declare(name, self.types[node.input[0]], shape)
+                if (known := static_shape(shape)) is not None:
+                    inside.declare(name, self.types[node.input[0]], known)
             return inside, list(node.output)
         if define is None:
             return inside, []

@@ -12,11 +12,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tgonnx.ops.aspects.cut import Cut
-from tgonnx.ops.aspects.relations import Alternative, Choice, Free, Labels, Relation, Site, Tie
+from tgonnx.ops.aspects.relations import Alternative, Choice, Free, Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.tables import cost, resize, rule
 from tgonnx.ops.aspects.view import Operand, View
-
-Term = tuple[float, tuple[Labels, ...]]
 
 
 def all_equal(*arrays: Labels) -> list[Tie | Free | Site]:

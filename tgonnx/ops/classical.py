@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tgonnx.ops.aspects.relations import Relation, Tie
-from tgonnx.ops.aspects.row import Dim, Row
+from tgonnx.ops.aspects.row import Row, Shapes
 from tgonnx.ops.aspects.tables import rule, sizes
 from tgonnx.ops.aspects.view import View, same
 
@@ -31,7 +31,7 @@ def elementwise(view: View) -> Iterator[Relation]:
 
 
 @sizes(*PER_FEATURE, *ELEMENTWISE, domain=ML)
-def unchanged(row: Row) -> list[tuple[Dim, ...] | None]:
+def unchanged(row: Row) -> Shapes:
     return [row.shape(row.x)]
 
 
@@ -43,9 +43,9 @@ def feature_vectorizer(view: View) -> Iterator[Relation]:
 
 
 @sizes("FeatureVectorizer", domain=ML)
-def feature_vectorizer_sizes(row: Row) -> list[tuple[Dim, ...] | None]:
+def feature_vectorizer_sizes(row: Row) -> Shapes:
     shape = row.shape(row.x)
-    return [] if shape is None or len(shape) != 2 else [(shape[0], sum(row.attr("inputdimensions", [])))]
+    return [] if shape is None or len(shape) != 2 else [(shape[0], sum(row.attribute("inputdimensions", [])))]
 
 
 @rule("OneHotEncoder", domain=ML)

@@ -11,12 +11,10 @@ import numpy as np
 
 from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.cut import Cut
-from tgonnx.ops.aspects.relations import Alternative, Choice, Labels, Relation, Site, Tie
+from tgonnx.ops.aspects.relations import Alternative, Choice, Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Grads, Row
 from tgonnx.ops.aspects.tables import cost, gradient, resize, rule
 from tgonnx.ops.aspects.view import Operand, View
-
-Term = tuple[float, tuple[Labels, ...]]
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,11 @@ class Geometry:
 def window(row: Row, kernel: tuple[int, ...], transposed: bool = False) -> Geometry:
     """The window of a convolution or pool. Raises UnsupportedError if it depends on a dynamic size."""
     n = len(kernel)
-    strides = tuple(row.attr("strides", [1] * n))
-    dilations = tuple(row.attr("dilations", [1] * n))
-    mode = row.attr("auto_pad", "NOTSET")
-    pads = tuple(row.attr("pads", [0] * 2 * n)) if mode == "NOTSET" else (0,) * 2 * n
-    geometry = Geometry(kernel, strides, dilations, pads, int(row.attr("group", 1)))
+    strides = tuple(row.attribute("strides", [1] * n))
+    dilations = tuple(row.attribute("dilations", [1] * n))
+    mode = row.attribute("auto_pad", "NOTSET")
+    pads = tuple(row.attribute("pads", [0] * 2 * n)) if mode == "NOTSET" else (0,) * 2 * n
+    geometry = Geometry(kernel, strides, dilations, pads, int(row.attribute("group", 1)))
     if mode not in ("SAME_UPPER", "SAME_LOWER") or transposed:
         return geometry
     shape = row.shape(row.x)
@@ -86,19 +84,6 @@ def conv(view: View) -> Iterator[Relation]:
     if view.has(2):
         yield Tie(view.input(2)[0], y[1])
     yield from summed_channels(x[1], y[1], w, view.attribute("group", 1))
-
-
-@rule("DeformConv")
-def deform_conv(view: View) -> Iterator[Relation]:
-    """A convolution that reads where `offset` says; with groups of offsets, its input channels stay."""
-    x, w, y = view.input(0), view.input(1), view.output()
-    for operand in (y, view.input(2), *(o for o in view.inputs[4:5] if o is not None)):
-        yield Tie(x[0], operand[0])
-    yield Tie(w[0], y[1])
-    if view.has(3):
-        yield Tie(view.input(3)[0], y[1])
-    if view.attribute("offset_group", 1) == 1:
-        yield from summed_channels(x[1], y[1], w, view.attribute("group", 1))
 
 
 @rule("CausalConvWithState")
@@ -164,7 +149,7 @@ def _alike(grouped: Labels) -> Tie:
     return Tie(np.broadcast_to(grouped[:1], grouped.shape), grouped)
 
 
-@resize("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv")
+@resize("Conv", "ConvTranspose")
 def resize_groups(view: View, cut: Cut) -> None:
     groups = view.attribute("group", 1)
     if groups > 1:
@@ -172,7 +157,7 @@ def resize_groups(view: View, cut: Cut) -> None:
         cut.set_attribute("group", int(kept.sum()))
 
 
-@cost("Conv", "ConvInteger", "DeformConv")
+@cost("Conv")
 def conv_cost(view: View) -> list[Term]:
     w, y = view.input(1), view.output()
     return [(float(np.prod(w.shape[2:]) * np.prod(y.shape[2:])), (y[0], y[1], w[1]))]
@@ -289,8 +274,8 @@ def conv_transpose_gradient(row: Row) -> Grads:
     n = len(kernel)
     dy = row.dy
     g = window(row, kernel, transposed=True)
-    automatic = row.attr("auto_pad", "NOTSET")
-    if automatic in ("SAME_UPPER", "SAME_LOWER") or row.attr("output_shape"):
+    automatic = row.attribute("auto_pad", "NOTSET")
+    if automatic in ("SAME_UPPER", "SAME_LOWER") or row.attribute("output_shape"):
         g = _transposed_pads(row, g)
     lengths = row.x.shape(2)
     # the padded dy may be longer than the windows reach (output_padding): crop so that sizes agree
@@ -341,12 +326,12 @@ def _transposed_pads(row: Row, g: Geometry) -> Geometry:
     static_in, static_out = row.static(row.x), row.static(row.y)
     if static_in is None or static_out is None:
         raise row.unsupported("auto_pad or output_shape needs fixed sizes")
-    extra = row.attr("output_padding", [0] * g.rank)
+    extra = row.attribute("output_padding", [0] * g.rank)
     begins, ends = [], []
     for i in range(g.rank):
         total = g.strides[i] * (static_in[2 + i] - 1) + extra[i] + g.reach[i] - static_out[2 + i]
         half = math.floor(total / 2)
-        upper = row.attr("auto_pad", "NOTSET") == "SAME_UPPER"
+        upper = row.attribute("auto_pad", "NOTSET") == "SAME_UPPER"
         begins.append(half if upper else total - half)
         ends.append(total - begins[-1])
     return Geometry(g.kernel, g.strides, g.dilations, (*begins, *ends), g.groups)

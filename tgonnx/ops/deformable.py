@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from tgonnx.graph.builder import Array, Value
-from tgonnx.ops.aspects.row import Row
-from tgonnx.ops.aspects.tables import definition
+from tgonnx.graph.builder import Array
+from tgonnx.ops.aspects.relations import Relation, Tie
+from tgonnx.ops.aspects.row import Outputs, Row
+from tgonnx.ops.aspects.tables import cost, definition, resize, rule
+from tgonnx.ops.aspects.view import View
+from tgonnx.ops.convolution import conv_cost, resize_groups, summed_channels
+
+
+@rule("DeformConv")
+def deform_conv(view: View) -> Iterator[Relation]:
+    """A convolution that reads where `offset` says; with groups of offsets, its input channels stay."""
+    x, w, y = view.input(0), view.input(1), view.output()
+    for operand in (y, view.input(2), *(o for o in view.inputs[4:5] if o is not None)):
+        yield Tie(x[0], operand[0])
+    yield Tie(w[0], y[1])
+    if view.has(3):
+        yield Tie(view.input(3)[0], y[1])
+    if view.attribute("offset_group", 1) == 1:
+        yield from summed_channels(x[1], y[1], w, view.attribute("group", 1))
+
+
+resize("DeformConv")(resize_groups)
+cost("DeformConv")(conv_cost)
 
 
 @definition("DeformConv")
-def deformable(row: Row, opset: int) -> list[Value | None] | None:
+def deformable(row: Row, opset: int) -> Outputs | None:
     """Samples of X (N, C, H, W) at every kernel element, masked, times W (M, C / groups, h, w).
 
     offset (N, groups' * h * w * 2, OH, OW) holds y, x pairs; mask (N, groups' * h * w, OH, OW).
@@ -19,7 +41,7 @@ def deformable(row: Row, opset: int) -> list[Value | None] | None:
     if x is None or w is None or y is None or len(x) != 4:
         return None
     (n, c, high, wide), (m, _, kh, kw), (oh, ow), taps = x, w, y[2:], w[2] * w[3]
-    groups, sets = int(row.attr("group", 1)), int(row.attr("offset_group", 1))
+    groups, sets = int(row.attribute("group", 1)), int(row.attribute("offset_group", 1))
     places = row.input(2).reshape([n, sets, taps, 2, oh, ow]) + row.emitter.constant(
         _grid(row, (kh, kw), (oh, ow)).astype(np.float32)
     ).cast_like(row.x)
@@ -43,8 +65,8 @@ def deformable(row: Row, opset: int) -> list[Value | None] | None:
 
 def _grid(row: Row, kernel: tuple[int, int], out: tuple[int, ...]) -> Array:
     """Where the kernel's elements lie without offsets, (1, 1, taps, 2, OH, OW)."""
-    strides, dilations = (row.attr(name, [1, 1]) for name in ("strides", "dilations"))
-    pads = row.attr("pads", [0] * 4)
+    strides, dilations = (row.attribute(name, [1, 1]) for name in ("strides", "dilations"))
+    pads = row.attribute("pads", [0] * 4)
     axes = [
         (np.arange(out[k]) * strides[k] - pads[k])[None, :] + (np.arange(kernel[k]) * dilations[k])[:, None]
         for k in (0, 1)

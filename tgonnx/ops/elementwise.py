@@ -71,7 +71,7 @@ def _sigmoid(row: Row, x: Value) -> Value:
 
 
 def _hard_sigmoid(row: Row) -> Value:
-    alpha = float(row.attr("alpha", 0.2))
+    alpha = float(row.attribute("alpha", 0.2))
     inside = row.op("And", row.y > 0.0, row.y < 1.0)
     return _step(row, inside) * alpha
 
@@ -83,7 +83,7 @@ def _hard_swish(row: Row) -> Value:
 
 def _gelu(row: Row) -> Value:
     x = row.x
-    if row.attr("approximate", "none") == "tanh":
+    if row.attribute("approximate", "none") == "tanh":
         c = math.sqrt(2 / math.pi)
         t = row.op("Tanh", (x + x * x * x * 0.044715) * c)
         return (1.0 + t) * 0.5 + x * 0.5 * (1.0 - t * t) * (c + x * x * (3 * c * 0.044715))
@@ -97,29 +97,29 @@ def _mish(row: Row) -> Value:
 
 
 def _swish(row: Row) -> Value:
-    alpha = float(row.attr("alpha", 1.0))
+    alpha = float(row.attribute("alpha", 1.0))
     s = _sigmoid(row, row.x * alpha)
     return s + row.y * alpha * (1.0 - s)
 
 
 def _selu(row: Row) -> Value:
     alpha, gamma = (
-        float(row.attr("alpha", 1.67326319217681884765625)),
-        float(row.attr("gamma", 1.05070102214813232)),
+        float(row.attribute("alpha", 1.67326319217681884765625)),
+        float(row.attribute("gamma", 1.05070102214813232)),
     )
     return _choose(row, row.x > 0.0, gamma, row.y + alpha * gamma)
 
 
 def _elu(row: Row) -> Value:
-    return _choose(row, row.x > 0.0, 1.0, row.y + float(row.attr("alpha", 1.0)))
+    return _choose(row, row.x > 0.0, 1.0, row.y + float(row.attribute("alpha", 1.0)))
 
 
 def _celu(row: Row) -> Value:
-    return _choose(row, row.x > 0.0, 1.0, row.op("Exp", row.x * (1.0 / float(row.attr("alpha", 1.0)))))
+    return _choose(row, row.x > 0.0, 1.0, row.op("Exp", row.x * (1.0 / float(row.attribute("alpha", 1.0)))))
 
 
 def _shrink(row: Row) -> Value:
-    return _step(row, row.op("Abs", row.x) > float(row.attr("lambd", 0.5)))
+    return _step(row, row.op("Abs", row.x) > float(row.attribute("lambd", 0.5)))
 
 
 DERIVATIVES: dict[str, Derivative] = {
@@ -147,8 +147,8 @@ DERIVATIVES: dict[str, Derivative] = {
     "Elu": _elu,
     "Selu": _selu,
     "Celu": _celu,
-    "LeakyRelu": lambda r: _choose(r, r.x > 0.0, 1.0, float(r.attr("alpha", 0.01))),
-    "ThresholdedRelu": lambda r: _step(r, r.x > float(r.attr("alpha", 1.0))),
+    "LeakyRelu": lambda r: _choose(r, r.x > 0.0, 1.0, float(r.attribute("alpha", 0.01))),
+    "ThresholdedRelu": lambda r: _step(r, r.x > float(r.attribute("alpha", 1.0))),
     "Softplus": lambda r: _sigmoid(r, r.x),
     "Softsign": lambda r: 1.0 / ((1.0 + r.op("Abs", r.x)) * (1.0 + r.op("Abs", r.x))),
     "HardSigmoid": _hard_sigmoid,
@@ -174,7 +174,7 @@ def unary(view: View) -> Iterator[Relation]:
 
 
 @gradient("Clip")
-def clip(row: Row) -> list[Value | None]:
+def clip(row: Row) -> Grads:
     """Bounds are inputs since opset 11; they receive the gradient of what they cut off."""
     zero, x, dy = row.like(0.0), row.x, row.dy
     inside: Value | None = None
@@ -295,7 +295,7 @@ def power(row: Row) -> Grads:
 
 
 @gradient("PRelu")
-def prelu(row: Row) -> list[Value | None]:
+def prelu(row: Row) -> Grads:
     """Slope broadcast to the input."""
     x, slope, positive = row.x, row.input(1), row.x > 0.0
     dx = _choose(row, positive, row.dy, row.dy * slope)

@@ -248,7 +248,7 @@ def scatter_nd(row: Row) -> Grads:
 def _scattered(row: Row, scatter: str, gather_gradient: str, where: dict[str, int]) -> Grads:
     """`mul` needs updates that are not zero; of equal elements, `max` and `min` serve all."""
     x, index, updates = row.x, row.input(1), row.input(2)
-    reduction = row.attr("reduction", "none")
+    reduction = row.attribute("reduction", "none")
     dx, du = row.op("Identity", row.dy), row.op(gather_gradient, row.dy, index, **where)
     if reduction == "none":
         dx = row.op(scatter, row.dy, index, row.zeros_like(updates), **where)
@@ -265,7 +265,7 @@ def _scattered(row: Row, scatter: str, gather_gradient: str, where: dict[str, in
 @gradient("GatherND")
 def gather_nd(row: Row) -> Grads:
     """Add the slices of dy at their places; batch_dims become leading coordinates."""
-    index, dims = row.input(1), int(row.attr("batch_dims", 0))
+    index, dims = row.input(1), int(row.attribute("batch_dims", 0))
     if dims:
         shape = row.shape(index)
         batch = shape[:dims] if shape else ()
@@ -321,7 +321,7 @@ def triangle(view: View) -> Iterator[Relation]:
 @gradient("Trilu")
 def triangle_gradient(row: Row) -> Grads:
     """The same triangle_gradient of the gradient."""
-    return [row.op("Trilu", row.dy, row.input(1) if row.has(1) else None, upper=row.attr("upper", 1))]
+    return [row.op("Trilu", row.dy, row.input(1) if row.has(1) else None, upper=row.attribute("upper", 1))]
 
 
 @rule("ReverseSequence")
@@ -334,7 +334,7 @@ def reverse_sequence(view: View) -> Iterator[Relation]:
 @gradient("ReverseSequence")
 def reverse_sequence_gradient(row: Row) -> Grads:
     """Reversing twice changes nothing."""
-    axes = {"batch_axis": row.attr("batch_axis", 1), "time_axis": row.attr("time_axis", 0)}
+    axes = {"batch_axis": row.attribute("batch_axis", 1), "time_axis": row.attribute("time_axis", 0)}
     return [row.op("ReverseSequence", row.dy, row.input(1), **axes)]
 
 
@@ -349,7 +349,7 @@ def compress(view: View) -> Iterator[Relation]:
 @gradient("Compress")
 def compress_gradient(row: Row) -> Grads:
     """The slices of dy at the places where the condition holds."""
-    x, flat = row.x, row.attr("axis") is None
+    x, flat = row.x, row.attribute("axis") is None
     axis = 0 if flat else row.axis()
     places = row.op("NonZero", row.input(1)).reshape([-1, *([1] * (0 if flat else row.rank(x) - 1 - axis))])
     zeros = row.zeros_like(x).reshape([-1]) if flat else row.zeros_like(x)
@@ -372,14 +372,14 @@ def tensor_scatter(view: View) -> Iterator[Relation]:
 def tensor_scatter_gradient(row: Row) -> Grads:
     """The updates stand along the axis from each sequence's place on; the past has what they left."""
     rank = row.rank(row.x)
-    axis, op = int(row.attr("axis", -2)) % rank, row.op
+    axis, op = int(row.attribute("axis", -2)) % rank, row.op
     updates, length = row.input(1), row.x.shape(axis, axis + 1)
     one, zero = row.emitter.scalar(1, TensorProto.INT64), row.emitter.scalar(0, TensorProto.INT64)
     steps = op("Range", zero, updates.shape(axis, axis + 1).squeeze([0]), one)
     places = steps.reshape([1, -1])
     if row.has(2):
         places = places + row.value(row.node.input[2]).reshape([-1, 1])
-    if row.attr("mode", "linear") == "circular":
+    if row.attribute("mode", "linear") == "circular":
         places = op("Mod", places, length)
     index = places.unsqueeze([k for k in range(1, rank) if k != axis]).expand(updates.shape())
     past = op("ScatterElements", row.dy, index, row.zeros_like(updates), axis=axis)

@@ -153,7 +153,7 @@ def _cut_width(cut: Cut, x: Labels, y: Labels, before: int, after: int) -> tuple
 @gradient("Pad")
 def pad_gradient(row: Row) -> Grads:
     """Crop; what reflect, edge and wrap copied is added back where it came from."""
-    mode, x = row.attr("mode", "constant"), row.x
+    mode, x = row.attribute("mode", "constant"), row.x
     rank = row.rank(x)
     axes_constant = row.constant(3)
     if row.has(3) and axes_constant is None:

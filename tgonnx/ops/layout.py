@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.relations import Relation, Tie
 from tgonnx.ops.aspects.row import Grads, Row
@@ -36,7 +35,7 @@ def transpose(view: View) -> Iterator[Relation]:
 @gradient("Transpose")
 def transpose_gradient(row: Row) -> Grads:
     """The inverse permutation."""
-    perm = row.attr("perm")
+    perm = row.attribute("perm")
     order = list(perm) if perm is not None else list(range(row.rank(row.x)))[::-1]
     return [row.op("Transpose", row.dy, perm=[int(i) for i in np.argsort(order)])]
 
@@ -106,8 +105,8 @@ def depth_to_space(view: View) -> Iterator[Relation]:
 @gradient("DepthToSpace")
 def depth_to_space_gradient(row: Row) -> Grads:
     """The inverse rearrangement."""
-    b = int(row.attr("blocksize"))
-    if row.attr("mode", "DCR") == "DCR":
+    b = int(row.attribute("blocksize"))
+    if row.attribute("mode", "DCR") == "DCR":
         return [row.op("SpaceToDepth", row.dy, blocksize=b)]
     shape = row.shape(row.x)
     if shape is None or not isinstance(shape[1], int):
@@ -135,7 +134,7 @@ def space_to_depth(view: View) -> Iterator[Relation]:
 @gradient("SpaceToDepth")
 def space_to_depth_gradient(row: Row) -> Grads:
     """The inverse rearrangement."""
-    return [row.op("DepthToSpace", row.dy, blocksize=int(row.attr("blocksize")), mode="DCR")]
+    return [row.op("DepthToSpace", row.dy, blocksize=int(row.attribute("blocksize")), mode="DCR")]
 
 
 @rule("Col2Im")
@@ -147,14 +146,14 @@ def col2im(view: View) -> Iterator[Relation]:
 
 
 @gradient("Col2Im")
-def column_to_image(row: Row) -> list[Value | None]:
+def column_to_image(row: Row) -> Grads:
     """Every column element takes the gradient of the pixel that it was added to."""
     image, block = row.constant(1), row.constant(2)
     if image is None or block is None:
         raise row.unsupported("image_shape or block_shape is not constant")
     rank = len(image)
-    pads, strides = row.attr("pads", [0] * 2 * rank), row.attr("strides", [1] * rank)
-    dilations = row.attr("dilations", [1] * rank)
+    pads, strides = row.attribute("pads", [0] * 2 * rank), row.attribute("strides", [1] * rank)
+    dilations = row.attribute("dilations", [1] * rank)
     padded = [int(n) + pads[k] + pads[rank + k] for k, n in enumerate(image)]
     index = np.zeros((1, 1), np.int64)  # (block elements, places) into the padded image
     for k in range(rank):

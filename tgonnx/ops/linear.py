@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from tgonnx.graph.builder import Value
-from tgonnx.ops.aspects.relations import Labels, Relation, Site, Tie
+from tgonnx.ops.aspects.relations import Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Grads, Row
 from tgonnx.ops.aspects.tables import cost, gradient, rule
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View, broadcast, contract
-
-Term = tuple[float, tuple[Labels, ...]]
 
 
 @rule("Gemm")
@@ -36,8 +34,8 @@ def gemm_cost(view: View) -> list[Term]:
 def gemm_gradient(row: Row) -> Grads:
     """alpha A' B' + beta C, where ' is an optional transposition."""
     a, b, dy = row.x, row.input(1), row.dy
-    ta, tb = int(row.attr("transA", 0)), int(row.attr("transB", 0))
-    alpha, beta = float(row.attr("alpha", 1.0)), float(row.attr("beta", 1.0))
+    ta, tb = int(row.attribute("transA", 0)), int(row.attribute("transB", 0))
+    alpha, beta = float(row.attribute("alpha", 1.0)), float(row.attribute("beta", 1.0))
     da = db = dc = None
     if row.need(0):
         operands = (b, dy, tb, 1) if ta else (dy, b, 0, 1 - tb)
@@ -67,7 +65,7 @@ def matrix_product(a: Operand, b: Operand, y: Operand) -> Iterator[Relation]:
         yield Tie(b[b.rank - 1], y[y.rank - 1])
 
 
-@cost("MatMul", "MatMulInteger", "QLinearMatMul")
+@cost("MatMul")
 def matmul_cost(view: View) -> list[Term]:
     a, y = view.input(0), view.output()
     return [(1.0, (*y.axes, a[a.rank - 1]))]
@@ -191,7 +189,7 @@ def einsum_cost(view: View) -> list[Term]:
 @gradient("Einsum")
 def einsum_gradient(row: Row) -> Grads:
     """Each operand's gradient is an Einsum of dy and the other operands; lost indices are expanded."""
-    equation = row.attr("equation").replace(" ", "")
+    equation = row.attribute("equation").replace(" ", "")
     if "..." in equation:
         equation = _without_ellipsis(row, equation)
     left, _, right = equation.partition("->")
@@ -221,8 +219,13 @@ def _einsum_operand(row: Row, terms: list[str], right: str, i: int, term: str) -
     return grad
 
 
+@rule("Det")
+def determinant(view: View) -> Iterator[Relation]:
+    yield from map(Tie, view.input(0).axes[:-2], view.output().axes)
+
+
 @gradient("Det")
-def determinant(row: Row) -> list[Value | None]:
+def determinant_gradient(row: Row) -> Grads:
     """dy times the cofactors, each the determinant of a minor."""
     shape = row.shape(row.x)
     size = shape[-1] if shape else None

@@ -6,7 +6,10 @@ import numpy as np
 
 from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import gradient
+from tgonnx.ops.aspects.tables import gradient, rule
+from tgonnx.ops.unprunable import keeping
+
+rule("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")(keeping("a loss for training"))
 
 
 @gradient("SoftmaxCrossEntropyLoss")
@@ -27,7 +30,7 @@ def negative_log_likelihood(row: Row) -> Grads:
 def _labels(row: Row) -> tuple[Value, Value | None]:
     """The labels with ignored ones moved in range, and 0 for ignored, 1 for counted ones."""
     labels = row.input(1)
-    ignored = row.attr("ignore_index")
+    ignored = row.attribute("ignore_index")
     if ignored is None:
         return labels, None
     counted = row.op("Not", labels.equals(row.emitter.scalar(int(ignored), labels.elem_type)))
@@ -51,7 +54,7 @@ def _factor(row: Row) -> Value:
     if row.has(2):
         picked = row.op("Gather", row.input(2), labels, axis=0)
         weight = picked if counted is None else picked * counted
-    reduction = row.attr("reduction", "mean")
+    reduction = row.attribute("reduction", "mean")
     dy = row.dy
     if reduction == "none":
         result = dy if weight is None else dy * weight

@@ -12,8 +12,8 @@ from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.gating import Gating
 from tgonnx.ops.aspects.relations import Alternative, Choice, Free, Labels, Relation, Site, Tie
-from tgonnx.ops.aspects.row import Dim, Grads, Row
-from tgonnx.ops.aspects.tables import gated, gradient, resize, rule, sizes
+from tgonnx.ops.aspects.row import Grads, Outputs, Row, Shapes
+from tgonnx.ops.aspects.tables import definition, gated, gradient, resize, rule, sizes
 from tgonnx.ops.aspects.view import Operand, View, broadcast, same
 
 
@@ -61,12 +61,12 @@ def _standardized(view: View, axes: list[int], extras: Sequence[Operand] = ()) -
 def batch_normalization(row: Row) -> Grads:
     """X (N, C, space). Training mode: with momentum 0 the outputs 1 and 2 are the batch statistics."""
     x, scale, dy = row.x, row.input(1), row.dy
-    rank, epsilon = row.rank(x), float(row.attr("epsilon", 1e-5))
+    rank, epsilon = row.rank(x), float(row.attribute("epsilon", 1e-5))
     axes = [0, *range(2, rank)]
-    training = bool(row.attr("training_mode", 0))
+    training = bool(row.attribute("training_mode", 0))
     if not training:
         mean, variance = row.input(3), row.input(4)
-    elif float(row.attr("momentum", 0.9)) == 0.0:
+    elif float(row.attribute("momentum", 0.9)) == 0.0:
         mean, variance = row.output(1), row.output(2)
     else:
         mean = x.mean(axes, False)
@@ -157,10 +157,32 @@ def rms_normalization(row: Row) -> Grads:
     """x / rms(x) over the axes from `axis` on, times scale."""
     x, dy, scale = row.x, row.dy, row.input(1)
     axes = list(range(row.axis(-1), row.rank(x)))
-    inverse = 1.0 / row.op("Sqrt", (x * x).mean(axes) + float(row.attr("epsilon", 1e-5)))
+    inverse = 1.0 / row.op("Sqrt", (x * x).mean(axes) + float(row.attribute("epsilon", 1e-5)))
     n, dn = x * inverse, dy * scale
     dx = inverse * (dn - n * (dn * n).mean(axes)) if row.need(0) else None
     return [dx, row.unbroadcast(dy * n, scale) if row.need(1) else None]
+
+
+@definition("LayerNormalization")
+def layer_norm_definition(row: Row, opset: int) -> Outputs | None:
+    """onnxruntime has this operator in older opsets than the standard."""
+    if opset >= 17:
+        return None
+    axes = list(range(row.axis(-1), row.rank(row.x)))
+    y = normalised(row, row.x, axes, float(row.attribute("epsilon", 1e-5)), center=True) * row.input(1)
+    return [y + row.input(2) if row.has(2) else y]
+
+
+@definition("SimplifiedLayerNormalization")
+def simplified_layer_norm_definition(row: Row, opset: int) -> Outputs:
+    """Division by the root mean square; onnxruntime keeps it in the standard domain, where it has no schema."""
+    axes = list(range(row.axis(-1), row.rank(row.x)))
+    return [normalised(row, row.x, axes, float(row.attribute("epsilon", 1e-5)), center=False) * row.input(1)]
+
+
+def normalised(row: Row, x: Value, axes: list[int], epsilon: float, center: bool) -> Value:
+    centred = x - x.mean(axes) if center else x
+    return centred / row.op("Sqrt", (centred * centred).mean(axes) + epsilon)
 
 
 @gradient("LayerNormalization")
@@ -168,7 +190,7 @@ def layer_normalization(row: Row) -> Grads:
     """Statistics over the axes from `axis` on; scale and bias broadcast."""
     x, dy = row.x, row.dy
     axes = list(range(row.axis(-1), row.rank(x)))
-    n, inverse = _normalized(row, x, axes, float(row.attr("epsilon", 1e-5)))
+    n, inverse = _normalized(row, x, axes, float(row.attribute("epsilon", 1e-5)))
     dscale = row.unbroadcast(dy * n, row.input(1)) if row.need(1) else None
     dbias = row.unbroadcast(dy, row.input(2)) if row.need(2) else None
     return [_denormalize(dy * row.input(1), n, inverse, axes) if row.need(0) else None, dscale, dbias]
@@ -194,7 +216,7 @@ def instance_normalization(row: Row) -> Grads:
     """Statistics over space; scale and bias (C)."""
     x, dy, rank = row.x, row.dy, row.rank(row.x)
     space = list(range(2, rank))
-    n, inverse = _normalized(row, x, space, float(row.attr("epsilon", 1e-5)))
+    n, inverse = _normalized(row, x, space, float(row.attribute("epsilon", 1e-5)))
     dx = _denormalize(dy * _channels(row.input(1), rank), n, inverse, space) if row.need(0) else None
     return [
         dx,
@@ -229,7 +251,7 @@ def _spread(first: Labels, grouped: Labels) -> Tie:
 
 
 @sizes("GroupNormalization")
-def group_norm_sizes(row: Row) -> list[tuple[Dim, ...] | None]:
+def group_norm_sizes(row: Row) -> Shapes:
     """For opset 18 to 20, where the standard has withdrawn it."""
     return [row.shape(row.x)]
 
@@ -261,13 +283,13 @@ def gated_group_norm(g: Gating) -> None:
 @gradient("GroupNormalization")
 def group_normalization(row: Row) -> Grads:
     """Statistics over the channels of a group and space; scale and bias (C), before opset 21 (groups)."""
-    x, dy, groups = row.x, row.dy, int(row.attr("num_groups"))
+    x, dy, groups = row.x, row.dy, int(row.attribute("num_groups"))
     shape, scale_shape = row.shape(x), row.static(row.input(1))
     if shape is None or not isinstance(shape[1], int) or scale_shape is None:
         raise row.unsupported("the number of channels is unknown")
     channels = shape[1]
     grouped = [0, groups, channels // groups, -1]
-    n, inverse = _normalized(row, x.reshape(grouped), [2, 3], float(row.attr("epsilon", 1e-5)))
+    n, inverse = _normalized(row, x.reshape(grouped), [2, 3], float(row.attribute("epsilon", 1e-5)))
     scale = row.input(1)
     per_channel = scale_shape[0] == channels
     scale = scale.reshape([groups, channels // groups, 1] if per_channel else [groups, 1, 1])
@@ -302,7 +324,7 @@ def gated_lp_norm(g: Gating) -> None:
 def lp_normalization(row: Row) -> Grads:
     """x / ||x||_p along `axis`, p = 1 or 2."""
     x, dy, axis = row.x, row.dy, [row.axis(-1)]
-    if int(row.attr("p", 2)) == 1:
+    if int(row.attribute("p", 2)) == 1:
         norm = row.op("Abs", x).sum(axis)
         return [(dy - row.op("Sign", x) * (dy * row.y).sum(axis)) / norm]
     norm = row.op("Sqrt", (x * x).sum(axis))
@@ -317,8 +339,10 @@ def local_response_norm(view: View) -> Iterator[Relation]:
 @gradient("LRN")
 def local_response_normalization(row: Row) -> Grads:
     """y = x / s^beta, s = bias + alpha / size * (sum of squares over neighbouring channels)."""
-    x, dy, size = row.x, row.dy, int(row.attr("size"))
-    alpha, beta, bias = (float(row.attr(k, d)) for k, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    x, dy, size = row.x, row.dy, int(row.attribute("size"))
+    alpha, beta, bias = (
+        float(row.attribute(k, d)) for k, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+    )
     before, after = (size - 1) // 2, size - 1 - (size - 1) // 2
     s = bias + _channel_window(row, x * x, before, after, size) * (alpha / size)
     power = row.op("Pow", s, row.like(-beta))

@@ -9,15 +9,13 @@ import numpy as np
 from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.gating import Gating
-from tgonnx.ops.aspects.relations import Choice, Labels, Relation, Site, Tie
-from tgonnx.ops.aspects.row import Dim, Row
+from tgonnx.ops.aspects.relations import Choice, Labels, Relation, Site, Term, Tie
+from tgonnx.ops.aspects.row import Dim, Outputs, Row, Shapes
 from tgonnx.ops.aspects.tables import cost, definition, gated, resize, rule, sizes
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View
 from tgonnx.ops.attention import all_equal, whole_heads
-from tgonnx.ops.convolution import Term
-from tgonnx.ops.ort_fused import MICROSOFT, Outputs, normalised
-
-Shapes = list[tuple[Dim, ...] | None]
+from tgonnx.ops.norm import normalised
+from tgonnx.ops.ort_fused import MICROSOFT
 
 
 @rule("MultiHeadAttention", "GroupQueryAttention", domain=MICROSOFT)
@@ -66,13 +64,13 @@ def attention_sizes(row: Row) -> Shapes:
     q, k, v = (row.shape(row.input(i)) if row.has(i) else None for i in range(3))
     if q is None or k is None or v is None or not len(q) == len(k) == len(v) == 3:
         return []
-    return [(q[0], q[1], v[2]), *_cached(row, 6, k, v, int(row.attr("num_heads")))]
+    return [(q[0], q[1], v[2]), *_cached(row, 6, k, v, int(row.attribute("num_heads")))]
 
 
 @sizes("GroupQueryAttention", domain=MICROSOFT)
 def group_query_attention_sizes(row: Row) -> Shapes:
     q, k, v = (row.shape(row.input(i)) if row.has(i) else None for i in range(3))
-    return [q] if k is None or v is None else [q, *_cached(row, 3, k, v, int(row.attr("kv_num_heads")))]
+    return [q] if k is None or v is None else [q, *_cached(row, 3, k, v, int(row.attribute("kv_num_heads")))]
 
 
 def _cached(row: Row, first: int, k: Sequence[Dim], v: Sequence[Dim], heads: int) -> Shapes:
@@ -123,7 +121,7 @@ def projected_attention_cost(view: View) -> list[Term]:
 
 @sizes("Attention", domain=MICROSOFT)
 def projected_attention_sizes(row: Row) -> Shapes:
-    x, w, given = row.shape(row.x), row.static(row.input(1)), row.attr("qkv_hidden_sizes")
+    x, w, given = row.shape(row.x), row.static(row.input(1)), row.attribute("qkv_hidden_sizes")
     if x is None or w is None or row.has(4):
         return []
     return [(x[0], x[1], given[2] if given else w[1] // 3)]
@@ -208,6 +206,6 @@ def embed_layer_norm_definition(row: Row, opset: int) -> Outputs:
             part = part.slice(row.emitter.ints([0]), row.x.shape(1, 2), [0])
         total = part if total is None else total + part
     assert total is not None  # words are required
-    y = normalised(row, total, [2], float(row.attr("epsilon", 1e-12)), center=True)
+    y = normalised(row, total, [2], float(row.attribute("epsilon", 1e-12)), center=True)
     lengths = row.input(7).sum([1], False) if row.has(7) else None  # of the masks
     return [y * row.input(5) + row.input(6), lengths, total]

@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tgonnx.ops.aspects.gating import Gating
-from tgonnx.ops.aspects.relations import Relation, Site, Tie
-from tgonnx.ops.aspects.row import Dim, Row
+from tgonnx.ops.aspects.relations import Relation, Site, Term, Tie
+from tgonnx.ops.aspects.row import Outputs, Row, Shapes
 from tgonnx.ops.aspects.tables import cost, definition, gated, rule, sizes
 from tgonnx.ops.aspects.view import View
-from tgonnx.ops.convolution import Term
 from tgonnx.ops.linear import matmul_cost, matrix_product
-from tgonnx.ops.ort_fused import MICROSOFT, Outputs
-from tgonnx.ops.quantized import for_each, gated_product, on_data
-
-Shapes = list[tuple[Dim, ...] | None]
+from tgonnx.ops.ort_fused import MICROSOFT
+from tgonnx.ops.quantized import for_each, gate_quantized, on_data
 
 
 def _on_columns(view: View, places: tuple[int, ...]) -> Iterator[Relation]:
@@ -47,7 +44,7 @@ def integer_matmul(view: View) -> Iterator[Relation]:
 
 @gated("MatMulIntegerToFloat", domain=MICROSOFT)
 def gated_integer_matmul(g: Gating) -> None:
-    gated_product(g, zero_point=4)
+    gate_quantized(g, 4)
 
 
 cost("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", domain=MICROSOFT)(matmul_cost)
@@ -78,7 +75,7 @@ def packed_matmul(view: View) -> Iterator[Relation]:
 @sizes("MatMulNBits", domain=MICROSOFT)
 def packed_matmul_sizes(row: Row) -> Shapes:
     a = row.shape(row.x)
-    return [] if a is None else [(*a[:-1], int(row.attr("N")))]
+    return [] if a is None else [(*a[:-1], int(row.attribute("N")))]
 
 
 @rule("DynamicQuantizeLSTM", domain=MICROSOFT)
@@ -109,7 +106,7 @@ def dynamic_lstm_sizes(row: Row) -> Shapes:
     x, w = row.shape(row.x), row.shape(row.input(1))
     if x is None or w is None:
         return []
-    state = (w[0], x[1], int(row.attr("hidden_size")))
+    state = (w[0], x[1], int(row.attribute("hidden_size")))
     return [(x[0], *state), state, state]
 
 

@@ -12,17 +12,15 @@ from dataclasses import replace
 
 from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.gating import Gating
-from tgonnx.ops.aspects.relations import Relation, Site
-from tgonnx.ops.aspects.row import Row
+from tgonnx.ops.aspects.relations import Relation, Site, Term
+from tgonnx.ops.aspects.row import Outputs, Row
 from tgonnx.ops.aspects.tables import cost, definition, gated, resize, rule
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View, broadcast, same
-from tgonnx.ops.convolution import Term, conv, conv_cost, resize_groups
+from tgonnx.ops.convolution import conv, conv_cost, resize_groups
 from tgonnx.ops.linear import gemm, gemm_cost, matrix_product
+from tgonnx.ops.norm import normalised
 
 MICROSOFT = "com.microsoft"
-Outputs = list[Value | None]
-
-
 # --- elementwise --------------------------------------------------------------------------------------
 
 
@@ -46,7 +44,7 @@ def _biased(row: Row) -> Value:
 ELEMENTWISE: dict[str, Callable[[Row], Value]] = {
     "Gelu": lambda row: _gelu(row, row.x),
     "FastGelu": lambda row: _fast_gelu(row, _biased(row)),
-    "QuickGelu": lambda row: row.x * row.op("Sigmoid", row.x * float(row.attr("alpha", 1.702))),
+    "QuickGelu": lambda row: row.x * row.op("Sigmoid", row.x * float(row.attribute("alpha", 1.702))),
     "BiasGelu": lambda row: _gelu(row, _biased(row)),
 }
 
@@ -76,7 +74,7 @@ cost("FusedConv", domain=MICROSOFT)(conv_cost)
 
 def activated(row: Row, x: Value, parameters: dict[str, float]) -> Value:
     """What the attribute `activation` names, applied to x."""
-    kind = row.attr("activation", "")
+    kind = row.attribute("activation", "")
     if kind == "Clip":
         low, high = (row.like(parameters.get(name, 0.0)) for name in ("low", "high"))
         return row.op("Clip", x, low, high)
@@ -91,8 +89,8 @@ def fused_conv_definition(row: Row, opset: int) -> Outputs:
     )
     if row.has(3):
         y = y + row.input(3)
-    numbers = row.attr("activation_params", [])
-    names = ("low", "high") if row.attr("activation") == "Clip" else ("alpha", "beta")
+    numbers = row.attribute("activation_params", [])
+    names = ("low", "high") if row.attribute("activation") == "Clip" else ("alpha", "beta")
     return [activated(row, y, dict(zip(names, map(float, numbers), strict=False)))]
 
 
@@ -139,11 +137,11 @@ def fused_matmul_definition(row: Row, opset: int) -> Outputs:
     operands = []
     for i, name in enumerate("AB"):
         value, rank = row.input(i), row.rank(row.input(i))
-        if row.attr(f"transBatch{name}", 0):
+        if row.attribute(f"transBatch{name}", 0):
             raise row.unsupported("batch axes are transposed")
-        turned = bool(row.attr(f"trans{name}", 0)) and rank > 1
+        turned = bool(row.attribute(f"trans{name}", 0)) and rank > 1
         operands.append(value.transpose([*range(rank - 2), rank - 1, rank - 2]) if turned else value)
-    y, alpha = row.op("MatMul", *operands), float(row.attr("alpha", 1.0))
+    y, alpha = row.op("MatMul", *operands), float(row.attribute("alpha", 1.0))
     return [y if alpha == 1.0 else y * alpha]
 
 
@@ -190,28 +188,8 @@ def skip_layer_norm_definition(row: Row, opset: int) -> Outputs:
     total = row.x + row.input(1)
     if row.has(bias):
         total = total + row.input(bias)
-    y = normalised(row, total, [row.rank(row.x) - 1], float(row.attr("epsilon", 1e-12)), center=shift > 0)
+    y = normalised(
+        row, total, [row.rank(row.x) - 1], float(row.attribute("epsilon", 1e-12)), center=shift > 0
+    )
     y = y * row.input(2)
     return [y + row.input(shift) if shift > 0 and row.has(shift) else y, None, None, total]
-
-
-@definition("LayerNormalization")
-def layer_norm_definition(row: Row, opset: int) -> Outputs | None:
-    """onnxruntime has this operator in older opsets than the standard."""
-    if opset >= 17:
-        return None
-    axes = list(range(row.axis(-1), row.rank(row.x)))
-    y = normalised(row, row.x, axes, float(row.attr("epsilon", 1e-5)), center=True) * row.input(1)
-    return [y + row.input(2) if row.has(2) else y]
-
-
-@definition("SimplifiedLayerNormalization")
-def simplified_layer_norm_definition(row: Row, opset: int) -> Outputs:
-    """Division by the root mean square; onnxruntime keeps it in the standard domain, where it has no schema."""
-    axes = list(range(row.axis(-1), row.rank(row.x)))
-    return [normalised(row, row.x, axes, float(row.attr("epsilon", 1e-5)), center=False) * row.input(1)]
-
-
-def normalised(row: Row, x: Value, axes: list[int], epsilon: float, center: bool) -> Value:
-    centred = x - x.mean(axes) if center else x
-    return centred / row.op("Sqrt", (centred * centred).mean(axes) + epsilon)

@@ -14,12 +14,12 @@ from onnx import TensorProto, helper
 
 from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.relations import Relation
-from tgonnx.ops.aspects.row import Row
+from tgonnx.ops.aspects.row import Outputs, Row
 from tgonnx.ops.aspects.tables import cost, definition, gated, rule
 from tgonnx.ops.aspects.view import View, broadcast, same
 from tgonnx.ops.joining import joined
 from tgonnx.ops.linear import gemm, gemm_cost
-from tgonnx.ops.ort_fused import MICROSOFT, Outputs
+from tgonnx.ops.ort_fused import MICROSOFT
 from tgonnx.ops.quantized import for_each, gated_product, on_data, quantize
 from tgonnx.ops.spatial import pool
 
@@ -47,7 +47,7 @@ def _around(plain: str, operands: int) -> Callable[[Row, int], Outputs]:
     """The standard operator of as many quantised operands, with the same attributes."""
 
     def define(row: Row, opset: int) -> Outputs:
-        if row.attr("channels_last", 0):
+        if row.attribute("channels_last", 0):
             raise row.unsupported("channels come last")
         attributes = {k: v for k, v in row.attributes.items() if k != "channels_last"}
         y = row.op(plain, *(_real(row, 3 * i) for i in range(operands)), **attributes)
@@ -122,9 +122,9 @@ def softmax(view: View) -> Iterator[Relation]:
 
 @definition("QLinearSoftmax", domain=MICROSOFT)
 def softmax_definition(row: Row, opset: int) -> Outputs:
-    if row.attr("opset") < 13:
+    if row.attribute("opset") < 13:
         raise row.unsupported("it normalises several axes at once")
-    return _quantised(row, row.op("Softmax", _real(row, 0), axis=row.attr("axis", -1)), 3)
+    return _quantised(row, row.op("Softmax", _real(row, 0), axis=row.attribute("axis", -1)), 3)
 
 
 @rule("QLinearConcat", domain=MICROSOFT)
@@ -138,7 +138,7 @@ def concat(view: View) -> Iterator[Relation]:
 @definition("QLinearConcat", domain=MICROSOFT)
 def concat_definition(row: Row, opset: int) -> Outputs:
     operands = [_real(row, i) for i in range(2, len(row.node.input), 3)]
-    return _quantised(row, row.op("Concat", *operands, axis=row.attr("axis")), 0)
+    return _quantised(row, row.op("Concat", *operands, axis=row.attribute("axis")), 0)
 
 
 @rule("QGemm", domain=MICROSOFT)
@@ -159,10 +159,10 @@ gated("QGemm", domain=MICROSOFT)(gated_product)
 
 @definition("QGemm", domain=MICROSOFT)
 def qgemm_definition(row: Row, opset: int) -> Outputs:
-    turned = {name: int(row.attr(name, 0)) for name in ("transA", "transB")}
+    turned = {name: int(row.attribute(name, 0)) for name in ("transA", "transB")}
     y = row.op("Gemm", _real(row, 0), _real(row, 3, 1 - turned["transB"]), **turned)
     if row.has(6):
         y = y + row.op("Cast", row.input(6), to=TensorProto.FLOAT) * (row.input(1) * row.input(4))
-    alpha = float(row.attr("alpha", 1.0))
+    alpha = float(row.attribute("alpha", 1.0))
     y = y if alpha == 1.0 else y * row.like(alpha, row.input(1))
     return _quantised(row, y, 7) if row.has(7) else [y]

@@ -13,11 +13,11 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
 from tgonnx.ops.aspects.gating import Gating
-from tgonnx.ops.aspects.relations import Choice, Labels, Relation, Site, Tie
-from tgonnx.ops.aspects.tables import cost, gated, rule
+from tgonnx.ops.aspects.relations import Choice, Labels, Relation, Site, Term, Tie
+from tgonnx.ops.aspects.tables import cost, gated, resize, rule
 from tgonnx.ops.aspects.view import Operand, View, same
-from tgonnx.ops.convolution import Term, summed_channels
-from tgonnx.ops.linear import matrix_product
+from tgonnx.ops.convolution import conv_cost, resize_groups, summed_channels
+from tgonnx.ops.linear import matmul_cost, matrix_product
 
 
 @rule("QuantizeLinear", "DequantizeLinear")
@@ -90,7 +90,11 @@ def on_data(relations: Iterable[Relation], x: Operand, axis: int) -> Iterator[Re
 
 
 @gated("MatMulInteger", "QLinearMatMul", "ConvInteger", "QLinearConv")
-def gated_product(g: Gating, zero_point: int = 2) -> None:
+def gated_product(g: Gating) -> None:
+    gate_quantized(g, 2)
+
+
+def gate_quantized(g: Gating, zero_point: int) -> None:
     """x becomes (x - zero) * mask + zero, in 32 bits; `zero_point` is the input that holds zero."""
     x = g.node.inputs[0]
     wide = g.emit("Cast", x, to=TensorProto.INT32)
@@ -115,7 +119,12 @@ def _zero_point(g: Gating, index: int) -> gs.Variable | None:
     return zero
 
 
+resize("ConvInteger", "QLinearConv")(resize_groups)
+cost("ConvInteger")(conv_cost)
+cost("MatMulInteger", "QLinearMatMul")(matmul_cost)
+
+
 @cost("QLinearConv")
-def conv_cost(view: View) -> list[Term]:
+def qlinear_conv_cost(view: View) -> list[Term]:
     (_, w, _), y = _operands(view), view.output()
     return [(float(np.prod(w.shape[2:]) * np.prod(y.shape[2:])), (y[0], y[1], w[1]))]

@@ -9,14 +9,13 @@ import numpy as np
 
 from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.cut import Cut
-from tgonnx.ops.aspects.relations import Labels, Relation, Site, Tie
+from tgonnx.ops.aspects.relations import Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import cost, gradient, resize, rule
+from tgonnx.ops.aspects.tables import cost, definition, gradient, resize, rule
 from tgonnx.ops.aspects.view import View
+from tgonnx.ops.recurrent_steps import REVERSALS, activations, pick, plain, recurrent_steps
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-DEFAULTS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"]}
-REVERSALS = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}
 
 
 @dataclass
@@ -96,27 +95,12 @@ class _Direction:
         return self.row.op("MatMul", a, b)
 
 
-def pick(value: Value, axis: int, index: int) -> Value:
-    return value.slice([index], [index + 1], [axis]).squeeze([axis])
-
-
-def plain(row: Row) -> bool:
-    """Is this a form that the gradient rows reach? Others are trained step by step (`recurrent_steps`)."""
-    if row.has(4) or row.has(7) or any(row.attr(name) for name in ("clip", "input_forget", "layout")):
-        return False
-    directions = 2 if row.attr("direction") == "bidirectional" else 1
-    named = activations(row)
-    if row.node.op_type == "RNN" and named:
-        return set(named) <= {"tanh"} or set(named) <= {"relu"} or set(named) <= {"sigmoid"}
-    return named in ([], DEFAULTS[row.node.op_type] * directions)
-
-
 def _unrolled(row: Row, sweep: Callable[[_Direction], _Sweep]) -> Grads:
     shape = row.shape(row.x)
     if not plain(row) or shape is None or not isinstance(shape[0], int):
         raise row.unsupported("the sequence length is not fixed")
-    reversals = REVERSALS[row.attr("direction", "forward")]
-    hidden = int(row.attr("hidden_size"))
+    reversals = REVERSALS[row.attribute("direction", "forward")]
+    hidden = int(row.attribute("hidden_size"))
     sweeps = [sweep(_Direction(row, d, b, shape[0], hidden)) for d, b in enumerate(reversals)]
     dx = sweeps[0].x if len(sweeps) == 1 else sweeps[0].x + sweeps[1].x
 
@@ -126,12 +110,6 @@ def _unrolled(row: Row, sweep: Callable[[_Direction], _Sweep]) -> Grads:
 
     w, r, b, h, c = (stack([getattr(s, key) for s in sweeps]) for key in "wrbhc")
     return [dx, w, r, b, None, h, c][: len(row.node.input)]
-
-
-def activations(row: Row) -> list[str]:
-    """The names of the activations as given, in lower case."""
-    given = row.attr("activations", [])
-    return [(a.decode() if isinstance(a, bytes) else a).lower() for a in given]
 
 
 @rule("LSTM", "GRU", "RNN")
@@ -173,11 +151,14 @@ def resize_recurrent(view: View, cut: Cut) -> None:
 
 
 @cost("LSTM", "GRU", "RNN")
-def recurrent_cost(view: View) -> list[tuple[float, tuple[Labels, ...]]]:
+def recurrent_cost(view: View) -> list[Term]:
     x, w, r = view.input(0), view.input(1), view.input(2)
     batch = 1 - view.attribute("layout", 0)
     steps = float(len(x[1 - batch]) * len(w[0]))
     return [(steps, (x[batch], w[1], w[2])), (steps, (x[batch], r[1], r[2]))]
+
+
+definition("LSTM", "GRU", "RNN")(recurrent_steps)
 
 
 @gradient("LSTM")
@@ -222,7 +203,7 @@ def _lstm_direction(at: _Direction) -> _Sweep:
 @gradient("GRU")
 def gru(row: Row) -> Grads:
     """Gates in the order z, r, h; y = (1 - z) h + z y_before, with linear_before_reset 0 and 1."""
-    linear = bool(row.attr("linear_before_reset", 0))
+    linear = bool(row.attribute("linear_before_reset", 0))
     return _unrolled(row, lambda at: _gru_direction(at, linear))
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from onnx import TensorProto
 
 from tgonnx.graph.builder import Value
-from tgonnx.ops.aspects.row import Row
-from tgonnx.ops.aspects.tables import definition
-from tgonnx.ops.recurrent import DEFAULTS, REVERSALS, activations, pick, plain
+from tgonnx.ops.aspects.row import Outputs, Row
 
 Activation = Callable[[Value], Value]
+DEFAULTS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"]}
+REVERSALS = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}
 # alpha and beta by default, of the activations that take them
 _ALPHA = {
     "affine": 1.0,
@@ -37,14 +37,34 @@ _PLAIN = {
 _WITH_ALPHA = {"leakyrelu": "LeakyRelu", "thresholdedrelu": "ThresholdedRelu", "elu": "Elu"}
 
 
-@definition("LSTM", "GRU", "RNN")
-def recurrent_steps(row: Row, opset: int) -> list[Value | None] | None:
+def pick(value: Value, axis: int, index: int) -> Value:
+    return value.slice([index], [index + 1], [axis]).squeeze([axis])
+
+
+def plain(row: Row) -> bool:
+    """Is this a form that the gradient rows reach? Others are trained step by step (`recurrent_steps`)."""
+    if row.has(4) or row.has(7) or any(row.attribute(name) for name in ("clip", "input_forget", "layout")):
+        return False
+    directions = 2 if row.attribute("direction") == "bidirectional" else 1
+    named = activations(row)
+    if row.node.op_type == "RNN" and named:
+        return set(named) <= {"tanh"} or set(named) <= {"relu"} or set(named) <= {"sigmoid"}
+    return named in ([], DEFAULTS[row.node.op_type] * directions)
+
+
+def activations(row: Row) -> list[str]:
+    """The names of the activations as given, in lower case."""
+    given = row.attribute("activations", [])
+    return [(a.decode() if isinstance(a, bytes) else a).lower() for a in given]
+
+
+def recurrent_steps(row: Row, opset: int) -> Outputs | None:
     """X [T, N, in] to Y [T, directions, N, H], Y_h and Y_c [directions, N, H]; layout 1 has the batch first."""
-    shape, layout = row.shape(row.x), int(row.attr("layout", 0))
+    shape, layout = row.shape(row.x), int(row.attribute("layout", 0))
     steps = None if shape is None else shape[layout]
     if plain(row) or not isinstance(steps, int):
         return None
-    reversals = REVERSALS[row.attr("direction", "forward")]
+    reversals = REVERSALS[row.attribute("direction", "forward")]
     functions = list(_functions(row, len(reversals)))
     per_direction = len(functions) // len(reversals)
     x = row.x.transpose([1, 0, 2]) if layout else row.x
@@ -65,7 +85,7 @@ def recurrent_steps(row: Row, opset: int) -> list[Value | None] | None:
 def _functions(row: Row, directions: int) -> Iterator[Activation]:
     """The activations in order; each takes its alpha and beta from lists of those that were given."""
     named = activations(row) or DEFAULTS[row.node.op_type] * directions
-    alphas, betas = (iter(row.attr(f"activation_{name}", [])) for name in ("alpha", "beta"))
+    alphas, betas = (iter(row.attribute(f"activation_{name}", [])) for name in ("alpha", "beta"))
     for name in named:
         if name not in _PLAIN and name not in _ALPHA:
             raise row.unsupported(f"the activation {name!r} is unknown")
@@ -104,7 +124,7 @@ class _Cell:
         if lengths is not None:
             lengths.elem_type = TensorProto.INT32
         self.lengths = None if lengths is None else lengths.cast(TensorProto.INT64)
-        self.hidden = int(row.attr("hidden_size"))
+        self.hidden = int(row.attribute("hidden_size"))
         self.w, self.r = (pick(row.input(k), 0, self.index).transpose([1, 0]) for k in (1, 2))
         self.bias = self._own_bias()
         self.zero = (pick(self.x, 0, 0) * 0.0).slice([0], [1], [1]) + row.emitter.filled(
@@ -156,13 +176,13 @@ class _Cell:
     def _initial(self, index: int) -> Value:
         if not self.row.has(index):
             return self.zero
-        return pick(self.row.input(index), int(self.row.attr("layout", 0)), self.index)
+        return pick(self.row.input(index), int(self.row.attribute("layout", 0)), self.index)
 
     def _parts(self, value: Value, count: int, axis: int = 1) -> list[Value]:
         return self.row.emitter.ops("Split", value, count=count, axis=axis, num_outputs=count)
 
     def _clipped(self, value: Value) -> Value:
-        bound = float(self.row.attr("clip", 0.0))
+        bound = float(self.row.attribute("clip", 0.0))
         return self.row.op("Clip", value, self.row.like(-bound), self.row.like(bound)) if bound else value
 
     def _times(self, a: Value, b: Value) -> Value:
@@ -176,7 +196,7 @@ class _Cell:
         if peep is not None:
             i_in, f_in = i_in + peep[0] * c, f_in + peep[2] * c
         i = f(self._clipped(i_in))
-        forget = 1.0 - i if self.row.attr("input_forget", 0) else f(self._clipped(f_in))
+        forget = 1.0 - i if self.row.attribute("input_forget", 0) else f(self._clipped(f_in))
         c = forget * c + i * g(self._clipped(c_in))
         o = f(self._clipped(o_in if peep is None else o_in + peep[1] * c))
         return [o * last(c), c]
@@ -190,7 +210,7 @@ class _Cell:
         if bias is not None:
             a_z, a_r = a_z + bias[0], a_r + bias[1]
         z, r = f(self._clipped(a_z)), f(self._clipped(a_r))
-        linear = bool(self.row.attr("linear_before_reset", 0))
+        linear = bool(self.row.attribute("linear_before_reset", 0))
         inner = self._times(h if linear else r * h, m_h)
         inner = inner if bias is None else inner + bias[2]
         n = g(self._clipped(x_h + (r * inner if linear else inner)))

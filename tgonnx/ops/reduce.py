@@ -35,15 +35,15 @@ def _axes(row: Row) -> list[int] | Value | None:
             return row.input(1)
         if constant.size:
             return [int(a) for a in constant.reshape(-1)]
-    elif row.attr("axes"):
-        return [int(a) for a in row.attr("axes")]
-    return [] if row.attr("noop_with_empty_axes", 0) else None
+    elif row.attribute("axes"):
+        return [int(a) for a in row.attribute("axes")]
+    return [] if row.attribute("noop_with_empty_axes", 0) else None
 
 
 def _restore(row: Row, value: Value) -> Value:
     """A reduced value with its lost axes back, so that it broadcasts against the input."""
     axes = _axes(row)
-    if row.attr("keepdims", 1) or (not isinstance(axes, Value) and not axes):
+    if row.attribute("keepdims", 1) or (not isinstance(axes, Value) and not axes):
         return value  # a scalar broadcasts as it is
     if isinstance(axes, list):
         rank = row.rank(row.x)
@@ -115,7 +115,7 @@ def reduce_product(row: Row) -> Grads:
     zero = x.equals(0.0)
     safe = row.op("Where", zero, row.like(1.0), x)
     axes = row.input(1) if row.has(1) else None
-    keep = {"keepdims": 1, "noop_with_empty_axes": int(row.attr("noop_with_empty_axes", 0))}
+    keep = {"keepdims": 1, "noop_with_empty_axes": int(row.attribute("noop_with_empty_axes", 0))}
 
     def reduce(kind: str, value: Value) -> Value:
         return row.op(kind, value, *([axes] if axes else []), **keep)
@@ -202,7 +202,7 @@ def cumulative(view: View) -> Iterator[Relation]:
 @gradient("CumSum")
 def cumulative_sum(row: Row) -> Grads:
     """The cumulative sum from the other end."""
-    flags = {"exclusive": row.attr("exclusive", 0), "reverse": 1 - row.attr("reverse", 0)}
+    flags = {"exclusive": row.attribute("exclusive", 0), "reverse": 1 - row.attribute("reverse", 0)}
     return [row.op("CumSum", row.dy, row.input(1), **flags)]
 
 
@@ -228,11 +228,11 @@ def cumulative_product(row: Row) -> Grads:
         "CumProd",
         row.emitter.where(out, row.like(1.0), row.x.unsqueeze([axis])),
         row.emitter.scalar(axis + 1, TensorProto.INT64),
-        **{name: row.attr(name, 0) for name in ("exclusive", "reverse")},
+        **{name: row.attribute(name, 0) for name in ("exclusive", "reverse")},
     )
-    diagonal = row.emitter.scalar(int(row.attr("exclusive", 0)), TensorProto.INT64)
+    diagonal = row.emitter.scalar(int(row.attribute("exclusive", 0)), TensorProto.INT64)
     reaches = op("Trilu", ones, diagonal, upper=1)  # the places whose product holds the one left out
-    if row.attr("reverse", 0):
+    if row.attribute("reverse", 0):
         reaches = reaches.transpose([1, 0])
     return [(product * reaches.reshape(aside) * row.dy.unsqueeze([axis])).sum([axis + 1], False)]
 
@@ -242,11 +242,6 @@ def arg_extreme(view: View) -> Iterator[Relation]:
     x = view.input(0)
     axes = [view.attribute("axis", 0) % x.rank]
     yield from surviving(x, view.output(), axes, bool(view.attribute("keepdims", 1)))
-
-
-@rule("Det")
-def determinant(view: View) -> Iterator[Relation]:
-    yield from map(Tie, view.input(0).axes[:-2], view.output().axes)
 
 
 @rule("DFT")

@@ -25,10 +25,10 @@ def roi_align_gradient(row: Row) -> Grads:
 
     X (N, C, H, W), rois (R, 4) as x1, y1, x2, y2, images (R); y (R, C, P, Q) = lines (R, P, H) X columns (R, Q, W).
     """
-    if row.attr("mode", "avg") != "avg":
+    if row.attribute("mode", "avg") != "avg":
         raise row.unsupported("its mode is max, which runtimes do not compute as the standard says")
-    lines = _bins(row, row.x.shape(2, 3), (1, 3), int(row.attr("output_height", 1)))
-    columns = _bins(row, row.x.shape(3, 4), (0, 2), int(row.attr("output_width", 1)))
+    lines = _bins(row, row.x.shape(2, 3), (1, 3), int(row.attribute("output_height", 1)))
+    columns = _bins(row, row.x.shape(3, 4), (0, 2), int(row.attribute("output_width", 1)))
     images, dx, drois = row.input(2), None, None
     if row.need(0):
         every = _count(row, row.x.shape(0, 1)).cast(TensorProto.INT64)
@@ -64,9 +64,9 @@ class _Bins:
 
 
 def _bins(row: Row, size: Value, columns: tuple[int, int], bins: int) -> _Bins:
-    half = row.attr("coordinate_transformation_mode", "half_pixel") == "half_pixel"
-    scale = float(row.attr("spatial_scale", 1.0))
-    rois, asked = row.input(1), int(row.attr("sampling_ratio", 0))
+    half = row.attribute("coordinate_transformation_mode", "half_pixel") == "half_pixel"
+    scale = float(row.attribute("spatial_scale", 1.0))
+    rois, asked = row.input(1), int(row.attribute("sampling_ratio", 0))
     start, end = (rois.slice([c], [c + 1], [1]) * scale - (0.5 if half else 0.0) for c in columns)
     span = end - start
     grows = span * 0.0 + 1.0 if half else (span > 1.0).cast_like(span)

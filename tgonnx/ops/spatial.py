@@ -14,7 +14,7 @@ from onnx import TensorProto
 from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.relations import Relation, Tie
-from tgonnx.ops.aspects.row import Dim, Grads, Row
+from tgonnx.ops.aspects.row import Grads, Row, Shapes
 from tgonnx.ops.aspects.tables import gradient, resize, rule, sizes
 from tgonnx.ops.aspects.view import Unlabelled, View
 from tgonnx.ops.convolution import Geometry, window
@@ -56,9 +56,9 @@ def average_pool(row: Row) -> Grads:
     """Each dy, divided by the number of positions that it averages, goes back to all of them."""
     g = _pool_geometry(row)
     dy = row.dy
-    include = bool(row.attr("count_include_pad", 0))
-    plain = not any(g.pads) and not row.attr("ceil_mode", 0)
-    if plain or (include and not row.attr("ceil_mode", 0)):
+    include = bool(row.attribute("count_include_pad", 0))
+    plain = not any(g.pads) and not row.attribute("ceil_mode", 0)
+    if plain or (include and not row.attribute("ceil_mode", 0)):
         dy = dy * (1.0 / math.prod(g.kernel))
     else:
         dy = dy / _counts(row, g, include)
@@ -96,14 +96,14 @@ def global_lp_pool(row: Row) -> Grads:
 
 def _norm_parts(row: Row) -> tuple[Value, Value]:
     """dy / y^(p-1), 0 where the norm is 0, and sign(x) |x|^(p-1); their product is the gradient."""
-    power = row.like(float(row.attr("p", 2)) - 1.0)
+    power = row.like(float(row.attribute("p", 2)) - 1.0)
     safe = row.op("Where", row.y > 0.0, row.y, row.like(1.0))
     arriving = row.dy * (row.y > 0.0).cast_like(row.y) / safe**power
     return arriving, row.op("Sign", row.x) * row.op("Abs", row.x) ** power
 
 
 def _pool_geometry(row: Row) -> Geometry:
-    return window(row, tuple(row.attr("kernel_shape")))
+    return window(row, tuple(row.attribute("kernel_shape")))
 
 
 def _counts(row: Row, g: Geometry, include: bool) -> Value:
@@ -115,7 +115,7 @@ def _counts(row: Row, g: Geometry, include: bool) -> Value:
         padded = row.op("Pad", ones, row.emitter.ints([0, 0, *begin, 0, 0, *end]), row.like(1.0))
     else:
         padded = row.op("Pad", ones, row.emitter.ints([0, 0, *begin, 0, 0, *end]))
-    if row.attr("ceil_mode", 0):
+    if row.attribute("ceil_mode", 0):
         padded = row.op("Pad", padded, row.emitter.ints([0] * (2 + g.rank) + [0, 0, *g.reach]))
     outs = row.y.shape(2)
     extent = (outs - row.emitter.ints([1])) * row.emitter.ints(g.strides) + row.emitter.ints([1])
@@ -131,7 +131,7 @@ def _counts(row: Row, g: Geometry, include: bool) -> Value:
 @gradient("MaxPool")
 def max_pool(row: Row) -> Grads:
     """dy is added at the positions that the pool's second output names."""
-    if int(row.attr("storage_order", 0)):
+    if int(row.attribute("storage_order", 0)):
         attributes = {k: v for k, v in row.attributes.items() if k != "storage_order"}
         _, places = row.emitter.ops("MaxPool", row.x, count=2, **attributes)
     else:
@@ -170,7 +170,7 @@ def _unpooled(view: View) -> tuple[int, ...]:
 
 
 @sizes("MaxUnpool")
-def unpool_sizes(row: Row) -> list[tuple[Dim, ...] | None]:
+def unpool_sizes(row: Row) -> Shapes:
     """For a size that is given, which the standard's inference does not read."""
     given = row.constant(2) if row.has(2) else None
     return [] if given is None else [tuple(int(n) for n in given)]
@@ -225,7 +225,7 @@ def affine_grid(row: Row) -> Grads:
     rank = theta[1]
     identity = row.emitter.constant(np.eye(rank, rank + 1)[None].astype(np.float32)).cast_like(row.x)
     size = row.emitter.concat([row.emitter.ints([1]), row.input(1).slice([1], [rank + 2], [0])], 0)
-    aligned = row.attr("align_corners", 0)
+    aligned = row.attribute("align_corners", 0)
     places = row.op("AffineGrid", identity, size, align_corners=aligned).reshape([-1, rank])
     ones = (places.slice([0], [1], [1]) * 0.0) + 1.0
     homogeneous = row.emitter.concat([places, ones], 1)
@@ -234,7 +234,7 @@ def affine_grid(row: Row) -> Grads:
 
 
 @gradient("GridSample")
-def grid_sample_gradient(row: Row) -> list[Value | None]:
+def grid_sample_gradient(row: Row) -> Grads:
     """X (N, C, D1..Dr), grid (N, O1..Or, r) with the last axis of X first; all modes and paddings.
 
     dX adds dY at the neighbours of each place, dGrid is the slope of the weights.
@@ -258,7 +258,7 @@ def grid_sample_gradient(row: Row) -> list[Value | None]:
         if row.need(0):
             weight = _times([*(t.weight for t in taps), inside])
             dx = row.op("ScatterElements", dx, index, dy * weight.unsqueeze([1]), axis=2, reduction="add")
-        if row.need(1) and row.attr("mode", "linear") != "nearest":
+        if row.need(1) and row.attribute("mode", "linear") != "nearest":
             seen = (dy * row.op("GatherElements", flat, index, axis=2)).sum([1], False)
             for k in range(rank):
                 others = [t.weight for j, t in enumerate(taps) if j != k]
@@ -287,10 +287,10 @@ class _Axis:
     def __init__(self, row: Row, k: int, rank: int, size: Value) -> None:
         self.row, self.size = row, size
         self.mode = {"bilinear": "linear", "bicubic": "cubic"}.get(
-            row.attr("mode", "linear"), row.attr("mode", "linear")
+            row.attribute("mode", "linear"), row.attribute("mode", "linear")
         )
-        self.padding = row.attr("padding_mode", "zeros")
-        aligned = bool(row.attr("align_corners", 0))
+        self.padding = row.attribute("padding_mode", "zeros")
+        aligned = bool(row.attribute("align_corners", 0))
         half = row.like(0.0) if aligned else row.like(0.5)
         self.low, self.high = (row.like(0.0) - half, size - 1.0 + half)
         grid = row.input(1)
@@ -382,14 +382,14 @@ def resize_resize(view: View, cut: Cut) -> None:
 
 
 @gradient("Resize")
-def resize_gradient(row: Row) -> list[Value | None]:
+def resize_gradient(row: Row) -> Grads:
     """dX = dY times the resizing matrix of every resized axis."""
-    crops = row.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
-    if row.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+    crops = row.attribute("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    if row.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise row.unsupported("keep_aspect_ratio_policy is not stretch")
     rank, scales = row.rank(row.x), row.constant(2)
     by_scale = scales is not None and scales.size > 0
-    axes = [a % rank for a in row.attr("axes", range(rank))]
+    axes = [a % rank for a in row.attribute("axes", range(rank))]
     given, result = row.shape(row.x), row.shape(row.y)
     grad = row.dy
     for position, axis in enumerate(axes):

@@ -12,8 +12,7 @@ from typing import Literal, get_args
 
 from onnx import FunctionProto, NodeProto, helper, parser
 
-from tgonnx.graph.builder import Value
-from tgonnx.ops.aspects.row import Row
+from tgonnx.ops.aspects.row import Grads, Row
 from tgonnx.ops.aspects.tables import gradient
 
 DOMAIN = "tgonnx"
@@ -65,17 +64,17 @@ def _function(name: str, body: str, opset: int) -> FunctionProto:
 
 
 @gradient(op_type("one"), domain=DOMAIN)
-def _gate_one(row: Row) -> list[Value | None]:
+def _gate_one(row: Row) -> Grads:
     return [row.op("Identity", row.dy)]
 
 
 @gradient(op_type("sigmoid"), domain=DOMAIN)
-def _gate_sigmoid(row: Row) -> list[Value | None]:
+def _gate_sigmoid(row: Row) -> Grads:
     s = row.op("Sigmoid", row.x)
     return [row.dy * (s - s * s)]
 
 
 @gradient(op_type("tanh"), domain=DOMAIN)
-def _gate_tanh(row: Row) -> list[Value | None]:
+def _gate_tanh(row: Row) -> Grads:
     t = row.op("Tanh", row.x)
     return [row.dy * (1.0 - t * t)]

@@ -18,6 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 Labels = npt.NDArray[np.int64]
+Term = tuple[
+    float, tuple[Labels, ...]
+]  # of a cost: a coefficient, and the axes whose lengths it is multiplied with
 
 
 @dataclass(frozen=True)

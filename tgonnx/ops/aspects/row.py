@@ -15,6 +15,8 @@ Dim = int | str | None
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 Grads = list[Value | None]  # one for each input of a node; None where there is none
+Outputs = list[Value | None]  # one for each output of a node
+Shapes = list[tuple[Dim, ...] | None]  # likewise
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,20 @@ def static_shape(shape: tuple[Dim, ...] | None) -> tuple[int, ...] | None:
 
 @dataclass
 class Row:
-    """One node to differentiate, as a gradient row sees it."""
+    """One node to differentiate, as a gradient row sees it; to a definition and to sizes, no gradients arrive."""
 
     node: NodeProto
     emitter: Emitter
     types: Types
     output_gradients: Sequence[str | None]
     needs: Sequence[bool]
+    purpose: str = "be differentiated"  # what is asked of the node, for errors: "node ... cannot ..."
     attributes: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         self.attributes = attributes_of(self.node)
 
-    def attr(self, name: str, default: Any = None) -> Any:
+    def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute, or the default."""
         return self.attributes.get(name, default)
 
@@ -116,7 +119,7 @@ class Row:
 
     def axis(self, default: int = 0, value: Value | None = None) -> int:
         """The attribute `axis`, not negative."""
-        axis = int(self.attr("axis", default))
+        axis = int(self.attribute("axis", default))
         return axis if axis >= 0 else axis + self.rank(value or self.x)
 
     def constant(self, index: int) -> Array | None:
@@ -126,7 +129,7 @@ class Row:
     def unsupported(self, reason: str) -> UnsupportedError:
         """An error that names this node."""
         label = self.node.name or self.node.output[0]
-        return UnsupportedError(f"node {label!r} ({self.node.op_type}) cannot be differentiated: {reason}")
+        return UnsupportedError(f"node {label!r} ({self.node.op_type}) cannot {self.purpose}: {reason}")
 
     def op(self, op_type: str, *inputs: Value | None, **attributes: Any) -> Value:
         """Emit a node with one output."""

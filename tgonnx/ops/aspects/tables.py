@@ -2,26 +2,45 @@
 
 An operator's block stands in one file of this package and reads
 
-    @rule("Relu")        which labels live or die together (tgonnx.labels)
+    traits("Relu", ...)  facts that need no function: which inputs are weights, what it passes on (`traits.py`)
+    @rule("Relu")        which labels live or die together (`relations.py`)
     @resize("Relu")      which stored sizes change when labels are removed
     @cost("Relu")        multiply-accumulates, as products of axis lengths
     @gated("Relu")       statistics over the open channels only
-    @gradient("Relu")    the vector-Jacobian product in standard operators (tgonnx.autodiff)
+    @gradient("Relu")    the vector-Jacobian product in standard operators
     @definition("LSTM")  the operator written in simpler ones, for training where its row does not reach
     @sizes("Attention", domain="com.microsoft")
                          the shapes of its outputs, where onnx has no schema and we have no definition
 
-Only `rule` is needed for an operator to be understood; an operator without one pins what touches it.
+Only `rule` is needed for an operator to be understood; an operator without one pins what touches it. Each table says
+what its functions take and give, so that mypy refuses one of another signature.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from tgonnx.graph.proto import STANDARD_DOMAINS
+
+if TYPE_CHECKING:  # only names of types: what fills the tables imports what it needs
+    from collections.abc import Iterator
+
+    from tgonnx.ops.aspects.cut import Cut
+    from tgonnx.ops.aspects.gating import Gating
+    from tgonnx.ops.aspects.relations import Relation, Term
+    from tgonnx.ops.aspects.row import Grads, Outputs, Row, Shapes
+    from tgonnx.ops.aspects.view import View
+
+    Rule = Callable[[View], Iterator[Relation]]
+    Resize = Callable[[View, Cut], None]
+    Cost = Callable[[View], list[Term]]
+    Gated = Callable[[Gating], None]
+    Gradient = Callable[[Row], Grads]
+    Definition = Callable[[Row, int], Outputs | None]  # the opset; None where the operator is fine as it is
+    Sizes = Callable[[Row], Shapes]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 class Table(Generic[F]):
@@ -54,10 +73,11 @@ class Table(Generic[F]):
         return sorted(f"{domain}::{name}" if domain else name for domain, name in self._entries)
 
 
-rule: Table[Callable[..., Any]] = Table("rule")
-resize: Table[Callable[..., Any]] = Table("resize")
-cost: Table[Callable[..., Any]] = Table("cost")
-gated: Table[Callable[..., Any]] = Table("gated")
-gradient: Table[Callable[..., Any]] = Table("gradient")
-definition: Table[Callable[..., Any]] = Table("definition")
-sizes: Table[Callable[..., Any]] = Table("sizes")
+rule: Table[Rule] = Table("rule")
+resize: Table[Resize] = Table("resize")
+cost: Table[Cost] = Table("cost")
+gated: Table[Gated] = Table("gated")
+gradient: Table[Gradient] = Table("gradient")
+definition: Table[Definition] = Table("definition")
+sizes: Table[Sizes] = Table("sizes")
+TABLES: tuple[Table[Any], ...] = (rule, resize, cost, gated, gradient, definition, sizes)

@@ -1,0 +1,85 @@
+"""The tables of operators: each operator in one file, each function of the signature that its table asks for."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+WHO_REGISTERS = """
+import collections, importlib, pkgutil, sys
+import tgonnx.ops
+from tgonnx.ops.aspects import tables
+
+homes = collections.defaultdict(set)
+plain = tables.Table.__call__
+
+def noting(self, *op_types, domain=""):
+    for op_type in op_types:
+        homes[domain, op_type].add(sys._getframe(1).f_globals["__name__"])
+    return plain(self, *op_types, domain=domain)
+
+tables.Table.__call__ = noting
+for table in tables.TABLES:
+    table._entries.clear()
+for module in pkgutil.iter_modules(tgonnx.ops.__path__):
+    importlib.reload(importlib.import_module(f"tgonnx.ops.{module.name}"))
+
+assert len(homes) > 200
+print({key: sorted(found) for key, found in homes.items() if len(found) > 1})
+"""
+
+WRONG = """
+from collections.abc import Iterator
+
+from tgonnx.ops.aspects.cut import Cut
+from tgonnx.ops.aspects.relations import Relation
+from tgonnx.ops.aspects.tables import cost, gradient, resize, rule
+from tgonnx.ops.aspects.view import View
+
+
+@rule("Right")
+def right(view: View) -> Iterator[Relation]:
+    yield from ()
+
+
+@rule("Wrong")
+def takes_too_much(view: View, cut: Cut) -> Iterator[Relation]:
+    yield from ()
+
+
+@resize("Wrong")
+def takes_too_little(view: View) -> None: ...
+
+
+@cost("Wrong")
+def gives_a_number(view: View) -> float:
+    return 1.0
+
+
+@gradient("Wrong")
+def takes_a_view(row: View) -> list[None]:
+    return []
+"""
+
+
+def test_an_operator_stands_in_one_file() -> None:
+    found = subprocess.run([sys.executable, "-c", WHO_REGISTERS], capture_output=True, text=True, cwd=ROOT)
+    assert (found.returncode, found.stdout.strip()) == (0, "{}"), found.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
+def test_mypy_refuses_a_function_of_another_signature(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(WRONG)
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache")]
+    command += ["--config-file", str(ROOT / "pyproject.toml"), "--follow-imports=silent", "wrong.py"]
+    environment = {"MYPYPATH": str(ROOT), "PATH": ""}
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    lines = [line for line in found.stdout.splitlines() if "error:" in line]
+    refused = {WRONG.splitlines()[int(line.split(":")[1])].split("(")[0] for line in lines}
+    assert refused == {"def takes_too_much", "def takes_too_little", "def gives_a_number", "def takes_a_view"}
