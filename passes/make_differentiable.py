@@ -14,14 +14,13 @@ from tgonnx.graph.expand import SETTLED, write_out
 from tgonnx.graph.proto import opset_of
 from tgonnx.ops.aspects.row import Row
 from tgonnx.ops.aspects.tables import definition, gradient
+from tgonnx.ops.aspects.traits import traits_named
 from tgonnx.passes.fold_shapes import fold
 from tgonnx.passes.normalize import ConstantsToInitializers
 
 M = TypeVar("M", ModelProto, NodeProto, FunctionProto, OperatorSetIdProto)
 OLDEST = 18
 WRITTEN = "be written in operators that can be differentiated"
-# No gradient, and kernels everywhere
-_STEPS = {"Range", "Bernoulli"}
 
 
 def make_differentiable(
@@ -58,7 +57,7 @@ def _spelled_out(model: ModelProto, newest: int | None) -> ModelProto:
 
     def wanted(op_type: str) -> bool:
         too_new = newest is not None and not onnx.defs.has(op_type, min(newest, SETTLED), "")
-        return (too_new or gradient.get(op_type, "") is None) and op_type not in _STEPS
+        return too_new or (gradient.get(op_type, "") is None and not traits_named(op_type).stops)
 
     written = write_out(model, wanted)
     if written is model:

@@ -24,6 +24,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.proto import opset_of, remove_unused
 from tgonnx.ops import trainable_gate as gates
+from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.passes.fold_shapes import fold
 from tgonnx.passes.insert_gates import GATES
 from tgonnx.passes.make_differentiable import make_differentiable
@@ -33,25 +34,6 @@ from tgonnx.runtime.versions import newest_versions
 LOGITS = "tgonnx.gates"  # float32 [units]
 SMALLEST_BATCH = 8  # fewer samples say too little about a mean and a variance
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE}
-_CARRIERS = {"Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Flatten"}
-_QUANTISING = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
-_WEIGHTS: Mapping[str, tuple[int, ...]] = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "Gemm": (0, 1, 2),
-    "MatMul": (0, 1),
-    "Einsum": (0, 1),
-    "Gather": (0,),
-    "PRelu": (1,),
-    "BatchNormalization": (1, 2),
-    "InstanceNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "RMSNormalization": (1,),
-    "LSTM": (1, 2, 3, 7),
-    "GRU": (1, 2, 3),
-    "RNN": (1, 2, 3),
-}
 
 
 @dataclass(frozen=True)
@@ -71,7 +53,7 @@ def prepare_training(
     Raises UnsupportedError if the opset cannot be converted, or if values are quantised.
     """
     for node in proto.graph.node:
-        if node.op_type in _QUANTISING:
+        if traits_of(node).quantizes:
             raise UnsupportedError(
                 f"node {node.name or node.output[0]} ({node.op_type}): rounding to steps has no slope to learn from; "
                 "prune the model before it is quantised, or without data"
@@ -115,7 +97,8 @@ def trainable(proto: onnx.ModelProto) -> Iterator[str]:
     gated = {GATES}  # values made of gates and constants
     seen: set[str] = set()
     for node in proto.graph.node:
-        if node.op_type in _CARRIERS and node.input[0] in source:
+        are = traits_of(node)
+        if are.rearranges and node.input[0] in source:
             source[node.output[0]] = source[node.input[0]]
             continue
         if any(name in gated for name in node.input) and all(n in gated or n in source for n in node.input):
@@ -125,7 +108,7 @@ def trainable(proto: onnx.ModelProto) -> Iterator[str]:
             else:
                 gated.update(node.output)
             continue
-        places = _WEIGHTS.get(node.op_type, ())
+        places = are.weights
         if node.op_type in ("Add", "Mul") and any(name in learned for name in node.input):
             places = (0, 1)
         found = [source[node.input[i]] for i in places if i < len(node.input) and node.input[i] in source]

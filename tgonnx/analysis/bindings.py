@@ -16,18 +16,13 @@ import onnx
 
 from tgonnx.analysis.shapes import Hint, Shape, Sweep, sweep
 from tgonnx.graph.declared import fixed_size, is_placeholder, model_inputs
-from tgonnx.graph.forced_sizes import forced_sizes
+from tgonnx.io.forced_sizes import forced_sizes
 
 BATCHES = (2, 5, 9, 13, 17, 21, 25, 29)  # of the first, second, ... dynamic first axis
 SIDES = (64, 224, 32, 128, 256, 16, 512, 8, 4)  # of images; further sides are 3/2, 5/2, 7/2, ... of it
 LENGTHS = (8, 16, 64, 128, 4)  # of everything else; further ones likewise
 ASSUMED = (7, 11)  # what stands for a size that depends on data, in the two bindings
 MAX_APART = 8  # axes that are told apart one by one where not all can be
-
-# a value goes through these with its axes unchanged
-_KEEPS_AXES = frozenset(
-    "Identity Cast Relu Sub Add Mul Div Clip Sqrt Neg Abs Dropout Sigmoid Tanh Log Exp".split()
-)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from tgonnx.analysis.shapes import sweep
 from tgonnx.graph.builder import Array
 from tgonnx.ops.aspects.row import FLOATS, Dim, Types, static_shape
-
-# Defined by functions whose bodies shape inference does not see through
-_SHAPE_KEEPING = {"GroupNormalization", "RMSNormalization"}
+from tgonnx.ops.aspects.traits import traits_of
 
 
 def types_of(model: ModelProto) -> Types:
@@ -75,7 +73,8 @@ def _complete(
 
 
 def _infer(model: ModelProto) -> ModelProto:
-    """Shape inference, helped over operators that keep the shape of their first input."""
+    """Shape inference, helped over operators that keep the shape of their first input: some are defined by functions
+    whose bodies it does not see through."""
     while True:
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         graph = model.graph
@@ -83,7 +82,7 @@ def _infer(model: ModelProto) -> ModelProto:
         stored = {t.name: t for t in graph.initializer}
         added = False
         for node in graph.node:
-            if node.op_type not in _SHAPE_KEEPING or node.output[0] in known:
+            if not traits_of(node).keeps_shape or node.output[0] in known:
                 continue
             source = known.get(node.input[0])
             if source is not None:

@@ -20,6 +20,7 @@ from onnx import helper, numpy_helper
 
 from tgonnx.analysis.model import Model, Node
 from tgonnx.ops.aspects.relations import Labels
+from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.ops.aspects.view import Operand, View
 from tgonnx.ops.reduce import reduced_axes
 
@@ -32,8 +33,6 @@ MEANINGS: tuple[Exponents, ...] = (
     SUM,
     (-1.0, -1.0),
 )  # the last: a mean before it is made unbiased
-SUMS = {"ReduceSum": 1.0, "ReduceSumSquare": 1.0, "ReduceL1": 1.0, "ReduceL2": 0.5, "ReduceMean": 1.0}
-THROUGH = "Identity Cast Squeeze Unsqueeze Reshape Expand Neg Abs Clip Add Sub Max Min Sum".split()
 TOLERANCE: dict[int, float] = {
     onnx.TensorProto.FLOAT16: 1e-3,
     onnx.TensorProto.BFLOAT16: 8e-3,
@@ -135,7 +134,7 @@ class _Search:
     def _source(self, node: Node, view: View) -> _Statistic | None:
         """Reductions; products with a matrix of equal numbers; LpNormalization, which has divided by its norm."""
         x = view.input(0)
-        if node.op_type in SUMS:
+        if traits_of(node).sums:
             return self._reduction(node, view)
         if node.op_type == "Einsum" and len(node.inputs) == 1:
             letters, arrow, kept = view.attribute("equation").replace(" ", "").partition("->")
@@ -163,7 +162,8 @@ class _Search:
         x, axes, source = view.input(0), reduced_axes(view), node.inputs[0]
         if not axes or not self._static(source, axes):
             return None
-        meaning, power = MEAN if node.op_type == "ReduceMean" else SUM, SUMS[node.op_type]
+        are = traits_of(node)
+        meaning, power = MEAN if are.averages else SUM, are.sums
         before, maker = self.statistics.get(source), self.makers.get(source)
         labels = tuple(x[axis] for axis in axes)
         if (
@@ -208,8 +208,8 @@ class _Search:
             return replace(statistic, power=statistic.power * (exponent if abs(exponent) <= 1 else 1))
         if node.op_type in ("Sqrt", "Reciprocal"):
             return replace(statistic, power=statistic.power * (0.5 if node.op_type == "Sqrt" else -1))
-        sized = node.op_type in ("Squeeze", "Unsqueeze", "Reshape", "Expand")
-        return statistic if node.op_type in THROUGH and (sized or not others) else None
+        are = traits_of(node)  # what moves elements has other inputs that say where to
+        return statistic if are.proportional and (are.moves or not others) else None
 
     def _scaled(self, node: Node, statistic: _Statistic) -> _Statistic | None:
         """A statistic times a number, or divided by it, or a number divided by it."""

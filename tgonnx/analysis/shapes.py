@@ -27,6 +27,7 @@ from tgonnx.graph.expand import fill_defaults, has_definition, write_out
 from tgonnx.graph.proto import attribute_of, captured_names, constant_tensor
 from tgonnx.ops.aspects.row import Row, Types, static_shape
 from tgonnx.ops.aspects.tables import definition, sizes
+from tgonnx.ops.aspects.traits import traits_of
 
 Shape = tuple[int, ...]
 Hint = tuple[int | None, ...]
@@ -35,31 +36,6 @@ DEFINED_IN = 20  # the opset that definitions of operators without a schema are 
 MAX_KNOWN = 1 << 20  # elements of the largest value that is kept
 MAX_FLOAT_LEAF = 16  # a float initializer up to this size may be a scale or a bound; larger ones are weights
 EXACT_TYPES = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.UINT8, TensorProto.INT8)
-# operators whose outputs are as large as the value of an input says
-SIZED_BY_VALUE = {
-    *(
-        "AffineGrid",
-        "BlackmanWindow",
-        "CenterCropPad",
-        "Col2Im",
-        "ConstantOfShape",
-        "DFT",
-        "Expand",
-        "HammingWindow",
-    ),
-    *(
-        "HannWindow",
-        "MaxUnpool",
-        "MelWeightMatrix",
-        "OneHot",
-        "Pad",
-        "Range",
-        "Resize",
-        "STFT",
-        "Tile",
-        "Upsample",
-    ),
-}
 
 
 @dataclass
@@ -147,9 +123,10 @@ class Sweep:
     def _foldable(self, node: onnx.NodeProto) -> bool:
         if node.domain not in ("", "ai.onnx") or any(a.HasField("g") for a in node.attribute):
             return False
-        if node.op_type in ("Shape", "Size"):
+        are = traits_of(node)
+        if are.reads_sizes:
             return node.input[0] in self.shapes
-        if node.op_type.startswith(("Random", "Constant", "QLinear")) and node.op_type != "ConstantOfShape":
+        if are.random or (are.quantizes and are.weights):  # the evaluator rounds such products in its own way
             return False
         if not node.input or any(name and name not in self.known for name in node.input):
             return False
@@ -161,15 +138,16 @@ class Sweep:
         if any(shape is not None and math.prod(shape) > MAX_KNOWN for shape in found):
             return False
         grows = None in found or len(found) < len(node.output)  # as far as inference can tell
-        if grows and node.op_type in SIZED_BY_VALUE:
+        if grows and traits_of(node).grows:
             return False
         return not grows or math.prod(self.known[name].size or 1 for name in node.input if name) <= MAX_KNOWN
 
     def _evaluate(self, node: onnx.NodeProto) -> list[np.ndarray] | None:
-        if node.op_type == "Shape":
+        reads = traits_of(node).reads_sizes
+        if reads == "axes":
             start, end = attribute_of(node, "start", 0), attribute_of(node, "end")
             return [np.array(self.shapes[node.input[0]][start:end], np.int64)]
-        if node.op_type == "Size":
+        if reads == "elements":
             return [np.array(np.prod(self.shapes[node.input[0]], dtype=np.int64), np.int64)]
         return self.compute(node, {name: self.known[name] for name in node.input if name})
 
@@ -204,7 +182,7 @@ class Sweep:
         try:
             if schema is None or sizes.get(node.op_type, node.domain) is not None:
                 inside, names = self._ours(node)
-            elif has_definition(schema) and node.op_type != "Range":  # which is a loop
+            elif has_definition(schema) and not traits_of(node).defined_by_loop:
                 inside, names = self._standard(node), list(node.output)
             else:
                 return {}

@@ -8,19 +8,7 @@ import numpy as np
 
 from tgonnx.analysis.model import Model, Node
 from tgonnx.analysis.symbolic_elements import moved_places
-
-# inputs that say how large an output is: a size computed from Shape may go there
-SIZE_INPUTS = {
-    "Reshape": (1,),
-    "Expand": (1,),
-    "ConstantOfShape": (0,),
-    "Tile": (1,),
-    "Slice": (1, 2, 3, 4),
-    "Pad": (1, 3),
-    "Split": (1,),
-    "Resize": (2, 3),
-    "Range": (0, 1, 2),
-}
+from tgonnx.ops.aspects.traits import traits_of
 
 
 def sizes_read(model: Model) -> dict[int, frozenset[int]]:
@@ -38,7 +26,8 @@ def sizes_read(model: Model) -> dict[int, frozenset[int]]:
     safe: dict[str, bool] = {name: False for name in model.outputs}
 
     def follows(user: Node, i: int) -> bool:
-        is_size = i in SIZE_INPUTS.get(user.op_type, ())
+        are = traits_of(user)
+        is_size = are.sizes_follow and i in are.sizes
         return is_size or (i >= 0 and all(o in integers and safe[o] for o in user.outputs if o))
 
     for node in reversed(model.nodes):
@@ -46,15 +35,15 @@ def sizes_read(model: Model) -> dict[int, frozenset[int]]:
             safe[output] = safe.get(output, True) and all(follows(*use) for use in users[output])
     read = {}
     for node in model.nodes:
-        if node.op_type in ("Shape", "Size") and node.domain == "" and node.inputs[0] in model.shapes:
+        if (reads := traits_of(node).reads_sizes) and node.inputs[0] in model.shapes:
             axes = range(len(model.shapes[node.inputs[0]]))
             output, told = node.outputs[0], np.arange(len(axes))
-            if node.op_type == "Shape":
+            if reads == "axes":
                 told = told[node.attributes.get("start", 0) : node.attributes.get("end")]
             places = [] if output not in model.outputs else [told]
             for user, i in users[output]:
                 if not follows(user, i):
                     picked = moved_places(user.proto, i, len(told), model.symbols)
-                    places.append(told if node.op_type == "Size" or picked is None else told[picked])
+                    places.append(told if reads == "elements" or picked is None else told[picked])
             read[node.index] = frozenset(np.concatenate([np.zeros(0, int), *places]).tolist())
     return read

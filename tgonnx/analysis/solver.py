@@ -20,7 +20,9 @@ from tgonnx.analysis.model import Model, Node, known_elements
 from tgonnx.analysis.sizes_read import sizes_read
 from tgonnx.errors import UnsupportedError
 from tgonnx.ops.aspects.relations import Choice, Labels, Relation, Site, Tie, distinct, flat, is_whole, pairs
+from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View
+from tgonnx.ops.unprunable import COMPILED_DOMAINS
 
 
 def analyze(model: Model, attention: Attention = "heads") -> Coupling:
@@ -274,18 +276,11 @@ def _operand(model: Model, labelling: Labelling, name: str, index: int) -> Opera
 def _refuse_compiled(model: Model) -> None:
     """What onnxruntime writes with all its optimisations on holds blocked layouts and weights packed for one CPU."""
     for node in model.nodes:
-        if node.domain in COMPILED_DOMAINS or (node.domain, node.op_type) in COMPILED_OPS:
+        if node.domain in COMPILED_DOMAINS or traits_of(node).compiled:
             raise UnsupportedError(
                 f"{model.source}: node {node.label} ({node.domain}::{node.op_type}) is of a file that onnxruntime "
                 "optimised for one device; prune the model it was made from"
             )
-
-
-# what onnxruntime makes of operators for the CPU, accelerator or provider at hand
-COMPILED_DOMAINS = {"com.microsoft.nchwc", "com.ms.internal.nhwc"}
-
-
-COMPILED_OPS = {("com.microsoft", "EPContext")}
 
 
 def _group_name(members: tuple[Axis, ...], model: Model) -> str:

@@ -23,6 +23,7 @@ from tgonnx.analysis.algebra import Algebra, Dims, Element, Number, Size
 from tgonnx.analysis.shapes import Sweep
 from tgonnx.analysis.symbolic_dims import dims_of
 from tgonnx.analysis.symbolic_elements import elements_of
+from tgonnx.ops.aspects.traits import traits_of
 
 MAX_ELEMENTS = 4096  # of the largest value whose elements are followed one by one
 _COMPUTED: dict[str, Callable[..., Any]] = {  # atoms that follow from others
@@ -160,7 +161,7 @@ class Symbols:
         return self.algebra.atom(("element", name, place), natural=False, whole=False)
 
     def _reads_dynamic(self, node: onnx.NodeProto) -> bool:
-        if node.op_type in ("Shape", "Size"):
+        if traits_of(node).reads_sizes:
             return any(isinstance(size, Size) for size in self.dims.get(node.input[0], ()))
         return any(name in self.elements for name in node.input)
 

@@ -10,39 +10,21 @@ import onnx
 
 from tgonnx.analysis.algebra import Element, Size
 from tgonnx.analysis.symbolic_node import Asked
+from tgonnx.ops.aspects.traits import EACH, traits_of
 
 if TYPE_CHECKING:
     from tgonnx.analysis.symbolic import Symbols
 
-# operators that move elements without changing them, and which of their inputs are moved; -1: all
-_MOVES = {
-    "Gather": (0,),
-    "GatherElements": (0,),
-    "GatherND": (0,),
-    "Slice": (0,),
-    "Reshape": (0,),
-    "Squeeze": (0,),
-    "Unsqueeze": (0,),
-    "Transpose": (0,),
-    "Flatten": (0,),
-    "Expand": (0,),
-    "Tile": (0,),
-    "Identity": (0,),
-    "ScatterElements": (0, 2),
-    "ScatterND": (0, 2),
-    "Concat": (-1,),
-}
-
 
 def elements_of(node: onnx.NodeProto, symbols: Symbols) -> np.ndarray | None:
     """The elements of the node's one output, as an array of objects; None if they are not followed."""
-    asked = Asked(node, symbols)
-    if node.op_type == "Shape":
+    asked, are = Asked(node, symbols), traits_of(node)
+    if are.reads_sizes == "axes":
         return _array(asked.dims()[asked.attribute("start", 0) : asked.attribute("end")])
-    if node.op_type == "Size":
+    if are.reads_sizes == "elements":
         return np.array(asked.algebra.product(asked.dims()), object)
-    if node.op_type in _MOVES:
-        return _moved(asked, _MOVES[node.op_type])
+    if are.moves:
+        return _moved(asked, are.carries)
     if node.op_type in ("ReduceProd", "ReduceSum"):
         return _reduced(asked)
     if node.op_type in _ELEMENTWISE:
@@ -63,7 +45,7 @@ def _moved(asked: Asked, moved: tuple[int, ...]) -> np.ndarray | None:
     for i, name in enumerate(node.input):
         if not name:
             continue
-        if moved == (-1,) or i in moved:
+        if moved == EACH or i in moved:
             parts = asked.symbols.parts(name)
             if parts is None:
                 return None
@@ -80,8 +62,8 @@ def _moved(asked: Asked, moved: tuple[int, ...]) -> np.ndarray | None:
 
 def moved_places(node: onnx.NodeProto, index: int, count: int, symbols: Symbols) -> np.ndarray | None:
     """Which of the `count` elements of input `index`, a vector, get into the node's output; None if not known."""
-    moved = _MOVES.get(node.op_type, ()) if node.domain in ("", "ai.onnx") else ()
-    if index not in moved:
+    are = traits_of(node)
+    if not are.moves or index not in are.carries:
         return None
     feeds = {name: symbols.static(name) for i, name in enumerate(node.input) if name and i != index}
     if any(value is None for value in feeds.values()) or node.input[index] in feeds:

@@ -7,7 +7,7 @@ opset >= 18; `tgonnx.passes.make_differentiable` converts older graphs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx.inliner
@@ -15,57 +15,9 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from tgonnx.analysis.inference import types_of
 from tgonnx.graph.builder import Emitter, Value
-from tgonnx.ops.aspects.row import FLOATS, Row, Types
+from tgonnx.ops.aspects.row import FLOATS, Grads, Row, Types
 from tgonnx.ops.aspects.tables import gradient
-
-GradientRow = Callable[[Row], Sequence[Value | None]]
-# Piecewise constant or integer valued: gradients stop here.
-STOPS = set(
-    [
-        "Shape",
-        "Size",
-        "ArgMax",
-        "ArgMin",
-        "NonZero",
-        "Equal",
-        "Greater",
-        "Less",
-        "GreaterOrEqual",
-        "LessOrEqual",
-        "And",
-        "Or",
-        "Not",
-        "Xor",
-        "IsNaN",
-        "IsInf",
-        "Floor",
-        "Ceil",
-        "Round",
-        "Sign",
-        "OneHot",
-        "ConstantOfShape",
-        "Range",
-        "RandomNormal",
-        "RandomUniform",
-        "RandomNormalLike",
-        "RandomUniformLike",
-        "Bernoulli",
-        "Multinomial",
-        "EyeLike",
-        "Constant",
-        "NonMaxSuppression",
-        "Hardmax",
-        "BitShift",
-        "Unique",
-    ]
-)
-# What else can be done about operators without a row, where there is something special to say.
-ADVICE = {
-    **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), "export the model with sizes that unroll it"),
-    **dict.fromkeys(
-        ("DequantizeLinear", "ConvInteger", "MatMulInteger"), "prune the model before it is quantised"
-    ),
-}
+from tgonnx.ops.aspects.traits import traits_of
 
 
 @dataclass(frozen=True)
@@ -127,12 +79,12 @@ def backward(model: ModelProto, loss: str, names: Iterable[str]) -> Backward:
     return Backward(model, result)
 
 
-def differentiate_row(row: GradientRow | None, context: Row) -> list[Value | None]:
+def differentiate_row(row: Callable[[Row], Grads] | None, context: Row) -> list[Value | None]:
     """Apply a gradient row: one gradient per input, None where there is none or none is needed."""
     node = context.node
     if row is None:
         label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        advice = ADVICE.get(node.op_type, f"add a row @gradient({label!r})")
+        advice = traits_of(node).advice or f"add a row @gradient({label!r})"
         raise context.unsupported(
             f"no gradient is known for {label}; {advice}, or prune without data, by the size of the weights"
         )
@@ -165,7 +117,7 @@ def reads(node: NodeProto) -> Iterator[str]:
 
 def is_stop(node: NodeProto) -> bool:
     """Do gradients end at this node?"""
-    return node.domain in ("", "ai.onnx") and node.op_type in STOPS
+    return traits_of(node).stops
 
 
 def inline(model: ModelProto) -> ModelProto:

@@ -22,13 +22,13 @@ from tgonnx.engines.spec import StepSpec
 from tgonnx.engines.trainer import session
 from tgonnx.graph.builder import Array
 from tgonnx.ops import trainable_gate as gates
+from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.passes.make_differentiable import make_differentiable
 from tgonnx.runtime.versions import newest_versions
 
 TOLERANCE = 0.03  # of the slope; of ReLU networks in float32, correct gradients stay below 0.01
 LADDER = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)  # of the loss, the change that is aimed at
 SILENT = 1e-6  # of the slope: what a parameter contributes whose gradient is almost zero
-COMMON = {"Add", "Mul", "Conv", "MatMul", "Gemm", "Relu", "Reshape", "Transpose", "Identity", "Concat"}
 _T = "check/t"  # float32 [parameters], the graph input by which they move
 
 
@@ -210,7 +210,7 @@ def _between(model: ModelProto, wrong: set[str], right: set[str]) -> list[str]:
         before.update(dict.fromkeys(node.output, upstream))
         if wrong and wrong <= upstream and not upstream & right:
             behind.append(node)
-    behind.sort(key=lambda node: node.op_type in COMMON)
+    behind.sort(key=lambda node: traits_of(node).common)
     return [_label(node) for node in behind[:3]] or _readers(model, sorted(wrong))
 
 

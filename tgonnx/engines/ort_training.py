@@ -3,7 +3,7 @@
 A custom gradient definition cannot read attributes, so both sides become model-local functions ("function to
 function"): the forward node is wrapped in a function of its own, whose registered gradient is one node, again
 a function, with the body that the gradient row emits. Only operators whose built-in gradient was found right
-and fast stay as they are (`_NATIVE`); for the rest the built-in one is missing, slow, or silently wrong.
+and fast stay as they are (`Traits.native_gradient`); for the rest the built-in one is missing, slow, or silently wrong.
 onnxruntime-training is used through its C module: its Python package would need torch.
 """
 
@@ -23,12 +23,12 @@ from tgonnx.errors import UnsupportedError
 from tgonnx.graph.builder import Emitter, Value
 from tgonnx.ops.aspects.row import Row, Types
 from tgonnx.ops.aspects.tables import gradient
+from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.ops.convolution import conv_geometry, conv_input_gradient
 from tgonnx.passes.make_differentiable import make_differentiable
 
 DOMAIN = "tgonnx.fn"
 NEWEST_OPSET, NEWEST_IR = 21, 10
-_NATIVE = {"Add", "Sub", "Mul", "Reshape", "Identity", "Gemm"}
 _registered: set[str] = set()
 
 
@@ -116,7 +116,7 @@ def _wrap(wrapping: _Wrapping, node: NodeProto, reachable: set[str]) -> None:
 
 
 def _native(node: NodeProto) -> bool:
-    return node.domain in ("", "ai.onnx") and node.op_type in _NATIVE
+    return traits_of(node).native_gradient
 
 
 def _separate_repeated(wrapping: _Wrapping, node: NodeProto) -> None:

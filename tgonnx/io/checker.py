@@ -20,19 +20,12 @@ from tgonnx.graph.declared import _unknown_sizes, open_sizes
 from tgonnx.graph.expand import fill_defaults, has_definition
 from tgonnx.graph.order import find_cycle, topological_order
 from tgonnx.graph.proto import STANDARD_DOMAINS, opset_of
+from tgonnx.ops.aspects.traits import traits_of
 
-# onnxruntime runs these in opsets where the standard does not have them, or not any more
-RUNTIME_OPS = {"LayerNormalization", "SimplifiedLayerNormalization", "GroupNormalization"}
 OLDEST_OPSET = 7
 OLDEST_IR = 3
 # Larger initializers are checked by their declared type only, so that the checker never copies them.
 LARGE_BYTES = 4096
-# Infinite constants are legitimate as masks, and empty ones as options; not as the weights of these.
-WEIGHTED_OPS = {
-    *("Conv", "ConvInteger", "ConvTranspose", "DeformConv", "QLinearConv", "Gemm", "MatMul", "MatMulInteger"),
-    *("QLinearMatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization"),
-    *("GroupNormalization", "RMSNormalization", "LSTM", "GRU", "RNN", "PRelu"),
-}
 
 
 def with_open_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -125,7 +118,7 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
     opset = versions.get("", versions.get("ai.onnx"))
     local = {function.name for function in model.functions if function.domain in STANDARD_DOMAINS}
     for node in model.graph.node:
-        if node.domain not in STANDARD_DOMAINS or node.op_type in local | RUNTIME_OPS:
+        if node.domain not in STANDARD_DOMAINS or node.op_type in local or traits_of(node).in_runtime:
             continue
         if is_custom(node) and (node.op_type.endswith("_TRT") or not read & set(node.output)):
             continue
@@ -273,10 +266,12 @@ _BITS = {
 
 def _check_tensors(model: onnx.ModelProto, name: str) -> None:
     """Sizes of all stored tensors; values and dimensions of weights."""
+    # infinite constants are legitimate as masks (a table that is only looked up in may be one), and empty ones as
+    # options; not as weights that are computed with
     weights = {
         value: node
         for node in model.graph.node
-        if node.op_type in WEIGHTED_OPS and node.domain in STANDARD_DOMAINS
+        if node.domain in STANDARD_DOMAINS and (are := traits_of(node)).weights and not are.looks_up
         for value in node.input
     }
     for tensor in stored_tensors(model):
@@ -434,7 +429,7 @@ def is_shapeless(value: onnx.ValueInfoProto) -> bool:
 
 def only_in_runtime(node: onnx.NodeProto, opset: int) -> bool:
     """Does onnxruntime know this operator of the standard domain, and the standard not, or not any more?"""
-    if node.domain not in STANDARD_DOMAINS or node.op_type not in RUNTIME_OPS:
+    if node.domain not in STANDARD_DOMAINS or not traits_of(node).in_runtime:
         return False
     known = onnx.defs.has(node.op_type, opset, "")
     return not known or bool(onnx.defs.get_schema(node.op_type, opset, "").deprecated)

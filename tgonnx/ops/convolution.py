@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import NodeProto
 
 from tgonnx.graph.builder import Value
+from tgonnx.graph.proto import attribute_of
 from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.relations import Alternative, Choice, Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import cost, gradient, resize, rule
+from tgonnx.ops.aspects.tables import cost, fixes, gradient, resize, rule
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, View
 
 
@@ -74,6 +77,10 @@ def conv_geometry(row: Row) -> tuple[Geometry, tuple[int, ...]]:
     if weight is None:
         raise row.unsupported("the shape of its weight is unknown")
     return window(row, weight[2:]), weight
+
+
+traits("Conv", "ConvTranspose", are=Traits(weights=(1, 2)))
+traits("Conv", are=Traits(common=True))
 
 
 @rule("Conv")
@@ -147,6 +154,16 @@ def _whole_groups(inside: Labels, outside: Labels) -> Alternative:
 def _alike(grouped: Labels) -> Tie:
     """Position i of every group lives or dies together."""
     return Tie(np.broadcast_to(grouped[:1], grouped.shape), grouped)
+
+
+@fixes("Conv")
+def conv_channels(node: NodeProto, weight: tuple[int, ...], rank: int) -> tuple[int, int] | None:
+    return (1, weight[1] * attribute_of(node, "group", 1)) if rank == len(weight) > 1 else None
+
+
+@fixes("ConvTranspose")
+def transposed_channels(node: NodeProto, weight: tuple[int, ...], rank: int) -> tuple[int, int] | None:
+    return (1, weight[0]) if rank == len(weight) > 1 else None
 
 
 @resize("Conv", "ConvTranspose")

@@ -10,8 +10,11 @@ from tgonnx.graph.builder import Array
 from tgonnx.ops.aspects.relations import Relation, Tie
 from tgonnx.ops.aspects.row import Outputs, Row
 from tgonnx.ops.aspects.tables import cost, definition, resize, rule
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import View
 from tgonnx.ops.convolution import conv_cost, resize_groups, summed_channels
+
+traits("DeformConv", are=Traits(weights=(1, 3)))
 
 
 @rule("DeformConv")

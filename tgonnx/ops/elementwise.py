@@ -11,6 +11,7 @@ from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.relations import Relation, Tie
 from tgonnx.ops.aspects.row import Grads, Row
 from tgonnx.ops.aspects.tables import gradient, rule
+from tgonnx.ops.aspects.traits import EACH, Traits, traits
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View, broadcast, same
 
 UNARY = """
@@ -166,6 +167,22 @@ def _elementwise(derivative: Derivative) -> Callable[[Row], list[Value | None]]:
 
 for _op_type, _derivative in DERIVATIVES.items():
     gradient(_op_type)(_elementwise(_derivative))
+
+
+traits(*UNARY, *BINARY, *VARIADIC, "Equal", "Dropout", are=Traits(elementwise=True))
+traits("Cast", are=Traits(carries=(0,)))
+traits("Where", are=Traits(carries=(1, 2)))
+traits("Max", "Min", are=Traits(carries=EACH))
+traits("Abs", "Add", "Cast", "Clip", "Max", "Min", "Neg", "Sub", "Sum", are=Traits(proportional=True))
+traits("Clip", "Dropout", "Mod", "Pow", are=Traits(set_up=True))
+traits("Add", "Mul", "Relu", are=Traits(common=True))
+traits("Add", "Mul", "Sub", are=Traits(native_gradient=True))
+traits("PRelu", are=Traits(weights=(1,)))
+traits("And", "BitShift", "IsInf", "IsNaN", "Not", "Or", "Xor", are=Traits(stops=True))
+traits(
+    *"Ceil Equal Floor Greater GreaterOrEqual Less LessOrEqual Round Sign".split(),
+    are=Traits(stops=True, rounds=True),
+)
 
 
 @rule(*UNARY)

@@ -13,6 +13,7 @@ from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.relations import Alternative, Choice, Free, Labels, Relation, Tie, is_whole
 from tgonnx.ops.aspects.row import Grads, Row
 from tgonnx.ops.aspects.tables import gradient, resize, rule
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, View, same
 
 
@@ -40,6 +41,9 @@ def _bounds(view: View) -> dict[int, _Bounds] | None:
         known = [int(bound) for bound in bounds if bound is not None]
         found[axis % x.rank] = _Bounds(place, slice(*known) if len(known) == len(bounds) else None)
     return found
+
+
+traits("Slice", are=Traits(carries=(0,), moves=True, sizes=(1, 2, 3, 4), sizes_follow=True))
 
 
 @rule("Slice")
@@ -155,6 +159,9 @@ def zero_padded(row: Row, grad: Value, axes: list[int], begin: list[int], end: l
     return row.op("Pad", grad, row.emitter.ints(pads))
 
 
+traits("Gather", are=Traits(weights=(0,), looks_up=((1, 0),), carries=(0,), moves=True))
+
+
 @rule("Gather")
 def gather(view: View) -> Iterator[Relation]:
     x, indices, y = view.input(0), view.input(1), view.output()
@@ -224,6 +231,10 @@ def _part(row: Row, shape: Value, start: int, end: int) -> Value | None:
     return shape.slice([start], [end], [0]) if end > start else None
 
 
+traits("ScatterND", are=Traits(carries=(0, 2), moves=True))
+traits("GatherND", are=Traits(carries=(0,), moves=True))
+
+
 @rule("ScatterND", "GatherND")
 def pick(view: View) -> Iterator[Relation]:
     """The axes behind the indexed ones go through."""
@@ -280,6 +291,9 @@ def gather_nd(row: Row) -> Grads:
     return [row.op("ScatterND", row.zeros_like(row.x), index, row.dy, reduction="add")]
 
 
+traits("GatherElements", are=Traits(looks_up=((1, 0),), carries=(0,), moves=True))
+
+
 @rule("GatherElements")
 def gather_elements(view: View) -> Iterator[Relation]:
     """Indices count along one axis; along the others they may stop early, but never shift."""
@@ -296,6 +310,9 @@ def gather_elements_gradient(row: Row) -> Grads:
     """Add every element of dy at its place."""
     axis, zeros = row.axis(0), row.zeros_like(row.x)
     return [row.op("ScatterElements", zeros, row.input(1), row.dy, axis=axis, reduction="add")]
+
+
+traits("ScatterElements", are=Traits(carries=(0, 2), moves=True))
 
 
 @rule("ScatterElements", "Scatter")
@@ -386,6 +403,9 @@ def tensor_scatter_gradient(row: Row) -> Grads:
     return [past, op("GatherElements", row.dy, index, axis=axis), None]
 
 
+traits("OneHot", are=Traits(sizes=(1,), grows=True, set_up=True, rounds=True, stops=True))
+
+
 @rule("OneHot")
 def one_hot(view: View) -> Iterator[Relation]:
     """The new axis has one entry for each value that an index may have: it stays."""
@@ -393,6 +413,10 @@ def one_hot(view: View) -> Iterator[Relation]:
     place = view.attribute("axis", -1) % y.rank
     for axis, labels in enumerate(indices.axes):
         yield Tie(labels, y[axis if axis < place else axis + 1])
+
+
+traits("Shape", are=Traits(reads_sizes="axes", stops=True))
+traits("Size", are=Traits(reads_sizes="elements", stops=True))
 
 
 @rule("Shape", "Size")

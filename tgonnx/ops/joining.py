@@ -11,8 +11,11 @@ from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.relations import Free, Labels, Relation, Tie
 from tgonnx.ops.aspects.row import Grads, Row
 from tgonnx.ops.aspects.tables import gradient, resize, rule
+from tgonnx.ops.aspects.traits import EACH, Traits, traits
 from tgonnx.ops.aspects.view import Operand, View, same
 from tgonnx.ops.indexing import zero_padded
+
+traits("Concat", are=Traits(carries=EACH, moves=True, common=True))
 
 
 @rule("Concat")
@@ -43,6 +46,9 @@ def concat_gradient(row: Row) -> Grads:
     else:
         sizes = row.emitter.concat([v.shape(axis, axis + 1) for v in operands], 0)
     return list(row.emitter.ops("Split", row.dy, sizes, count=len(operands), axis=axis))
+
+
+traits("Split", are=Traits(carries=(0,), sizes=(1,), sizes_follow=True))
 
 
 @rule("Split")
@@ -85,6 +91,9 @@ def split_gradient(row: Row) -> Grads:
         grad = row.gradient(index)
         parts.append(row.zeros_like(row.output(index)) if grad is None else grad)
     return [row.op("Concat", *parts, axis=row.axis(0))]
+
+
+traits("Pad", are=Traits(carries=(0,), sizes=(1, 3), sizes_follow=True, grows=True, set_up=True))
 
 
 @rule("Pad")
@@ -212,6 +221,9 @@ def _np_type(value: Value) -> np.dtype[np.generic]:
     return helper.tensor_dtype_to_np_dtype(value.elem_type)
 
 
+traits("CenterCropPad", are=Traits(sizes=(1,), grows=True))
+
+
 @rule("CenterCropPad")
 def center_crop_pad(view: View) -> Iterator[Relation]:
     """The axes that change are not cut: their centre would move."""
@@ -231,6 +243,10 @@ def resize_center_crop_pad(view: View, cut: Cut) -> None:
 def sizes_after(cut: Cut, axes: Sequence[Labels]) -> dict[int, int]:
     """The new sizes of those axes that are cut; stored sizes of others stay what they are."""
     return {place: cut.size(labels) for place, labels in enumerate(axes) if cut.touches([labels])}
+
+
+traits("Expand", "Tile", are=Traits(carries=(0,), moves=True, sizes=(1,), sizes_follow=True, grows=True))
+traits("Expand", are=Traits(proportional=True))
 
 
 @rule("Expand", "Tile")
@@ -276,6 +292,9 @@ def tile(row: Row) -> Grads:
     rank = row.rank(row.x)
     pairs = row.emitter.concat([row.input(1).unsqueeze([1]), row.shape_of(row.x).unsqueeze([1])], 1)
     return [row.dy.reshape(pairs.reshape([-1])).sum(list(range(0, 2 * rank, 2)), keepdims=False)]
+
+
+traits("ConstantOfShape", are=Traits(sizes=(0,), sizes_follow=True, grows=True, stops=True))
 
 
 @rule("ConstantOfShape")

@@ -10,7 +10,21 @@ from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.relations import Relation, Tie
 from tgonnx.ops.aspects.row import Grads, Row
 from tgonnx.ops.aspects.tables import gradient, resize, rule
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Unlabelled, View, regroup
+
+traits(
+    "Identity",
+    are=Traits(
+        carries=(0,),
+        moves=True,
+        rearranges=True,
+        elementwise=True,
+        proportional=True,
+        common=True,
+        native_gradient=True,
+    ),
+)
 
 
 @rule("Identity", "Optional", "OptionalGetElement")
@@ -22,6 +36,9 @@ def identity(view: View) -> Iterator[Relation]:
 def identity_gradient(row: Row) -> Grads:
     """Copies."""
     return [row.op("Identity", row.dy)]
+
+
+traits("Transpose", are=Traits(carries=(0,), moves=True, rearranges=True, permutes=True, common=True))
 
 
 @rule("Transpose")
@@ -38,6 +55,11 @@ def transpose_gradient(row: Row) -> Grads:
     perm = row.attribute("perm")
     order = list(perm) if perm is not None else list(range(row.rank(row.x)))[::-1]
     return [row.op("Transpose", row.dy, perm=[int(i) for i in np.argsort(order)])]
+
+
+traits("Reshape", "Flatten", "Squeeze", "Unsqueeze", are=Traits(carries=(0,), moves=True, rearranges=True))
+traits("Reshape", "Squeeze", "Unsqueeze", are=Traits(proportional=True))
+traits("Reshape", are=Traits(sizes=(1,), sizes_follow=True, common=True, native_gradient=True))
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -135,6 +157,9 @@ def space_to_depth(view: View) -> Iterator[Relation]:
 def space_to_depth_gradient(row: Row) -> Grads:
     """The inverse rearrangement."""
     return [row.op("DepthToSpace", row.dy, blocksize=int(row.attribute("blocksize")), mode="DCR")]
+
+
+traits("Col2Im", are=Traits(sizes=(1, 2), grows=True))
 
 
 @rule("Col2Im")

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from onnx import NodeProto
+
 from tgonnx.graph.builder import Value
+from tgonnx.graph.proto import attribute_of
 from tgonnx.ops.aspects.relations import Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import cost, gradient, rule
+from tgonnx.ops.aspects.tables import cost, fixes, gradient, rule
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View, broadcast, contract
+
+traits("Gemm", are=Traits(weights=(0, 1, 2), common=True, native_gradient=True))
+
+
+@fixes("Gemm")
+def gemm_columns(node: NodeProto, weight: tuple[int, ...], rank: int) -> tuple[int, int] | None:
+    turned, across = (attribute_of(node, name, 0) for name in ("transA", "transB"))
+    return (0 if turned else 1, weight[1 if across else 0]) if rank == 2 else None
 
 
 @rule("Gemm")
@@ -48,6 +60,9 @@ def gemm_gradient(row: Row) -> Grads:
     return [da, db, dc]
 
 
+traits("MatMul", are=Traits(weights=(0, 1), common=True))
+
+
 @rule("MatMul")
 def matmul(view: View) -> Iterator[Relation]:
     yield from matrix_product(view.input(0), view.input(1), view.output())
@@ -63,6 +78,11 @@ def matrix_product(a: Operand, b: Operand, y: Operand) -> Iterator[Relation]:
         yield Tie(a[a.rank - 2], y[y.rank - tail])
     if b.rank > 1:
         yield Tie(b[b.rank - 1], y[y.rank - 1])
+
+
+@fixes("MatMul")
+def matmul_columns(node: NodeProto, weight: tuple[int, ...], rank: int) -> tuple[int, int] | None:
+    return (rank - 1, weight[-2]) if len(weight) > 1 and rank else None
 
 
 @cost("MatMul")
@@ -128,6 +148,9 @@ def _batched(row: Row, grad: Value | None, like: Value) -> Value | None:
         if all((o == s and o is not None) or s == 1 for o, s in pairs):
             return grad.sum([i for i, (o, s) in enumerate(pairs) if s == 1 and o != 1])
     return row._unbroadcast_dynamic(grad, like)
+
+
+traits("Einsum", are=Traits(weights=(0, 1)))
 
 
 @rule("Einsum")

@@ -7,14 +7,23 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import NodeProto
 
 from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.gating import Gating
 from tgonnx.ops.aspects.relations import Alternative, Choice, Free, Labels, Relation, Site, Tie
 from tgonnx.ops.aspects.row import Grads, Outputs, Row, Shapes
-from tgonnx.ops.aspects.tables import definition, gated, gradient, resize, rule, sizes
+from tgonnx.ops.aspects.tables import definition, fixes, gated, gradient, resize, rule, sizes
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, View, broadcast, same
+
+traits("BatchNormalization", are=Traits(weights=(1, 2), keeps_shape=True))
+
+
+@fixes("BatchNormalization", "InstanceNormalization")
+def channels(node: NodeProto, weight: tuple[int, ...], rank: int) -> tuple[int, int] | None:
+    return (1, weight[0]) if rank > 1 else None
 
 
 @rule("BatchNormalization")
@@ -134,6 +143,11 @@ def _denormalize(dn: Value, normalized: Value, inverse: Value, axes: list[int]) 
     return inverse * (dn - dn.mean(axes) - normalized * (dn * normalized).mean(axes))
 
 
+traits("LayerNormalization", are=Traits(weights=(1, 2), keeps_shape=True, in_runtime=True))
+traits("RMSNormalization", are=Traits(weights=(1,), keeps_shape=True))
+traits("SimplifiedLayerNormalization", are=Traits(keeps_shape=True, in_runtime=True))
+
+
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_norm(view: View) -> Iterator[Relation]:
     x, first = view.input(0), view.attribute("axis", -1) % view.input(0).rank
@@ -196,6 +210,9 @@ def layer_normalization(row: Row) -> Grads:
     return [_denormalize(dy * row.input(1), n, inverse, axes) if row.need(0) else None, dscale, dbias]
 
 
+traits("InstanceNormalization", are=Traits(weights=(1, 2), keeps_shape=True))
+
+
 @rule("InstanceNormalization")
 def instance_norm(view: View) -> Iterator[Relation]:
     x = view.input(0)
@@ -223,6 +240,9 @@ def instance_normalization(row: Row) -> Grads:
         (dy * n).sum([0, *space], False) if row.need(1) else None,
         dy.sum([0, *space], False) if row.need(2) else None,
     ]
+
+
+traits("GroupNormalization", are=Traits(weights=(1, 2), keeps_shape=True, in_runtime=True))
 
 
 @rule("GroupNormalization")

@@ -12,6 +12,7 @@ from tgonnx.ops.aspects.gating import Gating
 from tgonnx.ops.aspects.relations import Choice, Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Dim, Outputs, Row, Shapes
 from tgonnx.ops.aspects.tables import cost, definition, gated, resize, rule, sizes
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View
 from tgonnx.ops.attention import all_equal, whole_heads
 from tgonnx.ops.norm import normalised
@@ -156,6 +157,15 @@ def rotary_embedding_sizes(row: Row) -> Shapes:
 
 
 EMBEDDINGS = ((2, 0), (3, 8), (4, 1))  # tables and what indexes them: words, positions, segments
+
+
+# the second of them has no rule
+traits(
+    "EmbedLayerNormalization",
+    "QEmbedLayerNormalization",
+    are=Traits(looks_up=((0, 2), (1, 4))),
+    domain=MICROSOFT,
+)
 
 
 @rule("EmbedLayerNormalization", domain=MICROSOFT)

@@ -12,6 +12,7 @@ from tgonnx.ops.aspects.gating import Gating
 from tgonnx.ops.aspects.relations import Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Outputs, Row, Shapes
 from tgonnx.ops.aspects.tables import cost, definition, gated, rule, sizes
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import View
 from tgonnx.ops.linear import matmul_cost, matrix_product
 from tgonnx.ops.ort_fused import MICROSOFT
@@ -22,6 +23,11 @@ def _on_columns(view: View, places: tuple[int, ...]) -> Iterator[Relation]:
     """Scales, zero points and biases that have one number for each column of B."""
     b = view.input(1)
     yield from for_each(b[b.rank - 1], [view.input(i) for i in places if view.has(i)])
+
+
+traits(
+    "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention", are=Traits(quantizes=True), domain=MICROSOFT
+)
 
 
 @rule("DynamicQuantizeMatMul", domain=MICROSOFT)

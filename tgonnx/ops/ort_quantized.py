@@ -16,15 +16,20 @@ from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.relations import Relation
 from tgonnx.ops.aspects.row import Outputs, Row
 from tgonnx.ops.aspects.tables import cost, definition, gated, rule
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import View, broadcast, same
 from tgonnx.ops.joining import joined
 from tgonnx.ops.linear import gemm, gemm_cost
 from tgonnx.ops.ort_fused import MICROSOFT
-from tgonnx.ops.quantized import for_each, gated_product, on_data, quantize
+from tgonnx.ops.quantized import BEFORE, for_each, gated_product, on_data, quantize
 from tgonnx.ops.spatial import pool
 
 UNARY = {"QLinearSigmoid": "Sigmoid", "QLinearLeakyRelu": "LeakyRelu"}
 BINARY = {"QLinearAdd": "Add", "QLinearMul": "Mul"}
+# named as onnxruntime names what rounds its result to the steps of a scale
+OTHERS = """
+    QGemm QLinearConcat QLinearConv QLinearReduceMean QLinearSoftmax QLinearWhere QuantizeBFP QuantizeWithOrder
+""".split()
 POOLS = {"QLinearAveragePool": "AveragePool", "QLinearGlobalAveragePool": "GlobalAveragePool"}
 
 
@@ -59,6 +64,11 @@ def _around(plain: str, operands: int) -> Callable[[Row, int], Outputs]:
 for _table, _operands in ((UNARY | POOLS, 1), (BINARY, 2)):
     for _op_type, _plain in _table.items():
         definition(_op_type, domain=MICROSOFT)(_around(_plain, _operands))
+
+
+traits(*UNARY, *BINARY, *POOLS, *OTHERS, "QuantizeLinear", are=Traits(quantizes=True), domain=MICROSOFT)
+traits("QuantizeLinear", "DequantizeLinear", are=Traits(elementwise=True), domain=MICROSOFT)
+traits("DequantizeLinear", are=Traits(advice=BEFORE), domain=MICROSOFT)
 
 
 rule("QuantizeLinear", "DequantizeLinear", domain=MICROSOFT)(

@@ -15,9 +15,17 @@ from onnx import TensorProto, helper
 from tgonnx.ops.aspects.gating import Gating
 from tgonnx.ops.aspects.relations import Choice, Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.tables import cost, gated, resize, rule
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, View, same
 from tgonnx.ops.convolution import conv_cost, resize_groups, summed_channels
 from tgonnx.ops.linear import matmul_cost, matrix_product
+
+BEFORE = "prune the model before it is quantised"
+
+
+traits("QuantizeLinear", "DequantizeLinear", are=Traits(elementwise=True))
+traits("QuantizeLinear", are=Traits(quantizes=True))
+traits("DequantizeLinear", are=Traits(advice=BEFORE))
 
 
 @rule("QuantizeLinear", "DequantizeLinear")
@@ -33,6 +41,9 @@ def quantize(view: View) -> Iterator[Relation]:
     yield from for_each(x[axis % x.rank] if x.rank else None, scales)
 
 
+traits("DynamicQuantizeLinear", are=Traits(quantizes=True))
+
+
 @rule("DynamicQuantizeLinear")
 def dynamic_quantize(view: View) -> Iterator[Relation]:
     """The range always includes zero, so zeros in the place of closed channels do not change it."""
@@ -40,6 +51,10 @@ def dynamic_quantize(view: View) -> Iterator[Relation]:
     yield from same(x, view.output())
     for axis, labels in enumerate(x.axes):
         yield Site("contract", 0, axis, labels)
+
+
+traits("MatMulInteger", are=Traits(weights=(0, 1), rounds=True, advice=BEFORE))
+traits("QLinearMatMul", are=Traits(weights=(0, 3), quantizes=True))
 
 
 @rule("MatMulInteger", "QLinearMatMul")
@@ -50,6 +65,10 @@ def matmul(view: View) -> Iterator[Relation]:
         yield from for_each(a[a.rank - 2], steps[0])
     if b.rank > 1:
         yield from for_each(b[b.rank - 1], steps[1])
+
+
+traits("ConvInteger", are=Traits(weights=(1,), rounds=True, advice=BEFORE))
+traits("QLinearConv", are=Traits(weights=(3, 8), quantizes=True))
 
 
 @rule("ConvInteger", "QLinearConv")

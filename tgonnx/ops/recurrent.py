@@ -12,6 +12,7 @@ from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.relations import Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Grads, Row
 from tgonnx.ops.aspects.tables import cost, definition, gradient, resize, rule
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import View
 from tgonnx.ops.recurrent_steps import REVERSALS, activations, pick, plain, recurrent_steps
 
@@ -110,6 +111,10 @@ def _unrolled(row: Row, sweep: Callable[[_Direction], _Sweep]) -> Grads:
 
     w, r, b, h, c = (stack([getattr(s, key) for s in sweeps]) for key in "wrbhc")
     return [dx, w, r, b, None, h, c][: len(row.node.input)]
+
+
+traits("LSTM", are=Traits(weights=(1, 2, 3, 7)))
+traits("GRU", "RNN", are=Traits(weights=(1, 2, 3)))
 
 
 @rule("LSTM", "GRU", "RNN")

@@ -13,6 +13,7 @@ from tgonnx.ops.aspects.gating import Gating
 from tgonnx.ops.aspects.relations import Relation, Site, Tie
 from tgonnx.ops.aspects.row import Grads, Row
 from tgonnx.ops.aspects.tables import gated, gradient, rule
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, View, same
 
 ADDITIVE = "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare".split()
@@ -81,6 +82,11 @@ def surviving(x: Operand, y: Operand, axes: list[int], keepdims: bool) -> Iterat
         if axis not in axes:
             yield Tie(labels, y[axis if keepdims else position])
             position += 1
+
+
+traits("ReduceSum", "ReduceL1", "ReduceSumSquare", are=Traits(sums=1.0))
+traits("ReduceL2", are=Traits(sums=0.5))
+traits("ReduceMean", are=Traits(sums=1.0, averages=True))
 
 
 @rule(*ADDITIVE, *EXTREME, *OTHER)
@@ -168,6 +174,10 @@ def reduce_smooth(row: Row) -> Grads:
     return [dy * row.op("Exp", x - y)]
 
 
+traits("Softmax", "LogSoftmax", "Hardmax", are=Traits(keeps_shape=True))
+traits("Hardmax", are=Traits(rounds=True, stops=True))
+
+
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def softmax(view: View) -> Iterator[Relation]:
     x = view.input(0)
@@ -237,11 +247,17 @@ def cumulative_product(row: Row) -> Grads:
     return [(product * reaches.reshape(aside) * row.dy.unsqueeze([axis])).sum([axis + 1], False)]
 
 
+traits("ArgMax", "ArgMin", are=Traits(rounds=True, stops=True))
+
+
 @rule("ArgMax", "ArgMin")
 def arg_extreme(view: View) -> Iterator[Relation]:
     x = view.input(0)
     axes = [view.attribute("axis", 0) % x.rank]
     yield from surviving(x, view.output(), axes, bool(view.attribute("keepdims", 1)))
+
+
+traits("DFT", are=Traits(sizes=(1,), grows=True))
 
 
 @rule("DFT")
@@ -253,9 +269,15 @@ def fourier_transform(view: View) -> Iterator[Relation]:
     yield from same(x, view.output(), skip=[(axis or [-2])[0] % x.rank, x.rank - 1])
 
 
+traits("STFT", are=Traits(sizes=(1, 3), grows=True))
+
+
 @rule("STFT")
 def short_time_fourier_transform(view: View) -> Iterator[Relation]:
     yield Tie(view.input(0)[0], view.output()[0])
+
+
+traits("TopK", are=Traits(sizes=(1,), rounds=True))
 
 
 @rule("TopK")

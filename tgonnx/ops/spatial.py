@@ -16,6 +16,7 @@ from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.relations import Relation, Tie
 from tgonnx.ops.aspects.row import Grads, Row, Shapes
 from tgonnx.ops.aspects.tables import gradient, resize, rule, sizes
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Unlabelled, View
 from tgonnx.ops.convolution import Geometry, window
 from tgonnx.ops.joining import sizes_after
@@ -144,6 +145,9 @@ def max_pool(row: Row) -> Grads:
     return [flat.reshape(row.shape_of(row.x))]
 
 
+traits("MaxUnpool", are=Traits(sizes=(2,), grows=True))
+
+
 @rule("MaxUnpool")
 def unpool(view: View) -> Iterator[Relation]:
     """Indices count through all of the pool's input: they follow a cut if a pool makes them, not if stored.
@@ -207,6 +211,9 @@ def global_average(row: Row) -> Grads:
         count = row.op("ReduceProd", row.x.shape(2), keepdims=0).cast(row.x.elem_type)
     del static, space
     return [(row.dy / count).expand(row.shape_of(row.x))]
+
+
+traits("AffineGrid", are=Traits(sizes=(1,), grows=True))
 
 
 @rule("GridSample", "AffineGrid")
@@ -349,6 +356,11 @@ class _Axis:
                 weight = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
                 slope = (3 * a * d - 10 * a) * d + 8 * a
             yield _Tap(floor + k, weight, slope if k <= 0 else -slope)
+
+
+traits("Resize", "Upsample", are=Traits(grows=True, set_up=True))
+traits("Resize", are=Traits(sizes=(2, 3), sizes_follow=True))
+traits("Upsample", are=Traits(sizes=(1,)))
 
 
 @rule("Resize", "Upsample")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from tgonnx.errors import ModelError, UnsupportedError
-from tgonnx.graph.forced_sizes import with_forced_sizes
+from tgonnx.io.forced_sizes import with_forced_sizes
 from tgonnx.runtime.integer_ranges import Range, decides_sizes, integer_ranges
 from tgonnx.runtime.trial_sizes import Size, shapes_at
 

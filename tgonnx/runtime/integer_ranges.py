@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,24 +10,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tgonnx.graph.declared import fixed_size
+from tgonnx.graph.proto import attribute_of
+from tgonnx.ops.aspects.traits import EACH, picked, traits_of
 from tgonnx.runtime.measure import Array
 from tgonnx.runtime.noise import reached_from
-
-# A value keeps its meaning as an index through these.
-_CARRIERS = frozenset(
-    "Cast Identity Reshape Unsqueeze Squeeze Transpose Slice Concat Flatten Expand Where Pad Split Tile "
-    "Gather GatherElements ScatterElements ScatterND Max Min".split()
-)
-# What a table is made of has as many rows as it.
-_SAME_ROWS = frozenset("Cast Identity DequantizeLinear QuantizeLinear Mul Div Add Sub".split())
-# Operators of onnxruntime that look up several tables: index operand -> table operand
-_EMBEDDINGS = {"EmbedLayerNormalization": {0: 2, 1: 4}, "QEmbedLayerNormalization": {0: 2, 1: 4}}
-
-
-# Operators of which an operand is a size or a count -> the first such operand
-_SIZED = {"Range": 0, "ConstantOfShape": 0, "Loop": 0} | dict.fromkeys(
-    "Reshape Expand Tile Resize Upsample TopK OneHot Pad Slice CenterCropPad".split(), 1
-)
 
 
 @dataclass(frozen=True)
@@ -96,20 +81,17 @@ class _Graph:
         node = self.makers.get(name)
         if node is None or not node.input:
             return None
-        if node.op_type == "Transpose":
-            order = next((list(item.ints) for item in node.attribute if item.name == "perm"), [])
+        are = traits_of(node)
+        if are.permutes:
+            order = attribute_of(node, "perm")
             return self.rows(node.input[0], order[axis]) if order else None
-        return self.rows(node.input[0], axis) if node.op_type in _SAME_ROWS else None
+        return self.rows(node.input[0], axis) if are.elementwise or are.keeps_shape else None
 
 
 def decides_sizes(model: onnx.ModelProto, name: str) -> bool:
     """Whether how large something is, or how often it is done, depends on the value of an input."""
     reached = reached_from(model, [name])
-    return any(
-        reached & set(node.input[_SIZED[node.op_type] :])
-        for node in model.graph.node
-        if node.op_type in _SIZED
-    )
+    return any(reached & set(picked(node.input, traits_of(node).sizes)) for node in model.graph.node)
 
 
 def settings_to_try(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> list[Array]:
@@ -169,11 +151,8 @@ def _range(graph: _Graph, start: str) -> Range | None:
 
 def _rows(graph: _Graph, node: onnx.NodeProto, position: int) -> int | None:
     """How many rows the table has that a node looks up with this operand; None if it does not, or nobody knows."""
-    if node.op_type in _EMBEDDINGS and position in _EMBEDDINGS[node.op_type]:
-        return graph.rows(node.input[_EMBEDDINGS[node.op_type][position]], 0)
-    if node.op_type in ("Gather", "GatherElements") and position == 1:
-        return graph.rows(node.input[0], next((item.i for item in node.attribute if item.name == "axis"), 0))
-    return None
+    table = dict(traits_of(node).looks_up).get(position)
+    return None if table is None else graph.rows(node.input[table], attribute_of(node, "axis", 0))
 
 
 def _through(graph: _Graph, node: onnx.NodeProto, position: int, affine: _Affine) -> _Affine | None:
@@ -181,8 +160,5 @@ def _through(graph: _Graph, node: onnx.NodeProto, position: int, affine: _Affine
     if node.op_type in ("Add", "Sub", "Mul"):
         constant = graph.small(node.input[1 - position])
         return None if constant is None else affine.of(node, position, constant)
-    carried = position in _CARRIED.get(node.op_type, (0,)) or node.op_type in ("Concat", "Max", "Min")
-    return affine if node.op_type in _CARRIERS and carried else None
-
-
-_CARRIED: Mapping[str, tuple[int, ...]] = {"Where": (1, 2), "ScatterElements": (0, 2), "ScatterND": (0, 2)}
+    carries = traits_of(node).carries
+    return affine if carries == EACH or position in carries else None

@@ -15,7 +15,8 @@ import onnx.shape_inference
 
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.proto import STANDARD_DOMAINS, opset_of
-from tgonnx.io.checker import RUNTIME_OPS, without_initializers
+from tgonnx.io.checker import without_initializers
+from tgonnx.ops.aspects.traits import traits_named
 from tgonnx.runtime.noise import read_by
 from tgonnx.runtime.sessions import refusal
 
@@ -38,7 +39,7 @@ def unknown_operators(model: onnx.ModelProto) -> set[tuple[str, str]]:
 
 def _is_foreign(domain: str, op_type: str, opset: int) -> bool:
     if domain in STANDARD_DOMAINS:
-        return op_type not in RUNTIME_OPS and not onnx.defs.has(op_type, opset, "")
+        return not traits_named(op_type).in_runtime and not onnx.defs.has(op_type, opset, "")
     return not domain.startswith(_RUNTIME_DOMAINS)
 
 

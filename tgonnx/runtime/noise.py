@@ -16,17 +16,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tgonnx.graph.proto import captured_names
 from tgonnx.io.checker import without_initializers
+from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.runtime.measure import Array, epsilon
 
 LAST_BITS = 2.0  # units in the last place
 HALF_STEP = 2.0**-9  # of a value in 8 bits
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _WHOLE = (*range(2, 8), TensorProto.STRING, TensorProto.BOOL, 12, 13)
-_STEPS = frozenset(
-    "Round Floor Ceil Sign ArgMax ArgMin TopK NonMaxSuppression Greater GreaterOrEqual Less LessOrEqual "
-    "Equal Hardmax MatMulInteger ConvInteger OneHot Unique".split()
-)
-_SET = frozenset("Resize Upsample Pow Range Clip Dropout OneHot Pad NonMaxSuppression Mod".split())
 _COARSE_CASTS = (*range(2, 8), TensorProto.BOOL, TensorProto.FLOAT16, TensorProto.BFLOAT16, *range(12, 24))
 
 
@@ -61,7 +57,7 @@ def tempered(model: onnx.ModelProto, most: float = 1.0) -> onnx.ModelProto:
 
 def settings(model: onnx.ModelProto) -> set[str]:
     """The values that say how to compute rather than with what: scales of images, exponents, bounds."""
-    found = {name for node in model.graph.node if node.op_type in _SET for name in node.input[1:]} - {""}
+    found = {name for node in model.graph.node if traits_of(node).set_up for name in node.input[1:]} - {""}
     for node in reversed(model.graph.node):
         if found & set(node.output):
             found |= set(node.input) - {""}
@@ -107,11 +103,10 @@ def stepping_outputs(model: onnx.ModelProto) -> set[str]:
 
 
 def _rounds(node: onnx.NodeProto) -> bool:
-    if "Quantize" in node.op_type or node.op_type.startswith(("QLinear", "QGemm", "QAttention")):
-        return node.op_type != "DequantizeLinear"
     if node.op_type == "Cast":
         return any(item.name == "to" and item.i in _COARSE_CASTS for item in node.attribute)
-    return node.op_type in _STEPS
+    are = traits_of(node)
+    return are.rounds or are.quantizes
 
 
 def _whole_numbers(model: onnx.ModelProto) -> set[str]:
@@ -132,7 +127,7 @@ def reached_from(model: onnx.ModelProto, start: Iterable[str]) -> set[str]:
     """The values that depend on the values of `start`, themselves among them; on sizes alone does not count."""
     reached = set(start)
     for node in model.graph.node:
-        if node.op_type not in ("Shape", "Size") and read_by(node) & reached:
+        if not traits_of(node).reads_sizes and read_by(node) & reached:
             reached |= set(node.output) - {""}
     return reached
 

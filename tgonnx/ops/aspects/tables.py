@@ -4,6 +4,7 @@ An operator's block stands in one file of this package and reads
 
     traits("Relu", ...)  facts that need no function: which inputs are weights, what it passes on (`traits.py`)
     @rule("Relu")        which labels live or die together (`relations.py`)
+    @fixes("Conv")       which axis of its input meets a weight of one size
     @resize("Relu")      which stored sizes change when labels are removed
     @cost("Relu")        multiply-accumulates, as products of axis lengths
     @gated("Relu")       statistics over the open channels only
@@ -26,6 +27,8 @@ from tgonnx.graph.proto import STANDARD_DOMAINS
 if TYPE_CHECKING:  # only names of types: what fills the tables imports what it needs
     from collections.abc import Iterator
 
+    from onnx import NodeProto
+
     from tgonnx.ops.aspects.cut import Cut
     from tgonnx.ops.aspects.gating import Gating
     from tgonnx.ops.aspects.relations import Relation, Term
@@ -33,6 +36,7 @@ if TYPE_CHECKING:  # only names of types: what fills the tables imports what it 
     from tgonnx.ops.aspects.view import View
 
     Rule = Callable[[View], Iterator[Relation]]
+    Fixes = Callable[[NodeProto, tuple[int, ...], int], tuple[int, int] | None]
     Resize = Callable[[View, Cut], None]
     Cost = Callable[[View], list[Term]]
     Gated = Callable[[Gating], None]
@@ -74,10 +78,11 @@ class Table(Generic[F]):
 
 
 rule: Table[Rule] = Table("rule")
+fixes: Table[Fixes] = Table("fixes")  # of a node, the shape of input 1, and the rank of input 0: (axis, size)
 resize: Table[Resize] = Table("resize")
 cost: Table[Cost] = Table("cost")
 gated: Table[Gated] = Table("gated")
 gradient: Table[Gradient] = Table("gradient")
 definition: Table[Definition] = Table("definition")
 sizes: Table[Sizes] = Table("sizes")
-TABLES: tuple[Table[Any], ...] = (rule, resize, cost, gated, gradient, definition, sizes)
+TABLES: tuple[Table[Any], ...] = (rule, fixes, resize, cost, gated, gradient, definition, sizes)

@@ -8,13 +8,10 @@ import onnx
 
 from tgonnx.graph.declared import fixed_size, model_inputs
 from tgonnx.graph.proto import attribute_of
+from tgonnx.ops.aspects.tables import fixes
+from tgonnx.ops.aspects.traits import traits_of
 
 Shape = tuple[int, ...]
-
-# a value goes through these with its axes unchanged
-_KEEPS_AXES = frozenset(
-    "Identity Cast Relu Sub Add Mul Div Clip Sqrt Neg Abs Dropout Sigmoid Tanh Log Exp".split()
-)
 
 
 def forced_sizes(proto: onnx.ModelProto) -> dict[tuple[str, int], int]:
@@ -51,31 +48,24 @@ def forced_sizes(proto: onnx.ModelProto) -> dict[tuple[str, int], int]:
 def _met(
     node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape], rank: int
 ) -> Iterator[tuple[int, int]]:
-    """The axes of a value of `rank` axes that a weight of the node fixes, each with its size."""
-    if node.input[0] != name or len(node.input) < 2 or node.input[1] not in shapes:
+    """The axis of a value of `rank` axes that a weight of the node fixes, with its size."""
+    meets = fixes.get(node.op_type, node.domain)
+    if meets is None or node.input[0] != name or len(node.input) < 2 or node.input[1] not in shapes:
         return
-    weight = shapes[node.input[1]]
-    if node.op_type in ("Conv", "ConvTranspose") and rank == len(weight) > 1:
-        groups = attribute_of(node, "group", 1)
-        yield 1, weight[1] * groups if node.op_type == "Conv" else weight[0]
-    elif node.op_type in ("BatchNormalization", "InstanceNormalization") and rank > 1:
-        yield 1, weight[0]
-    elif node.op_type == "MatMul" and len(weight) > 1 and rank:
-        yield rank - 1, weight[-2]
-    elif node.op_type == "Gemm" and rank == 2:
-        across = attribute_of(node, "transB", 0)
-        yield 0 if attribute_of(node, "transA", 0) else 1, weight[1 if across else 0]
+    if (found := meets(node, shapes[node.input[1]], rank)) is not None:
+        yield found
 
 
 def _passed_on(
     node: onnx.NodeProto, name: str, shapes: Mapping[str, Shape], order: tuple[int, ...]
 ) -> tuple[int, ...] | None:
-    if node.op_type == "Transpose":
+    are = traits_of(node)
+    if are.permutes:
         permutation = attribute_of(node, "perm", range(len(order))[::-1])
         return tuple(order[axis] for axis in permutation)
     others = [other for other in node.input if other and other != name]
     small = all(other in shapes and len(shapes[other]) <= len(order) for other in others)
-    return order if node.op_type in _KEEPS_AXES and small else None
+    return order if (are.elementwise or are.keeps_shape) and small else None
 
 
 def with_forced_sizes(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
