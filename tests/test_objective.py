@@ -20,16 +20,15 @@ from tgonnx.engines.trainer import session
 from tgonnx.errors import UnsupportedError
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit
+from tgonnx.losses.nodes import ANSWER, TEACHER
 from tgonnx.ops import trainable_gate as gates
 from tgonnx.passes.add_objective import (
-    ANSWER,
     COST,
     HYSTERESIS,
     LOSS,
     MU,
     RHO,
     TASK,
-    TEACHER,
     Penalty,
     add_objective,
 )

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from tgonnx.data.samples import Split
 from tgonnx.graph.declared import fixed_size, model_inputs
 from tgonnx.losses.fit import Fit
-from tgonnx.runtime.sessions import Feeds, Session, open_session
+from tgonnx.losses.loss import Seen
+from tgonnx.runtime.sessions import Feeds, open_session
 
-Array = NDArray[Any]
 BATCH = 250
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Accuracy for `ce` (0..1, higher is better), else the loss (lower is better).
+    """The loss's own metric: accuracy for `ce` (0..1, higher is better), else the loss (lower is better).
 
     `teacher` is the original model, which `distill` compares with.
     """
@@ -31,11 +29,11 @@ class Metric:
 
     @property
     def name(self) -> str:
-        return "accuracy" if self.fit.loss == "ce" else f"{self.fit.loss} loss"
+        return self.fit.definition.measured
 
     @property
     def higher_is_better(self) -> bool:
-        return self.fit.loss == "ce"
+        return self.fit.definition.higher_is_better
 
     def __call__(self, model: onnx.ModelProto, limit: int | None = None, threads: int = 0) -> float:
         """The metric over all samples, or over `limit` of them, always the same ones."""
@@ -44,33 +42,26 @@ class Metric:
         if limit is not None and limit < count:
             chosen = np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
         size = fixed_batch(model) or BATCH
+        loss = self.fit.definition
         session = open_session(model, threads)
-        teacher = open_session(self.teacher, threads) if self.fit.loss == "distill" else None
+        teacher = open_session(self.teacher, threads) if loss.teacher == "outputs" else None
+        activated = loss.strips is not None and ends_in(self.teacher, loss.strips)
         total = weight = 0.0
         for start in range(0, len(chosen), size):
             part = chosen[start : start + size]
             filled = np.resize(part, size) if fixed_batch(model) else part  # a fixed batch must be full
             batch = self.split.take(filled)
-            outputs = session.run(batch.feeds)
-            value = self._value(outputs, batch.feeds, batch.answer, teacher, len(part))
+            outputs = _first(session.run(batch.feeds), len(part))
+            taught = {} if teacher is None else _first(teacher.run(batch.feeds), len(part))
+            answer = None if batch.answer is None else batch.answer[: len(part)]
+            value = loss.metric(Seen(self.fit, outputs, answer, taught, activated))
             total, weight = total + value * len(part), weight + len(part)
         return total / max(weight, 1.0)
 
-    def _value(
-        self, outputs: Feeds, feeds: Feeds, answer: Array | None, teacher: Session | None, count: int
-    ) -> float:
-        if teacher is not None:
-            pairs = ((outputs[name], value) for name, value in teacher.run(feeds).items())
-            return sum(_relative_error(a[:count], b[:count]) for a, b in pairs if b.dtype.kind == "f")
-        assert answer is not None  # made sure of by `validate`
-        output, wanted = outputs[self.fit.output][:count].astype(np.float64), answer[:count]
-        if self.fit.loss == "ce":
-            return float((output.argmax(self.fit.class_axis) == wanted).mean())
-        if self.fit.loss == "l1":
-            return float(np.abs(output - wanted).mean())
-        if self.fit.loss == "mse":
-            return float(np.square(output - wanted).mean())
-        return _binary_cross_entropy(output, wanted.astype(np.float64), ends_in(self.teacher, "Sigmoid"))
+
+def _first(outputs: Feeds, count: int) -> Feeds:
+    """What was said of the first `count` samples; what has no axes is of no sample."""
+    return {name: value[:count] if np.ndim(value) else value for name, value in outputs.items()}
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:
@@ -86,16 +77,3 @@ def ends_in(model: onnx.ModelProto, op_type: str) -> bool:
     """Is the first output made by this operator?"""
     name = model.graph.output[0].name
     return any(name in node.output and node.op_type == op_type for node in model.graph.node)
-
-
-def _relative_error(a: Array, b: Array) -> float:
-    """Squared error over the variance of what is wanted."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return float(np.square(a - b).mean() / (np.square(b - b.mean()).mean() + 1e-12))
-
-
-def _binary_cross_entropy(output: Array, wanted: Array, probabilities: bool) -> float:
-    if probabilities:
-        p = np.clip(output, 1e-7, 1 - 1e-7)
-        return float(-(wanted * np.log(p) + (1 - wanted) * np.log(1 - p)).mean())
-    return float((np.maximum(output, 0) - output * wanted + np.log1p(np.exp(-np.abs(output)))).mean())

@@ -13,7 +13,8 @@ from tgonnx.data.samples import Batch
 from tgonnx.engines import ParameterGroup, StepSpec, Trainer, build
 from tgonnx.engines.rehearsal import rehearse
 from tgonnx.engines.trainer import session
-from tgonnx.passes.add_objective import ANSWER, TASK, TEACHER, Penalty, add_objective
+from tgonnx.losses.nodes import ANSWER, TEACHER
+from tgonnx.passes.add_objective import TASK, Penalty, add_objective
 from tgonnx.passes.prepare_training import LOGITS, prepare_training
 from tgonnx.training.progress import Journal
 from tgonnx.training.recipe import Recipe

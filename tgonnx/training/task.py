@@ -12,23 +12,26 @@ from tgonnx.data.samples import Batch, Split
 from tgonnx.graph.types import Array
 from tgonnx.losses.fit import Fit
 from tgonnx.losses.metric import Metric, fixed_batch
-from tgonnx.passes.add_objective import ANSWER, TEACHER
+from tgonnx.losses.nodes import ANSWER, TEACHER
 from tgonnx.runtime.sessions import Feeds, Session, open_session
 
 
 class Teacher:
-    """The original model, asked for its outputs batch by batch by `distill`, and by `ce`.
+    """The original model, asked for its outputs batch by batch where the loss wants that.
 
-    `imitation` is the share of a cross-entropy that follows its probabilities instead of the labels.
+    `imitation` is the share of a loss that follows it instead of the answers, where the loss can (`ce` does).
     """
 
     def __init__(self, model: onnx.ModelProto, fit: Fit, threads: int | None, imitation: float = 0.5) -> None:
-        asked = fit.loss == "distill" or (fit.loss == "ce" and imitation > 0)
+        loss = fit.definition
+        follows = loss.teacher == "output"
+        self.imitation = imitation if follows else 0.0
+        asked = loss.teacher == "outputs" or self.imitation > 0
         self._session: Session | None = open_session(model, threads or 0) if asked else None
         self._insists = fixed_batch(model)
-        self._only = fit.output if fit.loss == "ce" else None
-        self.imitation = imitation if fit.loss == "ce" else 0.0
-        self._kind = np.int64 if fit.loss == "ce" else np.float32
+        self._only = fit.output if follows else None
+        self._answers = loss.answers
+        self._kind = np.int64 if loss.answers == "label" else np.float32
 
     def feeds(self, batch: Batch) -> dict[str, Array]:
         """Inputs of the training copy for a batch: the model's own, and labels or what the teacher says."""
@@ -37,7 +40,7 @@ class Teacher:
             outputs = self._ask(self._session, batch.feeds)
             used = {n: v for n, v in outputs.items() if v.dtype.kind == "f" and self._only in (None, n)}
             feeds |= {TEACHER + name: value.astype(np.float32) for name, value in used.items()}
-        if self._session is not None and self._only is None:
+        if self._answers is None:
             return feeds
         assert batch.answer is not None
         return feeds | {ANSWER: np.ascontiguousarray(batch.answer, self._kind)}
