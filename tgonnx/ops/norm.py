@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.cut import Cut
@@ -15,6 +15,9 @@ from tgonnx.ops.aspects.relations import Alternative, Choice, Free, Labels, Rela
 from tgonnx.ops.aspects.row import Dim, Grads, Row
 from tgonnx.ops.aspects.tables import gated, gradient, resize, rule, sizes
 from tgonnx.ops.aspects.view import Operand, View, broadcast, same
+
+if TYPE_CHECKING:  # heavy, and needed for gates only
+    import onnx_graphsurgeon as gs
 
 
 @rule("BatchNormalization")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
 from tgonnx.ops.aspects.gating import Gating
@@ -18,6 +18,9 @@ from tgonnx.ops.aspects.tables import cost, gated, rule
 from tgonnx.ops.aspects.view import Operand, View, same
 from tgonnx.ops.convolution import Term, summed_channels
 from tgonnx.ops.linear import matrix_product
+
+if TYPE_CHECKING:  # heavy, and needed for gates only
+    import onnx_graphsurgeon as gs
 
 
 @rule("QuantizeLinear", "DequantizeLinear")
