@@ -8,43 +8,15 @@ the weight in the graph and the activations around it. Measured on a ResNet-20 s
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-import numpy as np
 import onnx.inliner
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper
 
 from tgonnx.analysis.inference import types_of
 from tgonnx.graph.builder import Emitter, attributes_of
-from tgonnx.io.interrupts import temporary_folder
 from tgonnx.ops.aspects.row import Types
-
-DOMAIN = "com.microsoft.nchwc"
-
-
-@functools.cache
-def block_size() -> int:
-    """The number of channels per block on this CPU, 0 if onnxruntime does not block here.
-
-    Found by letting onnxruntime optimise a convolution with 4 output channels, which it pads to one block.
-    """
-    import onnxruntime as ort
-
-    weight = numpy_helper.from_array(np.ones((4, 16, 1, 1), np.float32), "w")
-    info = helper.make_tensor_value_info
-    node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[1, 1])
-    graph = helper.make_graph([node], "probe", [info("x", 1, [1, 16, 4, 4])], [info("y", 1, None)], [weight])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    with temporary_folder() as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.optimized_model_filepath = str(folder / "probe.onnx")
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        optimised = onnx.load(options.optimized_model_filepath)
-    if not any(n.domain == DOMAIN for n in optimised.graph.node):
-        return 0
-    return max((int(t.dims[0]) for t in optimised.graph.initializer if len(t.dims) == 4), default=0)
+from tgonnx.runtime.versions import BLOCKED as DOMAIN
 
 
 def block_convolutions(model: ModelProto, block: int) -> ModelProto:

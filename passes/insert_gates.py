@@ -24,6 +24,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from tgonnx import ops
 from tgonnx.analysis.coupling import Coupling, PlacedSite
@@ -35,6 +36,8 @@ from tgonnx.passes import PassResult
 from tgonnx.passes.file_form import give_form_back
 from tgonnx.selection.mask import Mask
 
+# It prints to stdout, where results go; what is wrong is raised, too
+G_LOGGER.severity = G_LOGGER.CRITICAL + 1
 GATES = "tgonnx.gate_values"  # float32 [units]
 
 

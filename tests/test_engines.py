@@ -13,7 +13,8 @@ from resnet import ResNet
 from tgonnx import engines
 from tgonnx.engines import ParameterGroup, StepSpec
 from tgonnx.errors import UsageError
-from tgonnx.passes.block_convolutions import block_convolutions, block_size
+from tgonnx.passes.block_convolutions import block_convolutions
+from tgonnx.runtime.versions import block_size
 
 ENGINES = ["portable", "ort-training"] if engines.choose() == "ort-training" else ["portable"]
 Feeds = dict[str, Any]

@@ -235,14 +235,15 @@ def test_training_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from tgonnx.engines import trainer
     from tgonnx.pipeline import prune
+    from tgonnx.runtime import sessions
 
     program = (
-        "import sys; from tgonnx.engines import trainer; "
-        "trainer.PROVIDERS = {'cuda': 'CPUExecutionProvider', 'cpu': 'CPUExecutionProvider'}; "
+        "import sys; from tgonnx.runtime import sessions; "
+        "sessions.PROVIDERS = {'cuda': 'CPUExecutionProvider', 'cpu': 'CPUExecutionProvider'}; "
         "from tgonnx.engines.rehearsal import play; play(sys.argv[1])"
     )
     monkeypatch.setattr(rehearsal, "CHILD", [sys.executable, "-c", program])
-    monkeypatch.setattr(trainer, "PROVIDERS", dict.fromkeys(("cpu", "cuda"), "CPUExecutionProvider"))
+    monkeypatch.setattr(sessions, "PROVIDERS", dict.fromkeys(("cpu", "cuda"), "CPUExecutionProvider"))
     built: list[tuple[str, str]] = []
     make = trainer.Trainer.__init__
 

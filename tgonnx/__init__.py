@@ -4,6 +4,8 @@ import tgonnx as tg
 model = tg.load("model.onnx")
 result = tg.prune(model, data="data.npz", target=tg.Target(flops=0.5))
 result.save("model.pruned.onnx")
+
+Public names are imported when they are first asked for: `import tgonnx` loads next to nothing.
 """
 
 from __future__ import annotations
@@ -11,31 +13,34 @@ from __future__ import annotations
 import tgonnx.io.interrupts  # noqa: F401 (first, as the others take their time)
 
 # isort: split
-import onnx
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from tgonnx import data
-from tgonnx.analysis.cost import Cost, CostModel, Target
-from tgonnx.analysis.coupling import Coupling
-from tgonnx.analysis.model import Model, Source
-from tgonnx.analysis.solver import analyze
-from tgonnx.errors import (
-    DataError,
-    DivergedError,
-    InstallationError,
-    ModelError,
-    TargetError,
-    TgonnxError,
-    UnsupportedError,
-    UsageError,
-    VerificationError,
-)
-from tgonnx.loading import load
-from tgonnx.passes import insert_gates, remove_channels
-from tgonnx.pipeline import Figures, PruneResult, prune
-from tgonnx.runtime.equivalence import Check, verify
-from tgonnx.selection.criteria import select
-from tgonnx.selection.mask import Mask
-from tgonnx.training.progress import Progress
+if TYPE_CHECKING:
+    import onnx
+
+    from tgonnx import data, passes
+    from tgonnx.analysis.cost import Cost, CostModel, Target
+    from tgonnx.analysis.coupling import Coupling
+    from tgonnx.analysis.model import Model, Source
+    from tgonnx.analysis.solver import analyze
+    from tgonnx.errors import (
+        DataError,
+        DivergedError,
+        InstallationError,
+        ModelError,
+        TargetError,
+        TgonnxError,
+        UnsupportedError,
+        UsageError,
+        VerificationError,
+    )
+    from tgonnx.loading import load
+    from tgonnx.pipeline import Figures, PruneResult, prune
+    from tgonnx.runtime.equivalence import Check, verify
+    from tgonnx.selection.criteria import select
+    from tgonnx.selection.mask import Mask
+    from tgonnx.training.progress import Progress
 
 __all__ = [
     "Check",
@@ -62,21 +67,62 @@ __all__ = [
     "data",
     "gate",
     "load",
+    "passes",
     "prune",
     "select",
     "verify",
 ]
 
+# Where the names above come from
+_HOMES = {
+    "analysis.cost": "Cost CostModel Target",
+    "analysis.coupling": "Coupling",
+    "analysis.model": "Model",
+    "analysis.solver": "analyze",
+    "errors": "DataError DivergedError InstallationError ModelError TargetError TgonnxError UnsupportedError "
+    "UsageError VerificationError",
+    "loading": "load",
+    "pipeline": "Figures PruneResult prune",
+    "runtime.equivalence": "Check verify",
+    "selection.criteria": "select",
+    "selection.mask": "Mask",
+    "training.progress": "Progress",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first asked for (PEP 562)."""
+    if name in ("data", "passes"):
+        return import_module(f"tgonnx.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'tgonnx' has no attribute {name!r}")
+    value = getattr(import_module(f"tgonnx.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 def gate(model: Model | Source, mask: Mask) -> onnx.ModelProto:
     """The gated model: of the same size, computing what the pruned one does. Raises UsageError."""
-    return insert_gates.gate(_coupling(model, mask), mask)
+    from tgonnx.passes.insert_gates import gate as gated
+
+    return gated(_coupling(model, mask), mask)
 
 
 def apply(model: Model | Source, mask: Mask) -> onnx.ModelProto:
     """The model without the units that the mask closes. Raises UsageError, VerificationError."""
-    return remove_channels.apply(_coupling(model, mask), mask)
+    from tgonnx.passes.remove_channels import apply as cut
+
+    return cut(_coupling(model, mask), mask)
 
 
 def _coupling(model: Model | Source, mask: Mask) -> Coupling:
+    from tgonnx.analysis.model import Model
+    from tgonnx.analysis.solver import analyze
+    from tgonnx.loading import load
+
     return analyze(model if isinstance(model, Model) else load(model), mask.attention)

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 
 from tgonnx.analysis.model import Node
 from tgonnx.ops.aspects.relations import Labels, Tie, pairs
+
+if TYPE_CHECKING:  # heavy, and needed to explain only
+    import networkx as nx
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ def axis_graph(
     `axes` are the labels of each axis of each value, `owner` the number of each label's axis, counted in this order;
     `ties` come with their node's name.
     """
+    import networkx as nx
+
     names = [Axis(value, i) for value, parts in axes.items() for i in range(len(parts))]
     graph = nx.Graph()
     graph.add_nodes_from(names)
@@ -48,6 +53,8 @@ def axis_graph(
 
 def way(graph: nx.Graph, start: Axis, ends: Iterable[Axis]) -> list[Axis | str]:
     """The shortest way from an axis to the nearest of `ends`: axis, node, axis, ... ; empty if there is none."""
+    import networkx as nx
+
     paths = nx.single_source_shortest_path(graph, start) if start in graph else {}
     axes: list[Axis] = min((paths[end] for end in ends if end in paths), key=len, default=[])
     steps: list[Axis | str] = [*axes[:1]]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +21,9 @@ from tgonnx.ops.aspects.relations import (
     lookup,
 )
 from tgonnx.ops.aspects.view import View
+
+if TYPE_CHECKING:  # heavy, and needed to explain only
+    import networkx as nx
 
 Attention = Literal["heads", "head-dim"]
 

@@ -18,7 +18,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 from onnx.checker import ValidationError
-from onnx.reference import ReferenceEvaluator
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from tgonnx.errors import UnsupportedError
@@ -153,6 +152,8 @@ class Sweep:
 
     def compute(self, node: onnx.NodeProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray] | None:
         """The outputs of one node for these inputs; None if it cannot be evaluated."""
+        from onnx.reference import ReferenceEvaluator  # every operator of it, which most models never ask for
+
         with np.errstate(all="ignore"):
             try:
                 # the evaluator of a bare node assumes the newest opset, so the model's own is named

@@ -7,7 +7,6 @@ rows registered as custom gradients; `portable` writes it in standard operators 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from typing import Literal
 
 from onnx import ModelProto, helper
@@ -18,7 +17,9 @@ from tgonnx.engines.step import StepGraph, emit_step
 from tgonnx.engines.trainer import Trainer, session
 from tgonnx.errors import InstallationError, UnsupportedError
 from tgonnx.graph.builder import Array
-from tgonnx.passes.block_convolutions import block_convolutions, block_size
+from tgonnx.passes.block_convolutions import block_convolutions
+from tgonnx.runtime import remedies
+from tgonnx.runtime.versions import block_size, differentiates
 
 Engine = Literal["ort-training", "portable"]
 
@@ -39,15 +40,13 @@ def choose(engine: EngineName = "auto") -> Engine:
     """Resolve `auto`. Raises InstallationError if `ort-training` is asked for but cannot be used here."""
     if engine == "portable":
         return "portable"
-    state = import_module("onnxruntime.capi._pybind_state")
-    if hasattr(state, "GradientGraphBuilder"):
+    if differentiates():
         return "ort-training"
     if engine == "auto":
         return "portable"
     raise InstallationError(
-        "engine ort-training: the onnxruntime that is imported has no GradientGraphBuilder; run "
-        "`pip uninstall -y onnxruntime && pip install --force-reinstall onnxruntime-training-cpu` "
-        "(Python 3.12 or older) or use --engine portable"
+        "engine ort-training: the onnxruntime that is imported has no GradientGraphBuilder; "
+        + remedies.TRAINING_PART
     )
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 from onnx import FunctionProto, ModelProto, NodeProto, helper, load_model_from_string
@@ -26,6 +25,7 @@ from tgonnx.ops.aspects.tables import gradient
 from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.ops.convolution import conv_geometry, conv_input_gradient
 from tgonnx.passes.make_differentiable import make_differentiable
+from tgonnx.runtime.sessions import native_module, session_options
 
 DOMAIN = "tgonnx.fn"
 NEWEST_OPSET, NEWEST_IR = 21, 10
@@ -208,7 +208,7 @@ def _register(name: str, back: str, sources: list[str], targets: list[str], stop
     if name in _registered:
         return
     _registered.add(name)
-    state = import_module("onnxruntime.capi._pybind_state")
+    state = native_module()
     definition = state.GradientNodeDefinition()
     definition.op_type, definition.domain = back, DOMAIN
     definition.inputs, definition.outputs, definition.attributes = sources, targets, []
@@ -225,14 +225,10 @@ def _import_domains(model: ModelProto) -> None:
 
 
 def _build(model: ModelProto, loss: str, names: list[str]) -> ModelProto:
-    import onnxruntime
-
-    state = import_module("onnxruntime.capi._pybind_state")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised, too
     outputs = {o.name for o in model.graph.output}
     try:
-        builder = state.GradientGraphBuilder(model.SerializeToString(), outputs, set(names), loss, options)
+        build = native_module().GradientGraphBuilder
+        builder = build(model.SerializeToString(), outputs, set(names), loss, session_options())
         builder.build()
     except RuntimeError as error:
         reason = " ".join(str(error).split())

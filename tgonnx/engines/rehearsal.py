@@ -21,11 +21,11 @@ import onnx
 from tgonnx.engines import Engine, choose, first_step
 from tgonnx.engines.gradient_check import Verdict, judge, relaxed
 from tgonnx.engines.spec import Device, EngineName, ParameterGroup, StepSpec
-from tgonnx.engines.trainer import providers
 from tgonnx.errors import TgonnxError, UnsupportedError
 from tgonnx.graph.builder import Array
 from tgonnx.io.interrupts import temporary_folder
 from tgonnx.runtime.children import run_child, watch_parent
+from tgonnx.runtime.sessions import providers
 
 CHILD = [sys.executable, "-c", "import sys; from tgonnx.engines.rehearsal import play; play(sys.argv[1])"]
 BUILD, CHECK = "the first training step", "the check of the gradients"

@@ -8,9 +8,12 @@ from typing import Literal
 
 import onnx
 
+from tgonnx.runtime.sessions import Device
+
 Optimizer = Literal["adamw", "sgd"]
+__all__ = ["Device", "EngineName", "Optimizer", "ParameterGroup", "StepSpec"]
+
 EngineName = Literal["auto", "ort-training", "portable"]
-Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)

@@ -6,53 +6,20 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from onnx import ModelProto
 
 from tgonnx.engines.spec import Device
 from tgonnx.engines.step import StepGraph
-from tgonnx.errors import InstallationError, UsageError
+from tgonnx.errors import UsageError
 from tgonnx.graph.builder import Array
-
-PROVIDERS: Mapping[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+from tgonnx.runtime.sessions import TRAINING, import_onnxruntime, native_session
 
 
 def session(
     model: ModelProto, threads: int | None = None, seed: int | None = None, device: Device = "cpu"
 ) -> Any:
-    """An inference session whose waiting threads sleep instead of spinning.
-
-    What the device has no kernel for runs on the CPU. Raises InstallationError if onnxruntime lacks the device.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors are raised, too
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if ort.__version__.startswith("1.19."):  # there it saves two thirds of the memory; later it costs memory
-        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    if seed is not None:
-        ort.set_seed(seed)
-    return ort.InferenceSession(
-        model.SerializeToString(),
-        options,
-        providers=providers(device),
-        # in 1.19 the first loses a constant operand, the second makes two nodes of one name
-        disabled_optimizers=["DivMulFusion", "GatherSliceToSplitFusion"],
-    )
-
-
-def providers(device: Device) -> list[str]:
-    """Execution providers in order of preference. Raises InstallationError if onnxruntime lacks the device's."""
-    wanted = PROVIDERS[device]
-    available = ort.get_available_providers()
-    if wanted not in available:
-        raise InstallationError(
-            f"device {device}: onnxruntime {ort.__version__} has no {wanted} (it has {', '.join(available)}); "
-            "run `pip uninstall -y onnxruntime onnxruntime-training-cpu && pip install onnxruntime-gpu`, "
-            "or use --device cpu"
-        )
-    return list(dict.fromkeys([wanted, PROVIDERS["cpu"]]))
+    """onnxruntime's own session for training; see `native_session`."""
+    return native_session(model, threads, TRAINING, device, seed)
 
 
 class Trainer:
@@ -74,7 +41,8 @@ class Trainer:
         self._feeds = {i.name for i in self._session.get_inputs()} - set(graph.state)
         # OrtValues made from numpy borrow the array's memory on the CPU: `_kept` keeps it alive
         self._kept = {name: np.ascontiguousarray(array).copy() for name, array in graph.state.items()}
-        self._state = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._kept.items()}
+        self._value = import_onnxruntime().OrtValue.ortvalue_from_numpy
+        self._state = {name: self._value(array) for name, array in self._kept.items()}
 
     def step(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One update; returns loss and metrics. `feeds`: all inputs and learning rates."""
@@ -84,7 +52,7 @@ class Trainer:
         arrays = {
             name: np.ascontiguousarray(feeds[name]).reshape(np.shape(feeds[name])) for name in self._feeds
         }
-        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        values = {name: self._value(array) for name, array in arrays.items()}
         names = [*self._reported, *self._carried.values()]
         results = self._session.run_with_ort_values(names, {**values, **self._state})
         count = len(self._reported)
@@ -114,4 +82,4 @@ class Trainer:
             flat[slot.start : slot.start + int(np.prod(slot.shape))] = np.reshape(value, -1)
         for name, array in changed.items():
             self._kept[name] = array
-            self._state[name] = ort.OrtValue.ortvalue_from_numpy(array)
+            self._state[name] = self._value(array)

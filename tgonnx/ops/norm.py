@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from onnx import NodeProto
 
 from tgonnx.graph.builder import Value
@@ -17,6 +17,9 @@ from tgonnx.ops.aspects.row import Grads, Outputs, Row, Shapes
 from tgonnx.ops.aspects.tables import definition, fixes, gated, gradient, resize, rule, sizes
 from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, View, broadcast, same
+
+if TYPE_CHECKING:  # heavy, and needed for gates only
+    import onnx_graphsurgeon as gs
 
 traits("BatchNormalization", are=Traits(weights=(1, 2), keeps_shape=True))
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
 from tgonnx.ops.aspects.gating import Gating
@@ -26,6 +26,9 @@ BEFORE = "prune the model before it is quantised"
 traits("QuantizeLinear", "DequantizeLinear", are=Traits(elementwise=True))
 traits("QuantizeLinear", are=Traits(quantizes=True))
 traits("DequantizeLinear", are=Traits(advice=BEFORE))
+
+if TYPE_CHECKING:  # heavy, and needed for gates only
+    import onnx_graphsurgeon as gs
 
 
 @rule("QuantizeLinear", "DequantizeLinear")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
-import sys
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+
+from tgonnx.runtime import remedies
+from tgonnx.runtime.sessions import broken, import_onnxruntime
+from tgonnx.runtime.versions import differentiates
 
 # Each of these installs the folder `onnxruntime/`; two of them overwrite each other's files.
 RUNTIME_PACKAGES = (
@@ -68,7 +69,7 @@ def diagnose() -> Diagnosis:
         engine=engine,
         why=why,
         problems=tuple(problems),
-        remedy=_remedy(runtimes) if problems else None,
+        remedy=remedies.reinstall(runtimes) if problems else None,
     )
 
 
@@ -81,13 +82,10 @@ def _version(package: str) -> str | None:
 
 def _probe() -> tuple[str | None, bool, str]:
     """Version of the importable onnxruntime, whether it can differentiate, and why it does not work if so."""
-    try:
-        runtime: Any = importlib.import_module("onnxruntime")
-        native: Any = importlib.import_module("onnxruntime.capi._pybind_state")
-        runtime.InferenceSession  # noqa: B018 (a half-removed package imports, but is empty)
-        return str(runtime.__version__), hasattr(native, "GradientGraphBuilder"), ""
-    except (ImportError, AttributeError, OSError) as error:
-        return None, False, " ".join(str(error).split())
+    failure = broken()
+    if failure:
+        return None, False, failure
+    return str(import_onnxruntime().__version__), differentiates(), ""
 
 
 def _choose(importable: str | None, can_train: bool) -> tuple[str | None, str]:
@@ -99,16 +97,3 @@ def _choose(importable: str | None, can_train: bool) -> tuple[str | None, str]:
         "portable",
         f"onnxruntime {importable} is without the training part; gradients in standard operators",
     )
-
-
-def _remedy(runtimes: dict[str, str]) -> str:
-    pip = f"{sys.executable} -m pip"
-    wanted = _best_runtime()
-    remove = f"{pip} uninstall -y {' '.join(runtimes)} && " if runtimes else ""
-    return f"{remove}{pip} install --force-reinstall --no-deps {wanted}"
-
-
-def _best_runtime() -> str:
-    """The package that pyproject.toml asks for on this machine."""
-    trainable = platform.machine() in ("x86_64", "AMD64") or sys.platform == "darwin"
-    return "onnxruntime-training-cpu" if sys.version_info < (3, 13) and trainable else "onnxruntime"

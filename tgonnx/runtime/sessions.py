@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
 
 import onnx
 from numpy.typing import NDArray
@@ -19,13 +21,36 @@ from tgonnx.errors import InstallationError, ModelError, UnsupportedError
 from tgonnx.graph.expand import SETTLED, write_out
 from tgonnx.graph.proto import opset_of
 from tgonnx.io.checker import describe, with_open_sizes, without_initializers
-from tgonnx.io.interrupts import temporary_folder
+from tgonnx.io.interrupts import deferred, temporary_folder
 from tgonnx.io.save import save
+from tgonnx.runtime import remedies
 from tgonnx.runtime.sequences import as_array
 
 Feeds = dict[str, NDArray[Any]]
+Device = Literal["cpu", "cuda"]
+PROVIDERS: Mapping[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _SILENT = 4  # what goes wrong is raised; onnxruntime's own lines are for its developers
 SAFE_IR = 10  # the newest that every supported runtime reads
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a session is for, as far as the runtime should know.
+
+    `exact` asks for 8-bit products that do not saturate: on x64 without VNNI the fast ones depend on which channels
+    are neighbours. `thrifty` saves two thirds of the memory in 1.19, and would cost memory later. `disabled` names
+    optimisers.
+    """
+
+    optimised: bool = True
+    exact: bool = False
+    thrifty: bool = False
+    disabled: tuple[str, ...] = ()
+
+
+INFERENCE = Purpose()
+# in 1.19 the first optimiser loses a constant operand, the second makes two nodes of one name
+TRAINING = Purpose(thrifty=True, disabled=("DivMulFusion", "GatherSliceToSplitFusion"))
 
 
 @dataclass(frozen=True)
@@ -56,8 +81,7 @@ def open_session(
 ) -> Session:
     """A CPU session with all graph optimisations, or with none; `threads` 0 leaves the number to the runtime.
 
-    `portable` goes straight to the last resort, onnx's (slow) reference evaluator. `exact` asks for 8-bit products
-    that do not saturate: on x64 without VNNI the fast ones depend on which channels are neighbours.
+    `portable` goes straight to the last resort, onnx's (slow) reference evaluator. `exact`: see `Purpose`.
     Raises `UnsupportedError` if nothing can run the model.
     """
     if portable:
@@ -66,7 +90,7 @@ def open_session(
     for form, copy in _forms(model):
         for precise in (True, False) if exact else (False,):  # some releases cannot share zero points then
             try:
-                return _onnxruntime(copy, form, threads, precise, optimised)
+                return _onnxruntime(copy, form, threads, Purpose(optimised, precise))
             except InstallationError:
                 raise
             except Exception as error:  # onnxruntime has its own exceptions, and RuntimeError
@@ -91,26 +115,12 @@ def runtime_accepts(model: onnx.ModelProto) -> bool:
 def refusal(model: onnx.ModelProto) -> str:
     """Why onnxruntime makes no session of the model; empty if it does."""
     try:
-        _onnxruntime(model, "", threads=1, optimised=False)
+        native_session(model, 1, Purpose(optimised=False))
     except InstallationError:
         raise
     except Exception as error:  # onnxruntime has its own exceptions, and RuntimeError
         return _reason(error)
     return ""
-
-
-def import_onnxruntime() -> Any:
-    """The onnxruntime module. Raises `InstallationError` if it is missing or broken."""
-    try:
-        import onnxruntime
-
-        onnxruntime.InferenceSession  # noqa: B018 (a half-removed package imports but is empty)
-    except (ImportError, AttributeError) as error:
-        reason = describe(error)
-        hint = "`tgonnx doctor` tells how to mend it"
-        raise InstallationError(f"onnxruntime does not work ({reason}); {hint}") from None
-    onnxruntime.set_default_logger_severity(_SILENT)  # errors are raised, too
-    return onnxruntime
 
 
 def _forms(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
@@ -136,27 +146,11 @@ def _with_ir(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
     return copy
 
 
-def _onnxruntime(
-    model: onnx.ModelProto, form: str, threads: int, exact: bool = False, optimised: bool = True
-) -> Session:
-    runtime = import_onnxruntime()
-    options = runtime.SessionOptions()
-    options.log_severity_level = _SILENT
-    if not optimised:
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
-    providers = ["CPUExecutionProvider"]
-    if model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
-        session = runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
-    else:
-        with temporary_folder() as folder:
-            path = folder / "model.onnx"
-            save(model, path)
-            session = runtime.InferenceSession(str(path), options, providers=providers)
+def _onnxruntime(model: onnx.ModelProto, form: str, threads: int, purpose: Purpose = INFERENCE) -> Session:
+    session = native_session(model, threads, purpose)
     names = tuple(output.name for output in session.get_outputs())
-    return Session(names, f"onnxruntime {runtime.__version__}{form}", lambda feeds: session.run(None, feeds))
+    ran_by = f"onnxruntime {import_onnxruntime().__version__}{form}"
+    return Session(names, ran_by, lambda feeds: session.run(None, feeds))
 
 
 def _reference(model: onnx.ModelProto) -> Session:
@@ -175,3 +169,88 @@ def _reason(error: Exception) -> str:
     """The message without onnxruntime's prefix and source position."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", describe(error, 2000))
     return text if len(text) <= 300 else text[:297] + "..."
+
+
+# --- the door ---------------------------------------------------------------------------------------
+
+
+def native_session(
+    model: onnx.ModelProto,
+    threads: int | None = None,
+    purpose: Purpose = INFERENCE,
+    device: Device = "cpu",
+    seed: int | None = None,
+    written: Path | None = None,
+) -> Any:
+    """onnxruntime's own session of this very model: the only place that makes one.
+
+    Waiting threads sleep instead of spinning; `threads` of 0 or None leave the number to the runtime. What `device`
+    has no kernel for runs on the CPU. `seed` fixes what is random, `written` is where the optimised model goes.
+    Raises `InstallationError` if onnxruntime is broken or lacks the device, and what the runtime raises.
+    """
+    runtime = import_onnxruntime()
+    options = session_options()
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.x64quantprecision", str(int(purpose.exact)))
+    if not purpose.optimised:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if purpose.thrifty and runtime.__version__.startswith("1.19."):
+        options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED
+    if written is not None:
+        options.optimized_model_filepath = str(written)
+    if seed is not None:
+        runtime.set_seed(seed)
+    more = {"providers": providers(device), "disabled_optimizers": list(purpose.disabled) or None}
+    if model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
+        return runtime.InferenceSession(model.SerializeToString(), options, **more)
+    with temporary_folder() as folder:
+        path = folder / "model.onnx"
+        save(model, path)
+        return runtime.InferenceSession(str(path), options, **more)
+
+
+def session_options() -> Any:
+    """Options of a session that prints nothing."""
+    options = import_onnxruntime().SessionOptions()
+    options.log_severity_level = _SILENT
+    return options
+
+
+def providers(device: Device) -> list[str]:
+    """Execution providers in order of preference. Raises `InstallationError` if onnxruntime lacks the device's."""
+    runtime, wanted = import_onnxruntime(), PROVIDERS[device]
+    available = runtime.get_available_providers()
+    if wanted not in available:
+        raise InstallationError(
+            f"device {device}: onnxruntime {runtime.__version__} has no {wanted} "
+            f"(it has {', '.join(available)}); {remedies.CUDA}"
+        )
+    return list(dict.fromkeys([wanted, PROVIDERS["cpu"]]))
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module. Raises `InstallationError` if it is missing or broken."""
+    if reason := broken():
+        raise InstallationError(f"onnxruntime does not work ({reason}); {remedies.DOCTOR}")
+    runtime = import_module("onnxruntime")
+    runtime.set_default_logger_severity(_SILENT)  # errors are raised, too
+    return runtime
+
+
+def native_module() -> Any:
+    """onnxruntime's C module. Raises `InstallationError` if it is missing or broken."""
+    import_onnxruntime()
+    return import_module("onnxruntime.capi._pybind_state")
+
+
+def broken() -> str:
+    """Why onnxruntime cannot be imported; empty if it can."""
+    try:
+        with deferred():  # a signal in the middle of an import would be taken for a broken package
+            runtime: Any = import_module("onnxruntime")
+            import_module("onnxruntime.capi._pybind_state")
+        runtime.InferenceSession  # noqa: B018 (a half-removed package imports but is empty)
+    except (ImportError, AttributeError, OSError) as error:
+        return describe(error)
+    return ""

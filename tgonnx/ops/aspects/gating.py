@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.logger import G_LOGGER
 
 from tgonnx.ops.aspects.view import View
 
-G_LOGGER.severity = (
-    G_LOGGER.CRITICAL + 1
-)  # it prints to stdout, where results go; what is wrong is raised, too
+if TYPE_CHECKING:  # heavy, and needed for gates only
+    import onnx_graphsurgeon as gs
 
 
 class Gating:
@@ -78,6 +75,8 @@ class Gating:
 
     def detach(self, *outputs: int) -> None:
         """Give the node other values to write in place of these outputs."""
+        import onnx_graphsurgeon as gs
+
         for index in outputs:
             if index < len(self.node.outputs) and self.node.outputs[index].name:
                 name = f"{self.node.outputs[index].name}/ungated"

@@ -1,0 +1,56 @@
+"""What an import costs: `import tgonnx` loads nothing heavy, and its names are there all the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import tgonnx
+
+HEAVY = {"onnxruntime", "networkx", "onnx_graphsurgeon"}
+
+
+def loaded_by(program: str) -> set[str]:
+    """The modules that a fresh process has loaded after `program`."""
+    child = [sys.executable, "-c", f"import sys\n{program}\nprint(*sys.modules, file=sys.stderr)"]
+    return set(subprocess.run(child, capture_output=True, text=True, check=True).stderr.split())
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    found = loaded_by("import tgonnx")
+    assert "tgonnx" in found
+    assert not found & (HEAVY | {"onnx", "rich", "typer"})
+
+
+def test_help_loads_nothing_heavy() -> None:
+    found = loaded_by("import tgonnx.cli\ntgonnx.cli.main(['prune', '--help'])")
+    assert "tgonnx.cli" in found
+    assert not found & (HEAVY | {"onnx"})
+
+
+def test_analysis_loads_no_runtime_that_it_does_not_ask() -> None:
+    found = loaded_by("import tgonnx\ntgonnx.load, tgonnx.analyze, tgonnx.select, tgonnx.Mask")
+    assert "tgonnx.analysis.solver" in found
+    assert not found & HEAVY
+
+
+def test_no_public_name_loads_the_runtime() -> None:
+    found = loaded_by("from tgonnx import *")
+    assert "tgonnx.pipeline" in found
+    assert "onnxruntime" not in found
+
+
+def test_public_names_are_listed_and_there() -> None:
+    assert set(tgonnx.__all__) <= set(dir(tgonnx))
+    assert [name for name in tgonnx.__all__ if getattr(tgonnx, name) is None] == []
+    from tgonnx.analysis.cost import Target
+
+    assert tgonnx.Target is Target
+    assert tgonnx.data.npz
+
+
+def test_a_name_that_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="'tgonnx' has no attribute 'prunes'"):
+        _ = tgonnx.prunes
