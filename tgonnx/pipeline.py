@@ -23,6 +23,7 @@ from tgonnx.data.sources import Data, open_dataset
 from tgonnx.engines import Device, EngineName
 from tgonnx.errors import ModelError, TargetError, UnsupportedError, UsageError
 from tgonnx.graph.proto import with_values
+from tgonnx.graph.structure import structure_hash
 from tgonnx.graph.types import Array
 from tgonnx.io.save import save
 from tgonnx.loading import load
@@ -212,6 +213,7 @@ def _completed(result: PruneResult, whole: onnx.ModelProto, unknown: set[tuple[s
     return replace(
         result,
         model=with_rest(result.model, whole, unknown),
+        mask=replace(result.mask, structure=structure_hash(whole)),
         check=replace(result.check, up_to=up_to),
         notes=(note, *result.notes),
     )

@@ -139,6 +139,16 @@ class Coupling:
         return lookup(self.unit_of, labels)
 
     @cached_property
+    def cut_axes(self) -> tuple[tuple[Axis, npt.NDArray[np.int64]], ...]:
+        """Every axis of an initializer that can be cut, with the unit of each index (-1: pinned)."""
+        axes = (
+            (Axis(name, i), self.units_of(labels))
+            for name in self.model.initializers
+            for i, labels in enumerate(self.labelling.axes.get(name, ()))
+        )
+        return tuple((axis, units) for axis, units in axes if (units >= 0).any())
+
+    @cached_property
     def cost_model(self) -> CostModel:
         """FLOPs, parameters and channels for any mask."""
         return CostModel(self)

@@ -17,6 +17,7 @@ from tgonnx.analysis.input_shapes import counted_shapes
 from tgonnx.analysis.shapes import Shape, Sweep
 from tgonnx.analysis.symbolic import Symbols
 from tgonnx.graph.proto import captured_names
+from tgonnx.graph.structure import structure_hash
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 
@@ -95,6 +96,11 @@ class Model:
     @property
     def shapes(self) -> dict[str, Shape]:
         return self.first.shapes
+
+    @cached_property
+    def structure(self) -> str:
+        """What the network is apart from its weights, as a hash: a mask belongs to one structure."""
+        return structure_hash(self.original)
 
     @property
     def opset(self) -> int:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from tgonnx.analysis.cost import CostModel, Target
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.errors import TargetError, UsageError
-from tgonnx.selection.mask import Mask, Open
+from tgonnx.selection.mask import Mask
+from tgonnx.selection.mask_file import Open
 
 BLOCK = 8  # onnxruntime's fast convolutions work on blocks of this many channels
 CLOSE = 0.99  # a target is met closely above this share of it

@@ -1,59 +1,100 @@
-"""The choice: one bool for each unit, and the file that holds it."""
+"""The choice: one bool for each unit, and what it leaves of every initializer."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from tgonnx.analysis.coupling import Attention, Coupling
 from tgonnx.errors import UsageError
-from tgonnx.io.checker import describe
 from tgonnx.io.save import save_text
+from tgonnx.selection.mask_file import Contents, Kept, Open, as_text, read
 
-Open = npt.NDArray[np.bool_]
-MAX_UNITS, MAX_BYTES = 2**24, 2**28  # of a mask file
+SHORT = 12  # digits of a hash in a message
 
 
 @dataclass(frozen=True)
 class Mask:
     """Which units stay. `open[u]` is True where unit u is kept; `groups` names and sizes the groups in unit order.
 
-    `attention` is how the coupling was analysed that the mask belongs to.
+    `attention` is how the coupling was analysed that the mask belongs to. `structure` is the hash of its model's
+    structure, and `initializers` the indices that stay of each axis of each initializer that is cut; both are empty in
+    a mask of format 1, which knows its groups only. `source` is the file that it was read from.
     """
 
     open: Open
     groups: tuple[tuple[str, int], ...] = field(default=())
     attention: Attention = "heads"
+    structure: str = ""
+    initializers: Kept = field(default_factory=dict)
+    source: str = field(default="", compare=False)
 
     @classmethod
     def all_open(cls, coupling: Coupling) -> Mask:
-        return cls(np.ones(coupling.units, bool), _outline(coupling), coupling.attention)
+        return cls._made(coupling, np.ones(coupling.units, bool))
 
     @classmethod
     def of(cls, coupling: Coupling, open_units: Open) -> Mask:
         """Raises UsageError if the size does not fit or a group would be emptied."""
-        mask = cls(np.asarray(open_units, bool), _outline(coupling), coupling.attention)
-        mask.check(coupling)
-        return mask
+        opened = np.asarray(open_units, bool)
+        cls(opened, _outline(coupling), coupling.attention)._check_units(coupling)
+        return cls._made(coupling, opened)
+
+    @classmethod
+    def _made(cls, coupling: Coupling, opened: Open) -> Mask:
+        kept = _kept(coupling, opened)
+        return cls(opened, _outline(coupling), coupling.attention, coupling.model.structure, kept)
+
+    def kept(self, coupling: Coupling) -> Kept:
+        """The indices that stay of each axis that is cut: initializer -> axis -> rising indices.
+
+        Raises UsageError unless the mask belongs to this model.
+        """
+        self.check(coupling)
+        return _kept(coupling, self.open)
 
     def check(self, coupling: Coupling) -> None:
         """Raise UsageError unless the mask belongs to this model and leaves every group something."""
+        if self.structure and self.structure != coupling.model.structure:
+            ours, theirs = self.structure[:SHORT], coupling.model.structure[:SHORT]
+            raise self._refused(
+                f"the mask belongs to another model: structure {ours}... in the mask, {theirs}... of "
+                f"{coupling.model.source}, where {self._difference(coupling)}; make a mask of this model"
+            )
+        self._check_units(coupling)
+        if self.structure and not _same(self.initializers, _kept(coupling, self.open)):
+            raise self._refused("the mask keeps other indices of the initializers than its groups say")
+
+    def _check_units(self, coupling: Coupling) -> None:
         if len(self.open) != coupling.units or self.groups != _outline(coupling):
-            raise UsageError(
+            raise self._refused(
                 f"the mask has {len(self.open)} units in other groups than the model's {coupling.units}"
             )
         for group in coupling.groups:
             if not self.open[group.units].any():
-                raise UsageError(f"the mask empties group {group.name}")
+                raise self._refused(f"the mask empties group {group.name}")
         counts = np.bincount(coupling.kind_of[self.open], minlength=int(coupling.kind_of.max(initial=-1)) + 1)
         if any(not counts[list(kinds)].any() for kinds in coupling.guards):
-            raise UsageError("the mask leaves an axis without channels")
+            raise self._refused("the mask leaves an axis without channels")
+
+    def _refused(self, reason: str) -> UsageError:
+        return UsageError(f"{self.source}: {reason}" if self.source else reason)
+
+    def _difference(self, coupling: Coupling) -> str:
+        """The first thing that this model has not as the mask's has it."""
+        for name, axes in self.initializers.items():
+            tensor = coupling.model.initializers.get(name)
+            if tensor is None:
+                return f"{name!r} is no initializer"
+            for axis, indices in axes.items():
+                if axis >= len(tensor.dims) or indices.max(initial=-1) >= tensor.dims[axis]:
+                    return f"{name!r} has shape {list(tensor.dims)}, and index {indices.max()} of axis {axis} is kept"
+        if self.groups != _outline(coupling):
+            return "the groups are others"
+        return "nodes, types or shapes differ, and groups do not"
 
     def save(
         self,
@@ -61,67 +102,35 @@ class Mask:
         overwrite: bool = False,
         protect: Iterable[str | os.PathLike[str]] = (),
     ) -> None:
-        """Write JSON, completely or not at all: for each group its name, size and the kept units.
+        """Write JSON, completely or not at all: kept units by group, kept indices by initializer and axis.
 
         `protect` lists files that must not be overwritten. Raises UsageError.
         """
-        start, entries = 0, []
-        for name, size in self.groups:
-            kept = np.flatnonzero(self.open[start : start + size]).tolist()
-            entries.append({"group": name, "units": size, "keep": kept})
-            start += size
-        document = {"format": "tgonnx-mask-1", "attention": self.attention, "groups": entries}
-        save_text(json.dumps(document, indent=1) + "\n", path, overwrite, protect)
+        contents = Contents(self.open, self.groups, self.attention, self.structure, self.initializers)
+        save_text(as_text(contents), path, overwrite, protect)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Mask:
         """Read a mask. Raises UsageError naming the file and what is wrong with it."""
-        try:
-            data = json.loads(_read(Path(path)))
-            if data["format"] != "tgonnx-mask-1":
-                raise ValueError(f"format {data['format']!r} is not tgonnx-mask-1")
-            attention: Attention = data["attention"]
-            if attention not in ("heads", "head-dim"):
-                raise ValueError(f"attention {attention!r} is not heads or head-dim")
-            groups = tuple((str(entry["group"]), _size(entry["units"])) for entry in data["groups"])
-            if sum(size for _, size in groups) > MAX_UNITS:
-                raise ValueError(f"more than {MAX_UNITS:,} units")
-            parts = [
-                _kept(entry["keep"], size) for entry, (_, size) in zip(data["groups"], groups, strict=True)
-            ]
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
-            raise UsageError(f"{path}: not a mask file ({describe(error, 120)})") from None
-        return cls(np.concatenate(parts) if parts else np.zeros(0, bool), groups, attention)
-
-
-def _read(path: Path) -> str:
-    """The text of a file, unless it is one that does not end."""
-    if not path.exists() or path.is_dir():
-        return path.read_text()  # which says what is wrong
-    if not path.is_file():
-        raise ValueError("it is a device or a pipe")
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
-    return path.read_text(encoding="utf-8")
-
-
-def _size(units: object) -> int:
-    if type(units) is not int or units < 1:
-        raise ValueError(f"a group of {units!r} units")
-    return units
-
-
-def _kept(keep: object, size: int) -> Open:
-    """One bool for each of `size` units, from the numbers of those that stay."""
-    numbers = np.array(keep) if keep else np.zeros(0, np.int64)
-    if numbers.dtype.kind != "i" or numbers.ndim != 1 or (numbers < 0).any() or (numbers >= size).any():
-        raise ValueError(f"what is kept are no numbers below {size}")
-    part = np.zeros(size, bool)
-    part[numbers] = True
-    return part
+        return cls(**vars(read(path)), source=os.fspath(path))
 
 
 def _outline(coupling: Coupling) -> tuple[tuple[str, int], ...]:
     return tuple((group.name, group.size) for group in coupling.groups)
+
+
+def _kept(coupling: Coupling, opened: Open) -> dict[str, dict[int, np.ndarray]]:
+    """What stays of each axis of which something goes."""
+    stays, found = np.append(opened, True), dict[str, dict[int, np.ndarray]]()
+    for axis, units in coupling.cut_axes:
+        if not (open_indices := stays[units]).all():
+            found.setdefault(axis.value, {})[axis.axis] = np.flatnonzero(open_indices)
+    return found
+
+
+def _same(a: Kept, b: Kept) -> bool:
+    return a.keys() == b.keys() and all(
+        a[name].keys() == b[name].keys()
+        and all(np.array_equal(indices, b[name][axis]) for axis, indices in a[name].items())
+        for name in a
+    )
