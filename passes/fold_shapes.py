@@ -209,3 +209,5 @@ def fold(proto: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[onnx.Model
             return proto, symbols
         ConstantsToInitializers()(proto)  # those that a branch brought along
         bindings = rebind(proto, bindings)
+        if bindings[0].problems:  # what was folded shows that the sizes do not fit
+            bindings = bind(proto, sizes)

@@ -281,3 +281,15 @@ def test_a_branch_that_is_inlined_brings_known_constants() -> None:
     node = next(n for n in model.graph.node if n.output[0] == "t")
     node.CopyFrom(helper.make_node("If", ["q"], ["t"], then_branch=branch, else_branch=other))
     assert tg.analyze(load(model)).units == 40
+
+
+def test_a_length_that_the_trace_fixed_is_found() -> None:
+    """Declared open, but only one length runs: it stands in a reshape target."""
+    text = (
+        "g (float[N,T,6] x) => (float[N,t,5] y) { h = MatMul(x, w1) r = Relu(h) a = Constant<value_ints = [-1,11,24]>() "
+        "c = Reshape(r, a) d = Add(c, p) y = MatMul(d, w2) }"
+    )
+    loaded = load(filled(HEAD + text, {"w1": (6, 24), "p": (1, 11, 24), "w2": (24, 5)}))
+    assert loaded.shapes["x"] == (2, 11, 6)
+    assert tg.analyze(loaded).units == 24
+    assert tg.prune(loaded).check.ok

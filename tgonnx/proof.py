@@ -84,7 +84,7 @@ class Prover:
         try:
             check = judged(a, b, how, reasons)
         except (ModelError, UnsupportedError) as error:
-            doubt = f"{names[0]} cannot be run: {error}"
+            doubt = f"{names[0]} cannot be run: {error} (name a shape that it takes with --shape NAME:SIZES)"
             return Check(float("inf"), float("inf"), RTOL, 0, "", tuple(reasons), (doubt,))
         return replace(check, reasons=tuple(f"{names[1]} against {names[0]}: {r}" for r in check.reasons))
 

@@ -16,6 +16,7 @@ import onnx
 
 from tgonnx.analysis.shapes import Hint, Shape, Sweep, sweep
 from tgonnx.graph.declared import fixed_size, is_placeholder, model_inputs
+from tgonnx.graph.named_sizes import MOST, named_sizes
 from tgonnx.io.forced_sizes import forced_sizes
 
 BATCHES = (2, 5, 9, 13, 17, 21, 25, 29)  # of the first, second, ... dynamic first axis
@@ -114,7 +115,8 @@ def _given_sizes(proto: onnx.ModelProto, given: Mapping[str, Shape]) -> dict[Has
 def _first(proto: onnx.ModelProto, axes: Sequence[DynamicAxis], given: Mapping[Hashable, int]) -> Binding:
     best: Binding | None = None
     troubles = []
-    for side, length in _candidates([axis for axis in axes if axis.key not in given]):
+    candidates = _candidates([axis for axis in axes if axis.key not in given], named_sizes(proto))
+    for number, (side, length) in enumerate(candidates):
         for share in (False, True):
             sizes = _sizes(axes, side, length, share) | dict(given)
             if best is not None and sizes == best.sizes:
@@ -125,17 +127,24 @@ def _first(proto: onnx.ModelProto, axes: Sequence[DynamicAxis], given: Mapping[H
                 best = binding
             if not binding.problems:
                 return _told_apart(proto, axes, given, binding, side, length) if share else binding
-        if len(troubles) > 2 and all(trouble == troubles[0] for trouble in troubles):
+        if number > MOST and all(trouble == troubles[0] for trouble in troubles):
             break  # it is not the sizes
     assert best is not None
     return best
 
 
-def _candidates(axes: Sequence[DynamicAxis]) -> list[tuple[int, int]]:
-    """Sides and lengths to try, the most usual first."""
-    sides = SIDES if any(axis.kind == "side" for axis in axes) else SIDES[:1]
-    lengths = LENGTHS if any(axis.kind == "length" for axis in axes) else LENGTHS[:1]
-    return [(side, n) for n in lengths[:2] for side in sides] + [(sides[0], n) for n in lengths[2:]]
+def _candidates(axes: Sequence[DynamicAxis], named: Sequence[int]) -> list[tuple[int, int]]:
+    """Sides and lengths to try: the most usual, those that the graph names, then others."""
+    kinds = {axis.kind for axis in axes}
+    sides = SIDES if "side" in kinds else SIDES[:1]
+    lengths = LENGTHS if "length" in kinds else LENGTHS[:1]
+    first = [(sides[0], lengths[0])]
+    if "length" in kinds:
+        first += [(sides[0], size) for size in named]
+    elif "side" in kinds:
+        first += [(size, lengths[0]) for size in named]
+    others = [(side, n) for n in lengths[:2] for side in sides] + [(sides[0], n) for n in lengths[2:]]
+    return list(dict.fromkeys(first + others)) if kinds & {"side", "length"} else first
 
 
 def _sizes(axes: Sequence[DynamicAxis], side: int, length: int, share: bool) -> dict[Hashable, int]:

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from tgonnx.errors import UsageError
 from tgonnx.graph.declared import fixed_size, model_inputs
+from tgonnx.graph.named_sizes import named_sizes
 from tgonnx.graph.proto import opset_of
 from tgonnx.runtime.child import Crash, ask
 from tgonnx.runtime.comparison import Finding, How, Packed, compare
@@ -164,7 +165,7 @@ def runnable_feeds(
     def run(size: Size) -> None:
         session.run(drawer.draw(size, rng))
 
-    trials = Trials(drawer.inputs, run, start)
+    trials = Trials(drawer.inputs, run, start, named=named_sizes(model))
     size = start if trials.works(start) else next(trials.sizes())
     return [drawer.draw(size, rng) for _ in range(samples)]
 

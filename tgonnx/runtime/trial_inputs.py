@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgonnx.errors import ModelError
+from tgonnx.graph.named_sizes import named_sizes
 from tgonnx.runtime.feeds import STYLES, WIDEST, Drawer
 from tgonnx.runtime.integer_ranges import settings_to_try
 from tgonnx.runtime.runner import Runner, describe_shapes
@@ -33,7 +34,7 @@ class TrialInputs:
         self.drawn = 0
         self._end = time.monotonic() + max(_SEARCH, seconds)
         self.feeds: dict[Size, Feeds] = {}
-        self.trials = Trials(self._drawer.inputs, self._try, start, known)
+        self.trials = Trials(self._drawer.inputs, self._try, start, known, named_sizes(runner.model))
 
     def _try(self, size: Size) -> None:
         if time.monotonic() > self._end:

@@ -112,7 +112,8 @@ def channels_last(value: onnx.ValueInfoProto) -> bool:
 class Trials:
     """The sizes at which a model runs, found by running it: `runs` raises `ModelError` where it does not.
 
-    `start` says what is the same in all of them, `known` are sizes that come from elsewhere.
+    `start` says what is the same in all of them, `known` are sizes that come from elsewhere, `named` are lengths and
+    sides that the graph names.
     """
 
     def __init__(
@@ -121,13 +122,16 @@ class Trials:
         runs: Callable[[Size], None],
         start: Size,
         known: Sequence[Size] = (),
+        named: Sequence[int] = (),
     ) -> None:
         self._runs, self._start, self._known = runs, start, known
         ranks = [(value, len(value.type.tensor_type.shape.dim)) for value in inputs]
         roles = {role_of(value, axis) for value, rank in ranks for axis in range(rank)}
         self._batches = BATCHES if "batch" in roles else (start.batch,)
-        self._images = _IMAGES if roles & {"height", "width"} else (start.image,)
-        self._lengths = _LENGTHS if "length" in roles else (start.length,)
+        images = (*_IMAGES, *((size, size) for size in named))
+        self._images = tuple(dict.fromkeys(images)) if roles & {"height", "width"} else (start.image,)
+        lengths = (*_LENGTHS[:5], *named, *_LENGTHS[5:])
+        self._lengths = tuple(dict.fromkeys(lengths)) if "length" in roles else (start.length,)
         self._tried: dict[Size, ModelError | None] = {}
         self._given: list[Size] = []
 
