@@ -286,8 +286,8 @@ def test_a_branch_that_is_inlined_brings_known_constants() -> None:
 def test_a_length_that_the_trace_fixed_is_found() -> None:
     """Declared open, but only one length runs: it stands in a reshape target."""
     text = (
-        "g (float[N,T,6] x) => (float[N,t,5] y) { h = MatMul(x, w1) r = Relu(h) a = Constant<value_ints = [-1,11,24]>() "
-        "c = Reshape(r, a) d = Add(c, p) y = MatMul(d, w2) }"
+        "g (float[N,T,6] x) => (float[N,t,5] y) { h = MatMul(x, w1) r = Relu(h) "
+        "a = Constant<value_ints = [-1,11,24]>() c = Reshape(r, a) d = Add(c, p) y = MatMul(d, w2) }"
     )
     loaded = load(filled(HEAD + text, {"w1": (6, 24), "p": (1, 11, 24), "w2": (24, 5)}))
     assert loaded.shapes["x"] == (2, 11, 6)
