@@ -207,7 +207,6 @@ def pad_gradient(row: Row) -> Grads:
 def add_at(row: Row, grad: Value, table: Value, axis: int, extent: Value, rank: int) -> Value:
     """Sum slices of `grad` along `axis` into `extent` places given by the one-dimensional `table`."""
     onehot = row.op("OneHot", table, extent, row.emitter.constant(np.array([0, 1], _np_type(grad))), axis=0)
-    onehot.elem_type = grad.elem_type
     if axis == rank - 1:
         return row.op("MatMul", grad, row.op("Transpose", onehot, perm=[1, 0]))
     perm = [*(i for i in range(rank) if i != axis), axis]

@@ -137,7 +137,7 @@ def max_pool(row: Row) -> Grads:
         _, places = row.emitter.ops("MaxPool", row.x, count=2, **attributes)
     else:
         places = row.output(1)
-    places.elem_type = 7
+    places.elem_type = TensorProto.INT64  # of a row.output, too, whose type may be unknown
     zeros = row.emitter.filled(row.op("Size", row.x).reshape([1]), 0.0, row.x.elem_type)
     flat = row.op(
         "ScatterElements", zeros, places.reshape([-1]), row.dy.reshape([-1]), axis=0, reduction="add"
