@@ -170,7 +170,7 @@ for _op_type, _derivative in DERIVATIVES.items():
 
 
 traits(*UNARY, *BINARY, *VARIADIC, "Equal", "Dropout", are=Traits(elementwise=True))
-traits("Cast", are=Traits(carries=(0,)))
+traits("Cast", "Dropout", are=Traits(carries=(0,)))
 traits("Where", are=Traits(carries=(1, 2)))
 traits("Max", "Min", are=Traits(carries=EACH))
 traits("Abs", "Add", "Cast", "Clip", "Max", "Min", "Neg", "Sub", "Sum", are=Traits(proportional=True))
