@@ -22,10 +22,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from tgonnx.analysis.algebra import Size
 from tgonnx.analysis.bindings import axis_keys, bind, rebind
 from tgonnx.analysis.shapes import Shape, Sweep
 from tgonnx.analysis.symbolic import Symbols, follow
+from tgonnx.graph.algebra import Size
 from tgonnx.graph.proto import captured_names, dense, fresh_name, remove_unused, replace_nodes
 from tgonnx.passes import PassResult
 from tgonnx.passes.normalize import ConstantsToInitializers

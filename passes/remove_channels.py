@@ -21,12 +21,12 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tgonnx import ops
-from tgonnx.analysis.algebra import Size
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.lengths import rescaled
 from tgonnx.analysis.model import Model, Node
 from tgonnx.analysis.shapes import Shape, Sweep, empty_sweep
 from tgonnx.errors import VerificationError
+from tgonnx.graph.algebra import Size
 from tgonnx.graph.proto import captured_names, fresh_name, remove_unused
 from tgonnx.ops.aspects.cut import Cut, Keep
 from tgonnx.ops.aspects.relations import Labels, lookup

@@ -11,7 +11,7 @@ from independent import run, session
 from onnx import helper, numpy_helper, parser
 
 import tgonnx as tg
-from tgonnx.analysis.algebra import Algebra, Size
+from tgonnx.graph.algebra import Algebra, Size
 from tgonnx.analysis.input_shapes import parse_shapes
 from tgonnx.errors import UsageError
 from tgonnx.loading import load

@@ -7,24 +7,30 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
+
+from tgonnx.ops.aspects.traits import EACH, Traits, traits, traits_of
 
 ROOT = Path(__file__).parent.parent
 
 WHO_REGISTERS = """
 import collections, importlib, pkgutil, sys
 import tgonnx.ops
-from tgonnx.ops.aspects import tables
+from tgonnx.ops.aspects import tables, traits
 
 homes = collections.defaultdict(set)
-plain = tables.Table.__call__
 
-def noting(self, *op_types, domain=""):
-    for op_type in op_types:
-        homes[domain, op_type].add(sys._getframe(1).f_globals["__name__"])
-    return plain(self, *op_types, domain=domain)
+def noting(plain):
+    def register(*args, domain="", **more):
+        for op_type in (arg for arg in args if isinstance(arg, str)):
+            homes[domain, op_type].add(sys._getframe(1).f_globals["__name__"])
+        return plain(*args, domain=domain, **more)
+    return register
 
-tables.Table.__call__ = noting
+tables.Table.__call__ = noting(tables.Table.__call__)
+traits.traits = noting(traits.traits)
+traits.TRAITS.clear()
 for table in tables.TABLES:
     table._entries.clear()
 for module in pkgutil.iter_modules(tgonnx.ops.__path__):
@@ -66,6 +72,19 @@ def gives_a_number(view: View) -> float:
 def takes_a_view(row: View) -> list[None]:
     return []
 """
+
+
+def test_a_trait_is_said_once() -> None:
+    traits("Once", are=Traits(stops=True), domain="test")
+    traits("Once", are=Traits(carries=EACH), domain="test")
+    assert traits_of(onnx.NodeProto(op_type="Once", domain="test")) == Traits(stops=True, carries=EACH)
+    with pytest.raises(ValueError, match="Once: stops was said before"):
+        traits("Once", are=Traits(stops=True), domain="test")
+
+
+def test_traits_are_those_of_the_domain() -> None:
+    assert traits_of(onnx.NodeProto(op_type="Shape", domain="ai.onnx")).reads_sizes == "axes"
+    assert traits_of(onnx.NodeProto(op_type="Shape", domain="com.example")) == Traits()
 
 
 def test_an_operator_stands_in_one_file() -> None:

@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from tgonnx.analysis.algebra import Size
 from tgonnx.analysis.input_shapes import counted_shapes
 from tgonnx.analysis.shapes import Shape, Sweep
 from tgonnx.analysis.symbolic import Symbols
+from tgonnx.graph.algebra import Size
 from tgonnx.graph.proto import captured_names
 from tgonnx.graph.structure import structure_hash
 

@@ -1,6 +1,6 @@
 """What of a model depends on its dynamic axes, by data flow.
 
-A walk over the nodes gives every axis of every value a size (`tgonnx.analysis.algebra`): a number, or a polynomial in
+A walk over the nodes gives every axis of every value a size (`tgonnx.graph.algebra`): a number, or a polynomial in
 dynamic axes of the model's inputs and in sizes that depend on data. The elements of small computed values (shape
 arithmetic) are followed in the same way. What comes out as a number is that number for all inputs and may be stored;
 what does not may be rewritten where its polynomial says how, but never stored, however often it was the same when it
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tgonnx.analysis.algebra import Algebra, Dims, Element, Number, Size
 from tgonnx.analysis.shapes import Sweep
 from tgonnx.analysis.symbolic_dims import dims_of
 from tgonnx.analysis.symbolic_elements import elements_of
+from tgonnx.graph.algebra import Algebra, Dims, Element, Number, Size
 from tgonnx.ops.aspects.traits import traits_of
 
 MAX_ELEMENTS = 4096  # of the largest value whose elements are followed one by one

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, defs, helper, numpy_helper
 
 Array = npt.NDArray[Any]
-_BOOLEAN = {"Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "And", "Or", "Not", "IsNaN"}
-_INTEGER = {"Shape", "Size", "NonZero", "ArgMax", "ArgMin"}
 
 
 class Value:
@@ -167,21 +166,16 @@ class Emitter:
     def ops(
         self, op_type: str, *inputs: Value | None, count: int, domain: str = "", **attributes: Any
     ) -> list[Value]:
-        """Emit a node with `count` outputs; the operand that carries the data gives the element type."""
-        data = next(v for v in inputs[op_type == "Where" :] if v is not None)
-        elem_type = data.elem_type
-        if op_type in _BOOLEAN:
-            elem_type = TensorProto.BOOL
-        elif op_type in _INTEGER:
-            elem_type = TensorProto.INT64
-        elif op_type == "Cast":
-            elem_type = int(attributes["to"])
+        """Emit a node with `count` outputs, of the element types that the standard says."""
+        elem_types = _result_types("" if domain else op_type, inputs, count)
+        if "to" in attributes:
+            elem_types = [int(attributes["to"])]
         names = [self.fresh(op_type) for _ in range(count)]
         operands = ["" if v is None else v.name for v in inputs]
         node = helper.make_node(op_type, operands, names, domain=domain, **attributes)
         node.name = names[0]
         self.nodes.append(node)
-        return [Value(self, name, elem_type) for name in names]
+        return [Value(self, name, elem_type) for name, elem_type in zip(names, elem_types, strict=True)]
 
     def constant(self, array: Array) -> Value:
         """A constant; equal constants are emitted once."""
@@ -220,6 +214,33 @@ class Emitter:
         """Elementwise choice."""
         other = b if isinstance(b, Value) else self.scalar(b, a.elem_type)
         return self.op("Where", condition, a, other)
+
+
+def _result_types(op_type: str, inputs: Sequence[Value | None], count: int) -> list[int]:
+    """The element types of outputs: the one that there can be, else that of an input of the same type.
+
+    Where the standard does not say, that of the first input.
+    """
+    present = [(place, value.elem_type) for place, value in enumerate(inputs) if value is not None]
+    takes, gives = _types_in_standard(op_type)
+    found = []
+    for fixed, symbol in gives[:count]:
+        alike = (t for place, t in present if takes and takes[min(place, len(takes) - 1)] == symbol)
+        found.append(fixed or next(alike, present[0][1]))
+    return found + [present[0][1]] * (count - len(found))
+
+
+@cache
+def _types_in_standard(op_type: str) -> tuple[list[str], list[tuple[int | None, str]]]:
+    """The types that inputs and outputs have in the standard: symbols, and for outputs the one type if there is one."""
+    if not defs.has(op_type):
+        return [], []
+    schema, gives = defs.get_schema(op_type), list[tuple[int | None, str]]()
+    for output in schema.outputs:
+        only = next(iter(output.types)) if len(output.types) == 1 else ""
+        name = only[len("tensor(") : -1].upper() if only.startswith("tensor(") else ""
+        gives.append((TensorProto.DataType.Value(name) if name else None, output.type_str))
+    return [value.type_str for value in schema.inputs], gives
 
 
 def attributes_of(node: NodeProto) -> dict[str, Any]:

@@ -9,14 +9,13 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from tgonnx.graph.builder import Emitter, Value
+from tgonnx.ops.aspects.traits import Traits, traits_of
 
 if TYPE_CHECKING:
     from tgonnx.losses.fit import Fit
 
 ANSWER = "tgonnx.answer"  # labels int64 or targets float32, one per sample
 TEACHER = "tgonnx.teacher/"  # + output: what the original model says
-_PASSES = ("Identity", "Cast", "Dropout")
-_MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose")
 
 
 class Nodes:
@@ -69,9 +68,9 @@ class Nodes:
     def activation(self, output: str) -> tuple[NodeProto, list[NodeProto]] | None:
         """The activation that the loss takes off, if it ends the model, and the nodes behind that move its values."""
         name, moves = output, list[NodeProto]()
-        while name in self.makers and self.makers[name].op_type in (*_PASSES, *_MOVES):
+        while name in self.makers and _keeps_values(traits_of(self.makers[name])):
             maker = self.makers[name]
-            moves[:0] = [maker] if maker.op_type in _MOVES else []
+            moves[:0] = [] if traits_of(maker).elementwise else [maker]
             name = maker.input[0]
         maker = self.makers.get(name)
         return (maker, moves) if maker is not None and maker.op_type == self.loss.strips else None
@@ -103,3 +102,8 @@ class Nodes:
         named = self.emitter.op("Identity", value)
         self.emitter.nodes[-1].output[0] = name
         return self.emitter.value(name, named.elem_type)
+
+
+def _keeps_values(are: Traits) -> bool:
+    """Whether the output holds the numbers of input 0, each once, in whatever type and axes."""
+    return are.rearranges or (are.elementwise and are.carries == (0,))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import NodeProto
 
+from tgonnx.graph.algebra import Dims, Element, Size
 from tgonnx.graph.builder import Value
 from tgonnx.graph.proto import attribute_of
+from tgonnx.ops.aspects.asked import Asked, Claims
 from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.relations import Alternative, Choice, Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import cost, fixes, gradient, resize, rule
+from tgonnx.ops.aspects.tables import cost, dims, fixes, gradient, resize, rule
 from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, View
 
@@ -164,6 +166,58 @@ def conv_channels(node: NodeProto, weight: tuple[int, ...], rank: int) -> tuple[
 @fixes("ConvTranspose")
 def transposed_channels(node: NodeProto, weight: tuple[int, ...], rank: int) -> tuple[int, int] | None:
     return (1, weight[0]) if rank == len(weight) > 1 else None
+
+
+@dims("Conv")
+def conv_dims(asked: Asked) -> Claims:
+    x, w = asked.dims(0), asked.dims(1)
+    return [x[0], w[0], *window_dims(asked, x[2:], w[2:])]
+
+
+def window_dims(asked: Asked, space: Dims, kernel: Sequence[Element]) -> list[Element | None]:
+    """(size + pads - reach) / stride rounded down, plus 1; or size / stride rounded up for SAME."""
+    n, algebra = len(space), asked.algebra
+    strides, dilations = asked.attribute("strides", [1] * n), asked.attribute("dilations", [1] * n)
+    pads = asked.attribute("pads", [0] * 2 * n)
+    mode = asked.attribute("auto_pad", b"NOTSET")
+    inferred = asked.symbols.first.shapes.get(asked.node.output[0], ())[2:]
+    if any(isinstance(k, Size) for k in kernel) or len(inferred) != n:
+        return [None] * n
+    found: list[Element | None] = []
+    for i, size in enumerate(space):
+        if not isinstance(size, Size):  # it depends on nothing else
+            found.append(inferred[i])
+            continue
+        if asked.attribute("ceil_mode", 0):
+            found.append(None)
+            continue
+        if mode in (b"SAME_UPPER", b"SAME_LOWER"):
+            found.append(algebra.divide(algebra.add(size, strides[i] - 1), strides[i]))
+            continue
+        total = 0 if mode == b"VALID" else pads[i] + pads[i + n]
+        reach = (int(kernel[i]) - 1) * dilations[i] + 1  # type: ignore[arg-type]
+        steps = algebra.add(size, total - reach)
+        found.append(algebra.add(algebra.divide(steps, strides[i]), 1))
+    return found
+
+
+@dims("ConvTranspose")
+def transposed_dims(asked: Asked) -> Claims | None:
+    """stride * (size - 1) + extra + reach - pads."""
+    x, w = asked.dims(0), asked.dims(1)
+    n, algebra = len(x) - 2, asked.algebra
+    if asked.attribute("output_shape") or asked.attribute("auto_pad", b"NOTSET") != b"NOTSET":
+        return None
+    strides, dilations = asked.attribute("strides", [1] * n), asked.attribute("dilations", [1] * n)
+    pads, extra = asked.attribute("pads", [0] * 2 * n), asked.attribute("output_padding", [0] * n)
+    sizes: list[Element | None] = [x[0], algebra.multiply(w[1], asked.attribute("group", 1))]
+    for i, size in enumerate(x[2:]):
+        if isinstance(w[i + 2], Size):
+            return None
+        reach = (int(w[i + 2]) - 1) * dilations[i] + 1  # type: ignore[arg-type]
+        rest = extra[i] + reach - pads[i] - pads[i + n] - strides[i]
+        sizes.append(algebra.add(algebra.multiply(size, strides[i]), rest))
+    return sizes
 
 
 @resize("Conv", "ConvTranspose")

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from tgonnx.graph.algebra import Element, Size
 from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.asked import Asked, whole
 from tgonnx.ops.aspects.relations import Relation, Tie
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import gradient, rule
+from tgonnx.ops.aspects.tables import elements, gradient, rule
 from tgonnx.ops.aspects.traits import EACH, Traits, traits
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View, broadcast, same
 
@@ -170,7 +172,7 @@ for _op_type, _derivative in DERIVATIVES.items():
 
 
 traits(*UNARY, *BINARY, *VARIADIC, "Equal", "Dropout", are=Traits(elementwise=True))
-traits("Cast", are=Traits(carries=(0,)))
+traits("Cast", "Dropout", are=Traits(carries=(0,)))
 traits("Where", are=Traits(carries=(1, 2)))
 traits("Max", "Min", are=Traits(carries=EACH))
 traits("Abs", "Add", "Cast", "Clip", "Max", "Min", "Neg", "Sub", "Sum", are=Traits(proportional=True))
@@ -340,3 +342,115 @@ def dropout_gradient(row: Row) -> Grads:
     ratio = row.input(1).cast_like(row.x) if row.has(1) else row.like(0.5)
     scaled = row.dy * mask.cast_like(row.x) / (1.0 - ratio)
     return [scaled if training is not None else row.op("Where", row.input(2), scaled, row.dy)]
+
+
+# --- elements of shape arithmetic ---------------------------------------------------------------------------
+
+
+def _extreme(larger: bool) -> Callable[..., Element | None]:
+    def rule(asked: Asked, *operands: Element) -> Element | None:
+        best = operands[0]
+        if not whole(*operands):
+            return None
+        for other in operands[1:]:
+            order = asked.algebra.sign(asked.algebra.subtract(best, other))
+            if order is None:
+                natural = asked.natural(best, other) or (
+                    larger and (asked.algebra.natural(best) or asked.algebra.natural(other))
+                )
+                best = asked.algebra.apply("Max" if larger else "Min", best, other, natural=natural)
+            elif (order > 0) != larger and order:
+                best = other
+        return best
+
+    return rule
+
+
+def _compared(holds: Callable[[int], bool]) -> Callable[..., Element | None]:
+    """A comparison is decided where the difference has one sign for all sizes."""
+
+    def rule(asked: Asked, a: Element, b: Element) -> Element | None:
+        if not whole(a, b):
+            return None
+        order = asked.algebra.sign(asked.algebra.subtract(a, b))
+        if order is None and isinstance(a, Size) and not isinstance(b, Size):
+            order = 1 if b < 0 and asked.algebra.natural(a) else None
+        if order is None and isinstance(b, Size) and not isinstance(a, Size):
+            order = -1 if a < 0 and asked.algebra.natural(b) else None
+        return None if order is None else holds(order)
+
+    return rule
+
+
+@elements("Div")
+def _divided_element(asked: Asked, a: Element, b: Element) -> Element:
+    if asked.result.dtype.kind != "f":
+        return asked.algebra.divide(a, b)
+    even = asked.algebra.exact(a, b) if whole(a, b) else None
+    return asked.algebra.apply("/", a, b, natural=asked.natural(a, b), whole=False) if even is None else even
+
+
+@elements("Mul")
+def _multiplied_element(asked: Asked, a: Element, b: Element) -> Element:
+    if not whole(a, b):
+        return asked.algebra.apply("*", a, b, natural=asked.natural(a, b), whole=False)
+    return asked.algebra.multiply(a, b)
+
+
+@elements("Mod")
+def _rest_element(asked: Asked, a: Element, b: Element) -> Element:
+    if not isinstance(b, Size) and asked.algebra.exact(a, b) is not None:
+        return 0
+    return asked.algebra.apply("Mod", a, b, natural=asked.natural(a, b))
+
+
+@elements("Where")
+def _where_element(asked: Asked, condition: Element, a: Element, b: Element) -> Element | None:
+    if isinstance(condition, Size):
+        return a if a == b else None
+    return a if condition else b
+
+
+@elements("And")
+def _and_element(asked: Asked, a: Element, b: Element) -> Element | None:
+    return False if a is False or b is False else None
+
+
+@elements("Or")
+def _or_element(asked: Asked, a: Element, b: Element) -> Element | None:
+    return True if a is True or b is True else None
+
+
+@elements("Floor", "Ceil", "Round")
+def _rounded_element(asked: Asked, a: Element) -> Element:
+    if asked.algebra.whole(a):
+        return a
+    return asked.algebra.apply(asked.node.op_type, a, natural=asked.natural(a))
+
+
+@elements("Cast")
+def _cast_element(asked: Asked, a: Element, *_: Element) -> Element | None:
+    """Between numbers; a fraction is cut off towards zero."""
+    kind = asked.result.dtype.kind
+    if kind == "f" or (kind in "iu" and asked.algebra.whole(a)):
+        return a
+    return asked.algebra.apply("Trunc", a, natural=asked.natural(a)) if kind in "iu" else None
+
+
+@elements("Abs")
+def _magnitude_element(asked: Asked, a: Element) -> Element | None:
+    return a if asked.algebra.natural(a) else None
+
+
+elements("Add")(lambda asked, a, b: asked.algebra.add(a, b) if whole(a, b) else None)
+elements("Sub")(lambda asked, a, b: asked.algebra.subtract(a, b) if whole(a, b) else None)
+elements("Neg")(lambda asked, a: asked.algebra.multiply(a, -1))  # only of sizes: numbers are not asked about
+elements("Sqrt")(lambda asked, a: asked.algebra.apply("Sqrt", a, natural=True, whole=False))
+elements("Not")(lambda asked, a: None)
+elements("Min")(_extreme(False))
+elements("Max")(_extreme(True))
+elements("Equal")(_compared(lambda order: order == 0))
+elements("Less")(_compared(lambda order: order < 0))
+elements("LessOrEqual")(_compared(lambda order: order <= 0))
+elements("Greater")(_compared(lambda order: order > 0))
+elements("GreaterOrEqual")(_compared(lambda order: order >= 0))

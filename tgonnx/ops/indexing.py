@@ -8,13 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
+from tgonnx.graph.algebra import Algebra, Element, Size
 from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.asked import Asked, Claims
 from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.relations import Alternative, Choice, Free, Labels, Relation, Tie, is_whole
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import gradient, resize, rule
+from tgonnx.ops.aspects.tables import dims, gradient, resize, rule
 from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, View, same
+
+FAR = 2**31 - 1  # an end from here on means the end of the axis
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,38 @@ def _bounds(view: View) -> dict[int, _Bounds] | None:
 
 
 traits("Slice", are=Traits(carries=(0,), moves=True, sizes=(1, 2, 3, 4), sizes_follow=True))
+
+
+@dims("Slice")
+def slice_dims(asked: Asked) -> Claims | None:
+    x = asked.dims()
+    starts, ends = asked.parts(1, "starts"), asked.parts(2, "ends")
+    axes, steps = asked.parts(3, "axes"), asked.parts(4)
+    if (axes is None and asked.has(3)) or (steps is None and asked.has(4)):
+        return None
+    if starts is None or ends is None:  # which axes change is all that is known
+        named = [int(axis) % len(x) for axis in axes or () if not isinstance(axis, Size)]
+        if axes is None or len(named) < len(axes):
+            return None
+        return [None if i in named else size for i, size in enumerate(x)]
+    sizes: list[Element | None] = list(x)
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        axis, step = axes[number] if axes else number, steps[number] if steps else 1
+        if isinstance(axis, Size):
+            return None
+        sizes[int(axis) % len(x)] = _sliced(asked.algebra, x[int(axis) % len(x)], start, end, step)
+    return sizes
+
+
+def _sliced(algebra: Algebra, size: Element, start: Element, end: Element, step: Element) -> Element:
+    bounds = (size, start, end, step)
+    if not any(isinstance(bound, Size) for bound in bounds):
+        return len(range(int(size))[slice(start, end, step)])  # type: ignore[arg-type, misc]
+    if step == 1 and start == 0:
+        whole = not isinstance(end, Size) and end >= FAR
+        if whole or end == size or algebra.sign(algebra.subtract(end, size)) == 1:
+            return size
+    return algebra.apply("Slice", *bounds, natural=True)
 
 
 @rule("Slice")

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tgonnx.graph.algebra import Element, Size
 from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.asked import Asked, Claims
 from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.relations import Free, Labels, Relation, Tie
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import gradient, resize, rule
+from tgonnx.ops.aspects.tables import dims, gradient, resize, rule
 from tgonnx.ops.aspects.traits import EACH, Traits, traits
 from tgonnx.ops.aspects.view import Operand, View, same
 from tgonnx.ops.indexing import zero_padded
@@ -46,6 +48,17 @@ def concat_gradient(row: Row) -> Grads:
     else:
         sizes = row.emitter.concat([v.shape(axis, axis + 1) for v in operands], 0)
     return list(row.emitter.ops("Split", row.dy, sizes, count=len(operands), axis=axis))
+
+
+@dims("Concat")
+def concat_dims(asked: Asked) -> Claims:
+    parts = [asked.dims(i) for i in range(len(asked.node.input))]
+    axis = asked.attribute("axis", 0) % len(parts[0])
+    sizes: list[Element | None] = []
+    for i, along in enumerate(zip(*parts, strict=True)):
+        fixed = next((size for size in along if not isinstance(size, Size)), along[0])
+        sizes.append(asked.algebra.add(*along) if i == axis else fixed)
+    return sizes
 
 
 traits("Split", are=Traits(carries=(0,), sizes=(1,), sizes_follow=True))
@@ -138,6 +151,22 @@ def pad_widths(view: View) -> list[Width]:
     return widths
 
 
+@dims("Pad")
+def pad_dims(asked: Asked) -> Claims | None:
+    x, pads, axes = asked.dims(), asked.parts(1, "pads"), asked.parts(3)
+    if pads is None or (axes is None and asked.has(3)):
+        return None
+    named = (
+        list(range(len(x))) if axes is None else [int(a) % len(x) for a in axes if not isinstance(a, Size)]
+    )
+    if len(pads) != 2 * len(named):
+        return None
+    sizes: list[Element | None] = list(x)
+    for number, axis in enumerate(named):
+        sizes[axis] = asked.algebra.add(x[axis], pads[number], pads[number + len(named)])
+    return sizes
+
+
 @resize("Pad")
 def resize_pad(view: View, cut: Cut) -> None:
     """Only axes that are cut: how much others are padded may depend on dynamic sizes."""
@@ -207,7 +236,6 @@ def pad_gradient(row: Row) -> Grads:
 def add_at(row: Row, grad: Value, table: Value, axis: int, extent: Value, rank: int) -> Value:
     """Sum slices of `grad` along `axis` into `extent` places given by the one-dimensional `table`."""
     onehot = row.op("OneHot", table, extent, row.emitter.constant(np.array([0, 1], _np_type(grad))), axis=0)
-    onehot.elem_type = grad.elem_type
     if axis == rank - 1:
         return row.op("MatMul", grad, row.op("Transpose", onehot, perm=[1, 0]))
     perm = [*(i for i in range(rank) if i != axis), axis]
@@ -263,6 +291,34 @@ def repeat(view: View) -> Iterator[Relation]:
             yield Tie(np.tile(source, len(labels) // len(source)), labels)
 
 
+@dims("Expand")
+def expand_dims(asked: Asked) -> Claims | None:
+    target, x = asked.parts(1), list(asked.dims())
+    if target is None:
+        return None
+    rank = max(len(target), len(x))
+    target, x = [1] * (rank - len(target)) + target, [1] * (rank - len(x)) + x
+    return [_wider(a, b) for a, b in zip(x, target, strict=True)]
+
+
+def _wider(a: Element, b: Element) -> Element | None:
+    """The size of two broadcast axes: a number other than 1 wins over anything."""
+    for one, other in ((a, b), (b, a)):
+        if one == 1 or one == other:
+            return other
+        if not isinstance(one, Size):
+            return one
+    return None
+
+
+@dims("Tile")
+def tile_dims(asked: Asked) -> Claims | None:
+    x, repeats = asked.dims(), asked.parts(1)
+    if repeats is None or len(repeats) != len(x):
+        return None
+    return [asked.algebra.multiply(a, b) for a, b in zip(x, repeats, strict=True)]
+
+
 @resize("Expand")
 def resize_expand(view: View, cut: Cut) -> None:
     target, y = cut.now(1), view.output()
@@ -295,6 +351,11 @@ def tile(row: Row) -> Grads:
 
 
 traits("ConstantOfShape", are=Traits(sizes=(0,), sizes_follow=True, grows=True, stops=True))
+
+
+@dims("ConstantOfShape")
+def filled_dims(asked: Asked) -> Claims | None:
+    return asked.parts(0)
 
 
 @rule("ConstantOfShape")

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tgonnx.ops.aspects.asked import Asked, Claims
 from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.relations import Relation, Tie
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import gradient, resize, rule
+from tgonnx.ops.aspects.tables import dims, gradient, resize, rule
 from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Unlabelled, View, regroup
 
@@ -74,6 +75,29 @@ def reshape(view: View) -> Iterator[Relation]:
     yield from regroup(view.input(0).axes, view.output().axes)
 
 
+@dims("Reshape")
+def reshape_dims(asked: Asked) -> Claims | None:
+    target, algebra = asked.parts(1), asked.algebra
+    if target is None:
+        return None
+    x = asked.dims()
+    copies = not asked.attribute("allowzero", 0)
+    sizes = [x[i] if size == 0 and copies and i < len(x) else size for i, size in enumerate(target)]
+    if -1 not in sizes:
+        return sizes
+    rest = algebra.product(size for size in sizes if size != -1)
+    total = algebra.product(x)
+    free = None if rest == 0 else algebra.divide(total, rest)
+    return [free if size == -1 else size for size in sizes]
+
+
+@dims("Flatten")
+def flatten_dims(asked: Asked) -> Claims:
+    x, axis = asked.dims(), asked.attribute("axis", 1)
+    axis += len(x) if axis < 0 else 0
+    return [asked.algebra.product(x[:axis]), asked.algebra.product(x[axis:])]
+
+
 @resize("Reshape")
 def resize_reshape(view: View, cut: Cut) -> None:
     """Sizes of axes that are cut; a 0 that is no copy any more, as the axis is a part of another one."""
@@ -122,6 +146,15 @@ def depth_to_space(view: View) -> Iterator[Relation]:
     else:
         blocks = x[1].reshape(-1, block * block)
     yield Tie(blocks, np.broadcast_to(y[1][:, None], blocks.shape))
+
+
+@dims("DepthToSpace", "SpaceToDepth")
+def block_dims(asked: Asked) -> Claims:
+    n, c, *space = asked.dims()
+    block = asked.attribute("blocksize")
+    if asked.node.op_type == "DepthToSpace":
+        return [n, asked.algebra.divide(c, block**2), *(asked.algebra.multiply(s, block) for s in space)]
+    return [n, asked.algebra.multiply(c, block**2), *(asked.algebra.divide(s, block) for s in space)]
 
 
 @gradient("DepthToSpace")

@@ -43,7 +43,6 @@ def _onehot(row: Row) -> Value:
     depth = row.x.shape(1, 2)
     values = row.emitter.constant(np.array([0, 1], np.float32))
     onehot = row.op("OneHot", labels, depth, values, axis=1)
-    onehot.elem_type = 1
     return onehot if row.x.elem_type == 1 else onehot.cast_like(row.x)
 
 

@@ -12,7 +12,7 @@ from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.gating import Gating
 from tgonnx.ops.aspects.relations import Relation, Site, Tie
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import gated, gradient, rule
+from tgonnx.ops.aspects.tables import elements, gated, gradient, rule
 from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, View, same
 
@@ -87,6 +87,11 @@ def surviving(x: Operand, y: Operand, axes: list[int], keepdims: bool) -> Iterat
 traits("ReduceSum", "ReduceL1", "ReduceSumSquare", are=Traits(sums=1.0))
 traits("ReduceL2", are=Traits(sums=0.5))
 traits("ReduceMean", are=Traits(sums=1.0, averages=True))
+
+
+traits(*ADDITIVE, *EXTREME, *OTHER, are=Traits(reduces=True))
+elements("ReduceSum")(lambda asked, *parts: asked.algebra.add(*parts))
+elements("ReduceProd")(lambda asked, *parts: asked.algebra.product(parts))
 
 
 @rule(*ADDITIVE, *EXTREME, *OTHER)

@@ -11,14 +11,16 @@ from itertools import product
 import numpy as np
 from onnx import TensorProto
 
+from tgonnx.graph.algebra import Element, Size
 from tgonnx.graph.builder import Value
+from tgonnx.ops.aspects.asked import Asked, Claims
 from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.relations import Relation, Tie
 from tgonnx.ops.aspects.row import Grads, Row, Shapes
-from tgonnx.ops.aspects.tables import gradient, resize, rule, sizes
+from tgonnx.ops.aspects.tables import dims, gradient, resize, rule, sizes
 from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Unlabelled, View
-from tgonnx.ops.convolution import Geometry, window
+from tgonnx.ops.convolution import Geometry, window, window_dims
 from tgonnx.ops.joining import sizes_after
 
 _SHARED = (
@@ -129,6 +131,14 @@ def _counts(row: Row, g: Geometry, include: bool) -> Value:
     return total
 
 
+@dims("MaxPool", "AveragePool", "LpPool")
+def pool_dims(asked: Asked) -> Claims | None:
+    x = asked.dims()
+    if len(asked.node.output) > 1:
+        return None
+    return [*x[:2], *window_dims(asked, x[2:], asked.attribute("kernel_shape"))]
+
+
 @gradient("MaxPool")
 def max_pool(row: Row) -> Grads:
     """dy is added at the positions that the pool's second output names."""
@@ -137,7 +147,7 @@ def max_pool(row: Row) -> Grads:
         _, places = row.emitter.ops("MaxPool", row.x, count=2, **attributes)
     else:
         places = row.output(1)
-    places.elem_type = 7
+    places.elem_type = TensorProto.INT64  # of a row.output, too, whose type may be unknown
     zeros = row.emitter.filled(row.op("Size", row.x).reshape([1]), 0.0, row.x.elem_type)
     flat = row.op(
         "ScatterElements", zeros, places.reshape([-1]), row.dy.reshape([-1]), axis=0, reduction="add"
@@ -383,6 +393,29 @@ def unscaled_axes(view: View) -> list[int]:
         return through + [axis for axis in named if stretched and len(x[axis]) == len(y[axis])]
     scales = view.elements(1 if view.op_type == "Upsample" or view.opset < 11 else 2, "scales") or ()
     return through + [axis for axis, scale in zip(named, scales, strict=False) if scale == 1]
+
+
+@dims("Resize", "Upsample")
+def resized_dims(asked: Asked) -> Claims | None:
+    """Sizes, or scales where they are whole numbers."""
+    x = asked.dims()
+    plain = asked.node.op_type == "Upsample" or asked.opset < 11
+    scales = asked.parts(1 if plain else 2, "scales")
+    target = None if plain else asked.parts(3)
+    axes = [int(axis) % len(x) for axis in asked.attribute("axes", range(len(x)))]
+    if not scales and not target:
+        return None
+    sizes: list[Element | None] = list(x)
+    for number, axis in enumerate(axes):
+        if scales:
+            scale, size = scales[number], x[axis]
+            whole = not isinstance(scale, Size) and float(scale).is_integer()
+            other = asked.algebra.apply("Resize", size, scale, natural=True)
+            sizes[axis] = asked.algebra.multiply(size, int(scale)) if whole else other  # type: ignore[arg-type]
+        elif target:
+            ratio = asked.attribute("keep_aspect_ratio_policy", b"stretch") == b"stretch"
+            sizes[axis] = target[number] if ratio else None
+    return sizes
 
 
 @resize("Resize")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from tgonnx.ops.aspects.asked import Asked, Claims
 from tgonnx.ops.aspects.relations import Relation
-from tgonnx.ops.aspects.tables import rule
+from tgonnx.ops.aspects.tables import dims, rule
 from tgonnx.ops.aspects.traits import EACH, Traits, traits
 from tgonnx.ops.aspects.view import Unlabelled, View
 
@@ -50,3 +51,14 @@ traits("EPContext", are=Traits(compiled=True), domain="com.microsoft")
 
 # onnxruntime's own, for blocked layouts and weights packed for the device at hand
 COMPILED_DOMAINS = {"com.microsoft.nchwc", "com.ms.internal.nhwc"}
+
+
+@dims("Range")
+def range_dims(asked: Asked) -> Claims | None:
+    bounds = [asked.parts(i) for i in range(3)]
+    if any(bound is None for bound in bounds):
+        return None
+    (start,), (limit,), (delta,) = bounds  # type: ignore[misc]
+    if start == 0 and delta == 1 and asked.algebra.whole(limit):
+        return [limit]
+    return [asked.algebra.apply("Range", start, limit, delta, natural=True)]

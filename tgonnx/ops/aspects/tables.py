@@ -10,6 +10,8 @@ An operator's block stands in one file of this package and reads
     @gated("Relu")       statistics over the open channels only
     @gradient("Relu")    the vector-Jacobian product in standard operators
     @definition("LSTM")  the operator written in simpler ones, for training where its row does not reach
+    @dims("Reshape")     sizes that depend on dynamic axes, where the standard's inference gives up
+    @elements("Add")     single numbers of shape arithmetic
     @sizes("Attention", domain="com.microsoft")
                          the shapes of its outputs, where onnx has no schema and we have no definition
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:  # only names of types: what fills the tables imports what it 
 
     from onnx import NodeProto
 
+    from tgonnx.graph.algebra import Element
+    from tgonnx.ops.aspects.asked import Asked, Claims
     from tgonnx.ops.aspects.cut import Cut
     from tgonnx.ops.aspects.gating import Gating
     from tgonnx.ops.aspects.relations import Relation, Term
@@ -43,6 +47,10 @@ if TYPE_CHECKING:  # only names of types: what fills the tables imports what it 
     Gradient = Callable[[Row], Grads]
     Definition = Callable[[Row, int], Outputs | None]  # the opset; None where the operator is fine as it is
     Sizes = Callable[[Row], Shapes]
+    Dims = Callable[[Asked], Claims | None]  # KeyError where the shape of an input is not known
+    Elements = Callable[
+        ..., Element | None
+    ]  # of Asked and an element of each operand; of a reduction, of all
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -85,4 +93,17 @@ gated: Table[Gated] = Table("gated")
 gradient: Table[Gradient] = Table("gradient")
 definition: Table[Definition] = Table("definition")
 sizes: Table[Sizes] = Table("sizes")
-TABLES: tuple[Table[Any], ...] = (rule, fixes, resize, cost, gated, gradient, definition, sizes)
+dims: Table[Dims] = Table("dims")
+elements: Table[Elements] = Table("elements")
+TABLES: tuple[Table[Any], ...] = (
+    rule,
+    fixes,
+    resize,
+    cost,
+    gated,
+    gradient,
+    definition,
+    sizes,
+    dims,
+    elements,
+)

@@ -36,6 +36,7 @@ class Traits:
     elementwise: bool = False  # each element by itself; inputs broadcast
     keeps_shape: bool = False  # output 0 has the type and the shape of input 0
     proportional: bool = False  # what its input is times n, its output is too, but for small numbers added
+    reduces: bool = False  # it makes one number of all along its axes
     sums: float = 0.0  # it sums over its axes: n equal elements give n^sums times what one gives
     averages: bool = False  # ... and divides by n
 
@@ -69,7 +70,7 @@ class Named(Protocol):
     def domain(self) -> str: ...
 
 
-_TRAITS: dict[tuple[str, str], Traits] = {}
+TRAITS: dict[tuple[str, str], Traits] = {}
 _PLAIN = Traits()
 
 
@@ -77,10 +78,10 @@ def traits(*op_types: str, are: Traits, domain: str = "") -> None:
     """Say what is so of some operators, beside what was said before. Raises ValueError for what was said already."""
     new = {f.name: value for f in fields(are) if (value := getattr(are, f.name)) != f.default}
     for op_type in op_types:
-        known = _TRAITS.get((domain, op_type), _PLAIN)
+        known = TRAITS.get((domain, op_type), _PLAIN)
         if twice := [name for name in new if getattr(known, name) != getattr(_PLAIN, name)]:
             raise ValueError(f"{op_type}: {', '.join(twice)} was said before")
-        _TRAITS[domain, op_type] = replace(known, **new)
+        TRAITS[domain, op_type] = replace(known, **new)
 
 
 def traits_of(node: Named) -> Traits:
@@ -90,7 +91,7 @@ def traits_of(node: Named) -> Traits:
 
 def traits_named(op_type: str, domain: str = "") -> Traits:
     """What is so of an operator."""
-    return _TRAITS.get(("" if domain in STANDARD_DOMAINS else domain, op_type), _PLAIN)
+    return TRAITS.get(("" if domain in STANDARD_DOMAINS else domain, op_type), _PLAIN)
 
 
 def picked(names: Sequence[str], places: tuple[int, ...]) -> list[str]:
