@@ -10,12 +10,18 @@ import pytest
 from small_task import network, samples
 
 import tgonnx as tg
+from tgonnx.analysis.kinds import KINDS, Axes, CostKind, Products, Term
+from tgonnx.analysis.kinds import register as register_kind
+from tgonnx.engines.trainer import session
 from tgonnx.errors import UsageError
-from tgonnx.graph.builder import Value
+from tgonnx.graph.builder import Emitter, Value
+from tgonnx.losses.fit import Fit
 from tgonnx.losses.loss import Loss, Seen
-from tgonnx.losses.nodes import Nodes
+from tgonnx.losses.nodes import ANSWER, Nodes
 from tgonnx.losses.table import LOSSES
 from tgonnx.losses.table import register as register_loss
+from tgonnx.passes.add_objective import COST, HYSTERESIS, MU, RHO, Penalty, add_objective
+from tgonnx.passes.insert_gates import GATES, insert_gates
 
 SHORT: dict[str, Any] = {"epochs": 9, "lr": 1e-2, "seed": 3, "threads": 1, "verify_seconds": 1}
 
@@ -63,3 +69,93 @@ def test_an_unknown_loss_is_refused_with_the_known_ones(name: Any, first: str) -
     listed = str(error.value).partition("there are ")[2].split(", ")
     assert sorted(listed) == sorted(["auto", *LOSSES])
     assert not first or listed[0] == first
+
+
+def values(axes: Axes) -> Products:
+    """Numbers that nodes put out: the memory traffic of a model."""
+    labelled, nodes = axes.coupling.labelling.axes, axes.coupling.model.nodes
+    terms = [
+        Term(1.0, tuple(axes.number(labels) for labels in labelled[name]), node.label)
+        for node in nodes
+        for name in node.outputs
+        if name in labelled
+    ]
+    return Products(axes, terms)
+
+
+class Steps:
+    """A cost that is no product of lengths, as a measured time: the first half of a group costs half of the rest."""
+
+    uncounted = ()
+
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+        self.groups = axes.coupling.groups
+        self.half = np.array([[group.size / 2] for group in self.groups], np.float32)
+        self.member = np.zeros((len(self.groups), axes.coupling.units), np.float32)
+        for row, group in zip(self.member, self.groups, strict=True):
+            row[group.units] = 1
+
+    def by_owner(self, counts: Any) -> dict[str, float]:
+        starts = {g.name: int(self.axes.kind_of[g.units[0]]) for g in self.groups}
+        kinds = {g.name: int(g.kinds.max()) + 1 for g in self.groups}
+        kept = {name: counts[start : start + kinds[name]].sum() for name, start in starts.items()}
+        return {g.name: float(kept[g.name] + max(kept[g.name] - g.size / 2, 0)) for g in self.groups}
+
+    def count(self, counts: Any) -> float:
+        return sum(self.by_owner(counts).values())
+
+    def emit(self, emitter: Emitter, kept: Value) -> Value:
+        units = emitter.matmul(emitter.constant(self.member), kept)
+        beyond = emitter.op("Relu", units - emitter.constant(self.half))
+        return (units + beyond).sum(None, False) / self.count(self.axes.sizes)
+
+
+@pytest.fixture
+def two_kinds() -> Iterator[None]:
+    register_kind(CostKind(name="values", measure=values, even=float))
+    register_kind(CostKind(name="steps", measure=Steps, even=float))
+    yield
+    del KINDS["values"], KINDS["steps"]
+
+
+@pytest.mark.usefixtures("two_kinds")
+@pytest.mark.parametrize("kind", ["values", "steps"])
+def test_a_kind_of_cost_from_outside_is_counted_and_trained_against(kind: str) -> None:
+    coupling = tg.analyze(tg.load(network()))
+    cost = coupling.cost_model
+    assert cost.ratio(np.ones(coupling.units, bool), kind) == 1
+    assert sum(cost.by_owner(kind).values()) == pytest.approx(cost.total(kind))
+    gated = insert_gates(coupling.model.proto, coupling, None)
+    objective = add_objective(gated, Fit("ce", "y", 1), (4,), None, Penalty(cost, kind, 3.0))
+    x = np.zeros((4, 2, 6, 6), np.float32)
+    scalars = {name: np.zeros((), np.float32) for name in (MU, RHO, HYSTERESIS)}
+    for seed in range(4):
+        mask = np.random.default_rng(seed).random(coupling.units) < 0.6
+        feeds = {"x": x, ANSWER: np.zeros(4, np.int64), GATES: mask.astype(np.float32), **scalars}
+        found = float(session(objective).run([COST], feeds)[0])
+        assert found == pytest.approx(cost.ratio(mask, kind), rel=1e-5)
+        assert 0 < found < 1
+
+
+def test_a_kind_from_outside_changes_no_figure_of_the_others(two_kinds: None) -> None:
+    coupling = tg.analyze(tg.load(network()))
+    alone, beside = tg.CostModel(coupling), tg.CostModel(coupling)
+    beside.total("values")
+    written = [
+        add_objective(
+            insert_gates(coupling.model.proto, coupling, None),
+            Fit("ce", "y", 1),
+            (4,),
+            None,
+            Penalty(c, "flops", 3.0),
+        ).SerializeToString(deterministic=True)
+        for c in (alone, beside)
+    ]
+    assert written[0] == written[1]
+
+
+def test_an_unknown_kind_of_cost_is_refused_with_the_known_ones() -> None:
+    coupling = tg.analyze(tg.load(network()))
+    with pytest.raises(UsageError, match=r"unknown kind of cost 'parms'; there are params, "):
+        coupling.cost_model.ratio(np.ones(coupling.units, bool), "parms")

@@ -14,7 +14,6 @@ so that gates come to rest.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +21,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from tgonnx.analysis import kinds
 from tgonnx.analysis.cost import Target
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.graph.types import Array
@@ -111,8 +111,7 @@ def search_floors(
     coupling: Coupling, target: Target, min_channels: int, freeze: tuple[str, ...]
 ) -> npt.NDArray[np.int64]:
     """Units that each group keeps open during the search: a share of what an even cut would leave it."""
-    even = target.value if target.kind == "channels" else math.sqrt(target.value)
-    share = min(FLOOR, 0.67 * even)
+    share = min(FLOOR, 0.67 * kinds.named(target.kind).even(target.value))
     sizes = np.array([group.size for group in coupling.groups], np.int64)
     fewest = floors(coupling, min_channels, freeze)
     return np.asarray(np.maximum(fewest, np.ceil(share * sizes)), np.int64)
