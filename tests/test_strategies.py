@@ -22,6 +22,8 @@ from tgonnx.losses.table import LOSSES
 from tgonnx.losses.table import register as register_loss
 from tgonnx.passes.add_objective import COST, HYSTERESIS, MU, RHO, Penalty, add_objective
 from tgonnx.passes.insert_gates import GATES, insert_gates
+from tgonnx.selection.scoring import CRITERIA, Criterion
+from tgonnx.selection.scoring import register as register_criterion
 
 SHORT: dict[str, Any] = {"epochs": 9, "lr": 1e-2, "seed": 3, "threads": 1, "verify_seconds": 1}
 
@@ -159,3 +161,36 @@ def test_an_unknown_kind_of_cost_is_refused_with_the_known_ones() -> None:
     coupling = tg.analyze(tg.load(network()))
     with pytest.raises(UsageError, match=r"unknown kind of cost 'parms'; there are params, "):
         coupling.cost_model.ratio(np.ones(coupling.units, bool), "parms")
+
+
+@pytest.fixture
+def last_first() -> Iterator[None]:
+    register_criterion(Criterion(name="last", score=lambda coupling, seed: np.arange(coupling.units) + seed))
+    yield
+    del CRITERIA["last"]
+
+
+@pytest.mark.usefixtures("last_first")
+def test_a_criterion_from_outside_chooses() -> None:
+    coupling = tg.analyze(tg.load(network()))
+    mask = tg.select(coupling, target=tg.Target(channels=0.6), criterion="last", round_to=1)
+    assert 0.5 < tg.CostModel(coupling).ratio(mask.open, "channels") <= 0.6
+    for group in coupling.groups:
+        closed = ~mask.open[group.units]
+        assert 0 < closed.sum() < group.size
+        assert closed[: closed.sum()].all()  # the first of each group went
+
+
+def test_an_unknown_criterion_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"criterion 'L1'.* l2, random"):
+        tg.select(tg.analyze(tg.load(network())), tg.Target(flops=0.5), criterion="L1")
+
+
+@pytest.mark.parametrize(
+    "scores", [lambda n: np.zeros(n + 1), lambda n: np.full(n, np.nan), lambda n: [""] * n]
+)
+def test_scores_that_rank_nothing_are_refused(scores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = Criterion(name="wrong", score=lambda coupling, seed: scores(coupling.units))
+    monkeypatch.setitem(CRITERIA, "wrong", wrong)
+    with pytest.raises(UsageError, match="criterion 'wrong': "):
+        tg.select(tg.analyze(tg.load(network())), tg.Target(flops=0.5), criterion="wrong")
