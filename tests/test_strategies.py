@@ -10,10 +10,13 @@ import pytest
 from small_task import network, samples
 
 import tgonnx as tg
+from tgonnx import engines
 from tgonnx.analysis.kinds import KINDS, Axes, CostKind, Products, Term
 from tgonnx.analysis.kinds import register as register_kind
+from tgonnx.engines import table as engine_table
+from tgonnx.engines.table import Engine
 from tgonnx.engines.trainer import session
-from tgonnx.errors import UsageError
+from tgonnx.errors import InstallationError, UnsupportedError, UsageError
 from tgonnx.graph.builder import Emitter, Value
 from tgonnx.losses.fit import Fit
 from tgonnx.losses.loss import Loss, Seen
@@ -194,3 +197,37 @@ def test_scores_that_rank_nothing_are_refused(scores: Any, monkeypatch: pytest.M
     monkeypatch.setitem(CRITERIA, "wrong", wrong)
     with pytest.raises(UsageError, match="criterion 'wrong': "):
         tg.select(tg.analyze(tg.load(network())), tg.Target(flops=0.5), criterion="wrong")
+
+
+def test_an_unknown_engine_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"engine 'ort'.* ort-training, .*auto"):
+        engines.choose("ort")
+
+
+def test_auto_tries_the_engines_in_the_order_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def engine(name: str, works: bool, missing: str = "", devices: Any = ("cpu",)) -> Engine:
+        def differentiate(model: Any, names: Any) -> Any:
+            tried.append(name)
+            if not works:
+                raise UnsupportedError(f"{name} cannot")
+            return name
+
+        return Engine(name=name, differentiate=differentiate, missing=lambda: missing, devices=devices)
+
+    rows = [
+        engine("absent", True, "not installed"),
+        engine("partial", False),
+        engine("whole", True, devices=("cpu", "cuda")),
+    ]
+    monkeypatch.setattr(engine_table, "ENGINES", {row.name: row for row in rows})
+    model = network()
+    assert engines.differentiate(model, ["w1"]) == ("whole", "whole")
+    assert tried == ["partial", "whole"]
+    assert engines.differentiate(model, ["w1"], device="cuda") == ("whole", "whole")
+    assert tried == ["partial", "whole", "whole"]
+    with pytest.raises(UnsupportedError, match="partial cannot"):
+        engines.differentiate(model, ["w1"], "partial")
+    with pytest.raises(InstallationError, match="engine absent: not installed"):
+        engines.differentiate(model, ["w1"], "absent")
