@@ -27,7 +27,7 @@ from tgonnx.analysis.kinds import Kind
 from tgonnx.graph.builder import Value
 from tgonnx.losses.fit import Fit
 from tgonnx.losses.nodes import Nodes
-from tgonnx.passes.insert_gates import GATES
+from tgonnx.passes.gate_families import CHANNELS, GateFamily
 
 MU, RHO, HYSTERESIS = "tgonnx.mu", "tgonnx.rho", "tgonnx.hysteresis"  # scalars
 LOSS, TASK, COST = "tgonnx.loss", "tgonnx.task_loss", "tgonnx.cost"  # scalars; COST is a ratio
@@ -35,11 +35,12 @@ LOSS, TASK, COST = "tgonnx.loss", "tgonnx.task_loss", "tgonnx.cost"  # scalars; 
 
 @dataclass(frozen=True)
 class Penalty:
-    """`strength` multiplies the squared excess of cost, in units of the loss."""
+    """What gates of `family` cost; `strength` multiplies the squared excess of it, in units of the loss."""
 
     cost: CostModel
     kind: Kind
     strength: float
+    family: GateFamily = CHANNELS
 
 
 def add_objective(
@@ -76,6 +77,6 @@ def add_objective(
 
 def _cost_ratio(nodes: Nodes, penalty: Penalty) -> Value:
     """C(w) / Ctot at the prices of the gates."""
-    gates = nodes.emitter.value(GATES).reshape([-1, 1])
-    priced = gates + nodes.input(HYSTERESIS, TensorProto.FLOAT, ()) * (gates - gates * gates)
+    gates = nodes.emitter.value(penalty.family.vector).reshape([-1, 1])
+    priced = penalty.family.price(gates, nodes.input(HYSTERESIS, TensorProto.FLOAT, ()))
     return penalty.cost.measure(penalty.kind).emit(nodes.emitter, priced)

@@ -32,7 +32,7 @@ from tgonnx.passes.add_objective import (
     RHO,
     Penalty,
 )
-from tgonnx.passes.insert_gates import insert_gates
+from tgonnx.passes.gate_families import CHANNELS
 from tgonnx.passes.prepare_training import LOGITS
 from tgonnx.selection.budget import floors
 from tgonnx.training.loop import Loop
@@ -71,7 +71,7 @@ def search(
 ) -> Found:
     """Learn which units to keep, and weights with them. Raises DivergedError, UnsupportedError."""
     cost = coupling.cost_model
-    gated = insert_gates(coupling.model.proto, coupling, None)
+    gated = CHANNELS.insert(coupling.model.proto, coupling, None)
     unit = stake(gated, task, recipe)
     strength = STRENGTH * unit if recipe.lambda_ is None else recipe.lambda_
     batches = task.batches(recipe.batch, recipe.seed)
