@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -231,3 +234,19 @@ def test_auto_tries_the_engines_in_the_order_of_the_table(monkeypatch: pytest.Mo
         engines.differentiate(model, ["w1"], "partial")
     with pytest.raises(InstallationError, match="engine absent: not installed"):
         engines.differentiate(model, ["w1"], "absent")
+
+
+def test_the_examples_for_contributors_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What CONTRIBUTING.md shows is run as it stands there, and registered."""
+    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(textwrap.dedent("   " + block.lstrip(" ")), shown)
+        shown["register"](
+            next(v for v in reversed(shown.values()) if isinstance(v, Loss | Criterion | CostKind))
+        )
+    for table, name in ((LOSSES, "huber"), (CRITERIA, "smallest"), (KINDS, "values")):
+        monkeypatch.setitem(table, name, table.pop(name))  # taken out again at the end
+    coupling = tg.analyze(tg.load(network()))
+    mask = tg.select(coupling, tg.Target(flops=0.6), criterion="smallest")
+    assert 0 < coupling.cost_model.ratio(mask.open, "values") < 1
