@@ -24,8 +24,9 @@ import onnx
 from rich.console import Console
 from tables import as_markdown, as_table, graphs  # a neighbour, found as this script's folder is on the path
 
-from tgonnx.analysis.cost import PARAMETER_TYPES, CostModel
+from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.kinds import PARAMETER_TYPES
 from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.solver import analyze
 from tgonnx.loading import load

@@ -4,7 +4,7 @@ The loss writes its own nodes (`tgonnx.losses`), each in its file.
 
 The penalty is mu d + strength d^2 with d = C(w)/Ctot - rho, mu and rho being inputs. The paper's form with a
 fixed lambda is mu = 0, strength = lambda, rho = the target; the host makes an augmented Lagrangian of it by
-changing mu and rho from step to step. C(w) has the terms of `CostModel`: at gates of zero and one it is what
+changing mu and rho from step to step. C(w) is written by the kind of cost: at gates of zero and one it is what
 the report counts.
 
 The price of a gate g is g + h (g - g^2), h being an input. That is g at zero and one, but its slope is 1 + h where
@@ -19,15 +19,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from tgonnx.analysis.cost import CostModel, Kind
+from tgonnx.analysis.cost import CostModel
+from tgonnx.analysis.kinds import Kind
 from tgonnx.graph.builder import Value
 from tgonnx.losses.fit import Fit
 from tgonnx.losses.nodes import Nodes
-from tgonnx.passes.insert_gates import GATES
+from tgonnx.passes.gate_families import CHANNELS, GateFamily
 
 MU, RHO, HYSTERESIS = "tgonnx.mu", "tgonnx.rho", "tgonnx.hysteresis"  # scalars
 LOSS, TASK, COST = "tgonnx.loss", "tgonnx.task_loss", "tgonnx.cost"  # scalars; COST is a ratio
@@ -35,11 +35,12 @@ LOSS, TASK, COST = "tgonnx.loss", "tgonnx.task_loss", "tgonnx.cost"  # scalars; 
 
 @dataclass(frozen=True)
 class Penalty:
-    """`strength` multiplies the squared excess of cost, in units of the loss."""
+    """What gates of `family` cost; `strength` multiplies the squared excess of it, in units of the loss."""
 
     cost: CostModel
     kind: Kind
     strength: float
+    family: GateFamily = CHANNELS
 
 
 def add_objective(
@@ -75,22 +76,7 @@ def add_objective(
 
 
 def _cost_ratio(nodes: Nodes, penalty: Penalty) -> Value:
-    """C(w) / Ctot: each term is its share of the total times the kept fraction of every axis."""
-    e, cost, kind = nodes.emitter, penalty.cost, penalty.kind
-    full = cost.fixed + cost.lengths @ cost.sizes
-    terms = [t for t in cost.terms[kind] if all(full[a] for a in t.axes)]
-    rank = max(len(t.axes) for t in terms)
-    share = [t.coefficient * np.prod(full[list(t.axes)], dtype=np.float64) / cost.totals[kind] for t in terms]
-    per_unit = cost.lengths[:, cost.kind_of] / np.maximum(full, 1)[:, None]
-    fixed = cost.fixed / np.maximum(full, 1)
-    # one axis more, of fraction 1, fills up terms of fewer axes
-    per_unit = np.vstack([per_unit, np.zeros(per_unit.shape[1])]).astype(np.float32)
-    gates = e.value(GATES).reshape([-1, 1])
-    priced = gates + nodes.input(HYSTERESIS, TensorProto.FLOAT, ()) * (gates - gates * gates)
-    kept = e.matmul(e.constant(per_unit), priced).reshape([-1])
-    kept = kept + e.constant(np.append(fixed, 1.0).astype(np.float32))
-    axes = np.array([[*t.axes, *[len(full)] * (rank - len(t.axes))] for t in terms], np.int64)
-    product = e.constant(np.array(share, np.float32))
-    for column in axes.T:
-        product = product * e.op("Gather", kept, e.constant(column), axis=0)
-    return product.sum(None, False)
+    """C(w) / Ctot at the prices of the gates."""
+    gates = nodes.emitter.value(penalty.family.vector).reshape([-1, 1])
+    priced = penalty.family.price(gates, nodes.input(HYSTERESIS, TensorProto.FLOAT, ()))
+    return penalty.cost.measure(penalty.kind).emit(nodes.emitter, priced)

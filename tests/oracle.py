@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from tgonnx.analysis.cost import PARAMETER_TYPES, CostModel
+from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.coupling import Attention, Coupling
+from tgonnx.analysis.kinds import PARAMETER_TYPES
 from tgonnx.analysis.model import Model
 from tgonnx.analysis.solver import analyze
 from tgonnx.errors import ModelError

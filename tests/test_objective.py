@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, parser
 from small_task import network
 
-from tgonnx.analysis.cost import KINDS, CostModel, Kind
+from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.kinds import KINDS, Kind
 from tgonnx.analysis.solver import analyze
 from tgonnx.engines import gradients
 from tgonnx.engines.trainer import session
@@ -64,7 +65,7 @@ def feeds_for(
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 2**31), st.sampled_from(KINDS))
+@given(st.integers(0, 2**31), st.sampled_from(list(KINDS)))
 def test_the_nodes_count_what_the_report_counts(seed: int, kind: Kind) -> None:
     coupling = analyze(load(network()))
     mask = np.random.default_rng(seed).random(coupling.units) < 0.6

@@ -10,8 +10,9 @@ import pytest
 from onnx import numpy_helper, parser
 from random_graphs import random_model
 
-from tgonnx.analysis.cost import KINDS, CostModel, Kind, Target
+from tgonnx.analysis.cost import CostModel, Target
 from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.kinds import KINDS, Kind
 from tgonnx.analysis.solver import analyze
 from tgonnx.errors import TargetError, UsageError
 from tgonnx.loading import load

@@ -6,22 +6,20 @@ rows registered as custom gradients; `portable` writes it in standard operators 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 from onnx import ModelProto, helper
 
 from tgonnx.engines.autodiff import Backward
 from tgonnx.engines.spec import Device, EngineName, ParameterGroup, StepSpec
 from tgonnx.engines.step import StepGraph, emit_step
+from tgonnx.engines.table import candidates
 from tgonnx.engines.trainer import Trainer, session
-from tgonnx.errors import InstallationError, UnsupportedError
+from tgonnx.errors import UnsupportedError
 from tgonnx.graph.builder import Array
 from tgonnx.passes.block_convolutions import block_convolutions
-from tgonnx.runtime import remedies
-from tgonnx.runtime.versions import block_size, differentiates
-
-Engine = Literal["ort-training", "portable"]
+from tgonnx.runtime.versions import block_size
 
 __all__ = [
     "Device",
@@ -36,40 +34,27 @@ __all__ = [
 ]
 
 
-def choose(engine: EngineName = "auto") -> Engine:
-    """Resolve `auto`. Raises InstallationError if `ort-training` is asked for but cannot be used here."""
-    if engine == "portable":
-        return "portable"
-    if differentiates():
-        return "ort-training"
-    if engine == "auto":
-        return "portable"
-    raise InstallationError(
-        "engine ort-training: the onnxruntime that is imported has no GradientGraphBuilder; "
-        + remedies.TRAINING_PART
-    )
+def choose(engine: EngineName = "auto") -> str:
+    """The name of the engine that is tried first.
+
+    Raises UsageError for an unknown name, InstallationError if the engine cannot be used here.
+    """
+    return candidates(engine)[0].name
 
 
 def differentiate(
-    model: ModelProto, names: Iterable[str], engine: EngineName = "auto"
-) -> tuple[Backward, Engine]:
+    model: ModelProto, names: Iterable[str], engine: EngineName = "auto", device: Device = "cpu"
+) -> tuple[Backward, str]:
     """A copy of the model that also computes the gradients of its first output, and the engine that made it.
 
-    `auto` falls back to the portable engine where onnxruntime-training cannot differentiate the model.
+    `auto` falls back to the next engine where one cannot differentiate the model.
     """
     names = list(names)
-    chosen = choose(engine)
-    if chosen == "ort-training":
-        from tgonnx.engines import ort_training
-
-        try:
-            return ort_training.differentiate(model, names), chosen
-        except UnsupportedError:
-            if engine != "auto":
-                raise
-    from tgonnx.engines import portable
-
-    return portable.differentiate(model, names), "portable"
+    *first, last = candidates(engine, device)
+    for each in first:
+        with contextlib.suppress(UnsupportedError):
+            return each.differentiate(model, names), each.name
+    return last.differentiate(model, names), last.name
 
 
 def build(
@@ -93,7 +78,7 @@ def first_step(
     engine: EngineName = "auto",
     threads: int | None = None,
     device: Device = "cpu",
-) -> tuple[dict[str, Array], Engine]:
+) -> tuple[dict[str, Array], str]:
     """Build the step, run it once, and return the gradient of every parameter and the engine that was used."""
     step, chosen, names = _step_graph(spec, engine, device)
     graph = step.model.graph
@@ -108,11 +93,9 @@ def first_step(
 
 def _step_graph(
     spec: StepSpec, engine: EngineName, device: Device
-) -> tuple[StepGraph, Engine, Mapping[str, str]]:
+) -> tuple[StepGraph, str, Mapping[str, str]]:
     names = [name for group in spec.groups for name in group.names]
-    if device != "cpu" and engine == "auto":
-        engine = "portable"
-    found, chosen = differentiate(spec.model, names, engine)
+    found, chosen = differentiate(spec.model, names, engine, device)
     model = found.model
     if device == "cpu":  # now, as shape inference takes gigabytes for the optimiser's long vectors
         model = block_convolutions(model, block_size())

@@ -2,7 +2,7 @@
 
 onnxruntime can end the process it runs in (SIGSEGV, SIGFPE). So the step is built, run once and its gradients
 checked (`tgonnx.engines.gradient_check`) in a child first, where a crash is an answer. With engine `auto`, what
-crashes or is wrong with onnxruntime-training is tried again with the portable engine.
+crashes or is wrong with one engine is tried again with the next.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from tgonnx.engines import Engine, choose, first_step
+from tgonnx.engines import first_step
 from tgonnx.engines.gradient_check import Verdict, judge, relaxed
 from tgonnx.engines.spec import Device, EngineName, ParameterGroup, StepSpec
+from tgonnx.engines.table import AUTO, candidates
 from tgonnx.errors import TgonnxError, UnsupportedError
 from tgonnx.graph.builder import Array
 from tgonnx.io.interrupts import temporary_folder
@@ -35,7 +36,7 @@ BUILD, CHECK = "the first training step", "the check of the gradients"
 class Rehearsal:
     """The engine that went through, and what a reader should know of the ones that did not."""
 
-    engine: Engine
+    engine: str
     notes: tuple[str, ...] = ()
 
 
@@ -44,7 +45,7 @@ class _Played:
     """What a child says. `failure` is empty if all went well."""
 
     failure: str = ""
-    engine: Engine | None = None
+    engine: str | None = None
 
 
 def rehearse(
@@ -62,16 +63,15 @@ def rehearse(
     providers(device)
     with temporary_folder() as folder:
         _write(spec, feeds, folder)
-        first = choose(engine) if device == "cpu" else "portable" if engine == "auto" else engine
-        played = _play(folder, engine if engine != "auto" else first, engine == "auto", threads, device)
-        if not played.failure and played.engine is not None:
-            return Rehearsal(played.engine)
-        if engine != "auto" or first == "portable":
-            raise UnsupportedError(played.failure)
-        again = _play(folder, "portable", False, threads, device)
-        if again.failure:
-            raise UnsupportedError(f"{played.failure}; {again.failure}")
-        return Rehearsal("portable", (f"{played.failure}; the portable engine is used",))
+        failures: list[str] = []
+        for each in candidates(engine, device):
+            falls_back = engine == AUTO and not failures
+            played = _play(folder, each.name, falls_back, threads, device)
+            if not played.failure and played.engine is not None:
+                told = f"{'; '.join(failures)}; the {played.engine} engine is used"
+                return Rehearsal(played.engine, (told,) if failures else ())
+            failures.append(played.failure)
+        raise UnsupportedError("; ".join(failures))
 
 
 def _write(spec: StepSpec, feeds: Mapping[str, Array], folder: Path) -> None:
@@ -94,7 +94,7 @@ def _write(spec: StepSpec, feeds: Mapping[str, Array], folder: Path) -> None:
 
 
 def _play(folder: Path, engine: EngineName, falls_back: bool, threads: int | None, device: Device) -> _Played:
-    options = {"engine": "auto" if falls_back else engine, "threads": threads, "device": device}
+    options = {"engine": AUTO if falls_back else engine, "threads": threads, "device": device}
     (folder / "options.json").write_text(json.dumps(options), encoding="utf-8")
     answer, stage = folder / "answer.json", folder / "stage"
     answer.unlink(missing_ok=True)
@@ -131,7 +131,7 @@ def play(place: str) -> None:
     ]
     spec = StepSpec(onnx.load(folder / "model.onnx"), tuple(groups), record["statistics"])
     threads, device = options["threads"], options["device"]
-    used: Engine | None = None
+    used: str | None = None
     try:
         gradients, used = first_step(spec, feeds, options["engine"], threads, device)
         (folder / "stage").write_text(CHECK, encoding="utf-8")
@@ -142,7 +142,7 @@ def play(place: str) -> None:
     (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
-def _failure(engine: Engine, verdict: Verdict) -> str:
+def _failure(engine: str, verdict: Verdict) -> str:
     if verdict.passed:
         return ""
     where = f"; most likely at fault: {', '.join(verdict.suspects)}" if verdict.suspects else ""

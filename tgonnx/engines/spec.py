@@ -13,7 +13,7 @@ from tgonnx.runtime.sessions import Device
 Optimizer = Literal["adamw", "sgd"]
 __all__ = ["Device", "EngineName", "Optimizer", "ParameterGroup", "StepSpec"]
 
-EngineName = Literal["auto", "ort-training", "portable"]
+EngineName = str  # a name in the table of engines, or "auto"
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,7 @@
 """What is learned from, and how it is measured."""
+
+from tgonnx.losses.loss import Loss, Seen
+from tgonnx.losses.nodes import Nodes
+from tgonnx.losses.table import LOSSES, register
+
+__all__ = ["LOSSES", "Loss", "Nodes", "Seen", "register"]

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from tgonnx.analysis.cost import FLOAT_TYPES, PARAMETER_TYPES, QUANTISED_TYPES
 from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.kinds import FLOAT_TYPES, PARAMETER_TYPES, QUANTISED_TYPES
 
 Array = npt.NDArray[np.float64]
 

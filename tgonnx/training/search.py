@@ -14,7 +14,6 @@ so that gates come to rest.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +21,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from tgonnx.analysis import kinds
 from tgonnx.analysis.cost import Target
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.graph.types import Array
@@ -32,7 +32,7 @@ from tgonnx.passes.add_objective import (
     RHO,
     Penalty,
 )
-from tgonnx.passes.insert_gates import insert_gates
+from tgonnx.passes.gate_families import CHANNELS
 from tgonnx.passes.prepare_training import LOGITS
 from tgonnx.selection.budget import floors
 from tgonnx.training.loop import Loop
@@ -71,7 +71,7 @@ def search(
 ) -> Found:
     """Learn which units to keep, and weights with them. Raises DivergedError, UnsupportedError."""
     cost = coupling.cost_model
-    gated = insert_gates(coupling.model.proto, coupling, None)
+    gated = CHANNELS.insert(coupling.model.proto, coupling, None)
     unit = stake(gated, task, recipe)
     strength = STRENGTH * unit if recipe.lambda_ is None else recipe.lambda_
     batches = task.batches(recipe.batch, recipe.seed)
@@ -111,8 +111,7 @@ def search_floors(
     coupling: Coupling, target: Target, min_channels: int, freeze: tuple[str, ...]
 ) -> npt.NDArray[np.int64]:
     """Units that each group keeps open during the search: a share of what an even cut would leave it."""
-    even = target.value if target.kind == "channels" else math.sqrt(target.value)
-    share = min(FLOOR, 0.67 * even)
+    share = min(FLOOR, 0.67 * kinds.named(target.kind).even(target.value))
     sizes = np.array([group.size for group in coupling.groups], np.int64)
     fewest = floors(coupling, min_channels, freeze)
     return np.asarray(np.maximum(fewest, np.ceil(share * sizes)), np.int64)
