@@ -14,10 +14,10 @@ from pathlib import Path
 import onnx
 from tables import graphs
 
-from tgonnx.graph.algebra import Size
 from tgonnx.analysis.bindings import axis_keys, rebind
 from tgonnx.analysis.bindings import bind as bound
 from tgonnx.analysis.symbolic import Symbols, follow
+from tgonnx.graph.algebra import Size
 from tgonnx.loading import load
 
 

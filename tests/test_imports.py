@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import tgonnx
+from tgonnx.analysis.coupling import Attention
 
 HEAVY = {"onnxruntime", "networkx", "onnx_graphsurgeon"}
 
@@ -54,3 +55,25 @@ def test_public_names_are_listed_and_there() -> None:
 def test_a_name_that_is_not_there() -> None:
     with pytest.raises(AttributeError, match="'tgonnx' has no attribute 'prunes'"):
         _ = tgonnx.prunes
+
+
+def test_a_model_is_analysed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from small_task import network
+
+    from tgonnx.analysis import solver
+
+    asked: list[str] = []
+    solve = solver.solve
+
+    def counted(model: tgonnx.Model, attention: Attention = "heads") -> tgonnx.Coupling:
+        asked.append(attention)
+        return solve(model, attention)
+
+    monkeypatch.setattr(solver, "solve", counted)
+    model = tgonnx.load(network())
+    mask = tgonnx.select(tgonnx.analyze(model), tgonnx.Target(flops=0.5), "l2")
+    tgonnx.gate(model, mask)
+    tgonnx.apply(model, mask)
+    assert asked == ["heads"]
+    assert tgonnx.analyze(model, "head-dim").attention == "head-dim"
+    assert asked == ["heads", "head-dim"]

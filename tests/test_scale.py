@@ -17,7 +17,7 @@ from random_graphs import random_model
 from tgonnx.analysis.classes import Classes
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.labelling import LONG, MOST
-from tgonnx.analysis.solver import analyze
+from tgonnx.analysis.solver import solve as analyze
 from tgonnx.loading import load
 from tgonnx.ops.aspects.relations import is_whole
 from tgonnx.passes.remove_channels import apply

@@ -11,9 +11,9 @@ from independent import run, session
 from onnx import helper, numpy_helper, parser
 
 import tgonnx as tg
-from tgonnx.graph.algebra import Algebra, Size
 from tgonnx.analysis.input_shapes import parse_shapes
 from tgonnx.errors import UsageError
+from tgonnx.graph.algebra import Algebra, Size
 from tgonnx.loading import load
 
 Feeds = dict[str, np.ndarray]

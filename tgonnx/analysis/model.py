@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -18,6 +18,9 @@ from tgonnx.analysis.symbolic import Symbols
 from tgonnx.graph.algebra import Size
 from tgonnx.graph.proto import captured_names
 from tgonnx.graph.structure import structure_hash
+
+if TYPE_CHECKING:
+    from tgonnx.analysis.coupling import Attention, Coupling
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 
@@ -75,6 +78,11 @@ class Model:
     def second(self) -> Sweep:
         """Other sizes of the dynamic axes, where the model runs with others."""
         return self.symbols.second
+
+    @cached_property
+    def couplings(self) -> dict[Attention, Coupling]:
+        """What `analyze` has found, so that it is found once; by what of attention is cut."""
+        return {}
 
     @cached_property
     def nodes(self) -> list[Node]:

@@ -26,11 +26,18 @@ from tgonnx.ops.unprunable import COMPILED_DOMAINS
 
 
 def analyze(model: Model, attention: Attention = "heads") -> Coupling:
-    """Find units, groups and sites. Needs shapes only, no weights.
+    """Find units, groups and sites. Needs shapes only, no weights; a model is analysed once.
 
     `attention` says which factor of a heads x head-dim axis is cut. Raises UnsupportedError for a file that a
     runtime has compiled for one device.
     """
+    if attention not in model.couplings:
+        model.couplings[attention] = solve(model, attention)
+    return model.couplings[attention]
+
+
+def solve(model: Model, attention: Attention = "heads") -> Coupling:
+    """`analyze`, done anew."""
     _refuse_compiled(model)
     solver = _Solver(model)
     solver.run(attention)

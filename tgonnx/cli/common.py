@@ -6,6 +6,7 @@ import functools
 import inspect as introspection
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import (
     UnsupportedError,
 )
+from tgonnx.io.interrupts import deferred
 
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
     from tgonnx.analysis.coupling import Attention, Coupling
@@ -39,6 +41,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(json: bool, quiet: bool, verbose: int, no_color: bool, **own: Any) -> None:
+        with deferred():  # a signal in the middle of an import would be taken for a broken package
+            import_module("onnx")
         function(Terminal(json, quiet, verbose, not no_color), **own)
 
     keyword = introspection.Parameter.KEYWORD_ONLY

@@ -11,7 +11,7 @@ from tgonnx.training.loop import WATCHED, Loop
 from tgonnx.training.progress import Journal
 from tgonnx.training.recipe import Recipe
 from tgonnx.training.schedule import rate
-from tgonnx.training.step import rehearsed_trainer
+from tgonnx.training.step import rehearsed_trainer, training_copy
 from tgonnx.training.task import Task
 
 
@@ -25,7 +25,8 @@ def fine_tune(
 ) -> onnx.ModelProto:
     """The model with its weights trained for `steps` steps. Raises DivergedError, UnsupportedError."""
     batches = task.batches(recipe.batch, recipe.seed + 1)
-    trainer = rehearsed_trainer(proto, task, recipe, next(batches), journal)
+    first = next(batches)
+    trainer = rehearsed_trainer(training_copy(proto, recipe, first), task, recipe, first, journal)
     loop = Loop(trainer, task, "fine-tune", steps, recipe, journal)
     for index, batch in enumerate(islice(batches, steps)):
         loop.step(index, batch, {"tgonnx.lr": recipe.lr * rate(index / steps)})

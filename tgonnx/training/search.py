@@ -38,7 +38,7 @@ from tgonnx.selection.budget import floors
 from tgonnx.training.loop import Loop
 from tgonnx.training.progress import Journal
 from tgonnx.training.recipe import Recipe
-from tgonnx.training.step import rehearsed_trainer, stake
+from tgonnx.training.step import rehearsed_trainer, stake, training_copy
 from tgonnx.training.task import Task
 
 Logits = npt.NDArray[np.float32]
@@ -71,12 +71,12 @@ def search(
 ) -> Found:
     """Learn which units to keep, and weights with them. Raises DivergedError, UnsupportedError."""
     cost = coupling.cost_model
-    gated = CHANNELS.insert(coupling.model.proto, coupling, None)
-    unit = stake(gated, task, recipe)
-    strength = STRENGTH * unit if recipe.lambda_ is None else recipe.lambda_
     batches = task.batches(recipe.batch, recipe.seed)
     first = next(batches)
-    trainer = rehearsed_trainer(gated, task, recipe, first, journal, Penalty(cost, target.kind, strength))
+    copy = training_copy(CHANNELS.insert(coupling.model.proto, coupling, None), recipe, first)
+    unit = stake(copy, task, recipe)
+    strength = STRENGTH * unit if recipe.lambda_ is None else recipe.lambda_
+    trainer = rehearsed_trainer(copy, task, recipe, first, journal, Penalty(cost, target.kind, strength))
     loop = Loop(trainer, task, "search", steps, recipe, journal)
     fewest = search_floors(coupling, target, min_channels, freeze)
     start = np.full(coupling.units, min(0.5, recipe.gate_lr * steps / 20), np.float32)

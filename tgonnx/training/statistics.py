@@ -21,6 +21,8 @@ def refresh_statistics(
     proto: onnx.ModelProto, task: Task, recipe: Recipe, batches: int = REFRESH_BATCHES
 ) -> onnx.ModelProto:
     """The model with BatchNormalization's averages measured anew: mean and variance over some batches."""
+    if all(node.op_type != "BatchNormalization" for node in proto.graph.node):
+        return proto
     drawn = list(islice(task.batches(recipe.batch, recipe.seed + 2), 1))
     copy = prepare_training(proto, {name: value.shape for name, value in drawn[0].feeds.items()})
     if not copy.statistics:

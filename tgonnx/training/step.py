@@ -15,7 +15,7 @@ from tgonnx.engines.rehearsal import rehearse
 from tgonnx.engines.trainer import session
 from tgonnx.losses.nodes import ANSWER, TEACHER
 from tgonnx.passes.add_objective import TASK, Penalty, add_objective
-from tgonnx.passes.prepare_training import LOGITS, prepare_training
+from tgonnx.passes.prepare_training import LOGITS, TrainingCopy, prepare_training
 from tgonnx.training.progress import Journal
 from tgonnx.training.recipe import Recipe
 from tgonnx.training.task import Task
@@ -30,15 +30,15 @@ def make_trainer(
 
 
 def rehearsed_trainer(
-    proto: onnx.ModelProto,
+    copy: TrainingCopy,
     task: Task,
     recipe: Recipe,
     batch: Batch,
     journal: Journal,
     penalty: Penalty | None = None,
 ) -> Trainer:
-    """`make_trainer` after its first step went well in another process. Raises UnsupportedError if it did not."""
-    spec = make_spec(proto, task, recipe, batch, penalty)
+    """A trainer after its first step went well in another process. Raises UnsupportedError if it did not."""
+    spec = with_objective(copy, task, recipe, batch, penalty)
     feeds = task.teacher.feeds(batch)
     outcome = rehearse(spec, feeds, recipe.engine, recipe.threads, recipe.device)
     for note in outcome.notes:
@@ -50,8 +50,20 @@ def make_spec(
     proto: onnx.ModelProto, task: Task, recipe: Recipe, batch: Batch, penalty: Penalty | None = None
 ) -> StepSpec:
     """The training graph of `make_trainer`, and what to update in it."""
-    shapes = {name: value.shape for name, value in batch.feeds.items()}
-    copy = prepare_training(proto, shapes, recipe.gradient)
+    return with_objective(training_copy(proto, recipe, batch), task, recipe, batch, penalty)
+
+
+def training_copy(proto: onnx.ModelProto, recipe: Recipe, batch: Batch) -> TrainingCopy:
+    """What of a training graph does not depend on the objective, for batches like `batch`."""
+    return prepare_training(
+        proto, {name: value.shape for name, value in batch.feeds.items()}, recipe.gradient
+    )
+
+
+def with_objective(
+    copy: TrainingCopy, task: Task, recipe: Recipe, batch: Batch, penalty: Penalty | None = None
+) -> StepSpec:
+    """The training graph of a copy, which stays as it is, and what to update in it."""
     feeds = task.teacher.feeds(batch)
     answer = feeds[ANSWER].shape if ANSWER in feeds else None
     outputs = {n.removeprefix(TEACHER): v.shape for n, v in feeds.items() if n.startswith(TEACHER)}
@@ -64,13 +76,13 @@ def make_spec(
     return StepSpec(model, tuple(groups), copy.statistics)
 
 
-def stake(gated: onnx.ModelProto, task: Task, recipe: Recipe, batches: int = 4) -> float:
+def stake(copy: TrainingCopy, task: Task, recipe: Recipe, batches: int = 4) -> float:
     """What the task's loss has to lose: the loss with all gates closed less that with all open.
 
-    The penalty is weighed in this unit, so that it means the same for losses of any size.
+    The penalty is weighed in this unit, so that it means the same for losses of any size. `copy` is of a gated model.
     """
     drawn = list(islice(task.batches(recipe.batch, recipe.seed), batches))
-    model = make_spec(gated, task, recipe, drawn[0]).model
+    model = with_objective(copy, task, recipe, drawn[0]).model
     logits = next(tensor for tensor in model.graph.initializer if tensor.name == LOGITS)
     losses = []
     for start in (-0.5, 0.5):
