@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
 from tgonnx.analysis.algebra import Algebra, Dims, Element, Size
+from tgonnx.analysis.one_node import Typed
 from tgonnx.analysis.symbolic_node import Asked
 
 if TYPE_CHECKING:
@@ -37,17 +38,18 @@ def _inferred(asked: Asked) -> list[Claims | None]:
     """What the standard says when dynamic sizes are given to it as names."""
     node, symbols = asked.node, asked.symbols
     names: dict[Size, str] = {}
-    types, data = {}, {}
+    types: dict[str, Typed] = {}
+    data: dict[str, np.ndarray] = {}
     for name in filter(None, node.input):
         sizes = symbols.dims.get(name)
-        shape = None
+        shape: list[int | str] | None = None
         if sizes is not None:
             shape = [names.setdefault(s, f"#{len(names)}") if isinstance(s, Size) else int(s) for s in sizes]
         if name in symbols.first.types:
-            types[name] = helper.make_tensor_type_proto(symbols.first.types[name], shape)
+            types[name] = (symbols.first.types[name], shape)
         value = symbols.static(name)
         if value is not None and value.size <= MAX_SEEN:
-            data[name] = numpy_helper.from_array(value, name)
+            data[name] = value
     back: dict[str, Element] = {text: size for size, text in names.items()}
     found = symbols.first.infer(node, types, data)
     claims: list[Claims | None] = []
