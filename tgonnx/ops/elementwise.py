@@ -171,7 +171,7 @@ for _op_type, _derivative in DERIVATIVES.items():
     gradient(_op_type)(_elementwise(_derivative))
 
 
-traits(*UNARY, *BINARY, *VARIADIC, "Equal", "Dropout", are=Traits(elementwise=True))
+traits(*UNARY, *BINARY, *VARIADIC, "Dropout", are=Traits(elementwise=True))
 traits("Cast", "Dropout", are=Traits(carries=(0,)))
 traits("Where", are=Traits(carries=(1, 2)))
 traits("Max", "Min", are=Traits(carries=EACH))
