@@ -1,13 +1,19 @@
 """Compiler passes over ONNX models.
 
-A pass is a frozen dataclass whose fields are its options; calling it returns a `PassResult`. The work is done by
-free functions in the pass's own file, whose docstring lists the cases it handles.
+A pass is a frozen dataclass whose fields are its options (`Pass`); calling it returns a `PassResult`. Its file's
+docstring lists the cases it handles. `perform` runs one, `Pipeline` several; with TGONNX_DEBUG=1 both hold each pass to
+what it declares and name the first that broke the model (`tgonnx.passes.debug`).
+
+Two things here are no passes. `prepare_training` makes more than a model (what trains in it, which statistics it
+carries), of passes and bindings; `give_form_back` needs the original beside the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Protocol
 
 import onnx
@@ -15,35 +21,47 @@ import onnx
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass made: the model, whether it differs from the input, and what is worth telling."""
+    """What a pass made: the model, and whether it differs from what was given."""
 
     model: onnx.ModelProto
     changed: bool
-    notes: tuple[str, ...] = ()
 
 
 class Pass(Protocol):
-    """Anything that maps a model to a `PassResult`; it may change its argument in place."""
+    """Maps a model to a `PassResult`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called where it is to blame."""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it changes its argument; a functional pass leaves that as it is, or returns it."""
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether the model computes afterwards what it computed before."""
 
     def __call__(self, model: onnx.ModelProto) -> PassResult: ...
 
 
+def perform(step: Pass, model: onnx.ModelProto) -> PassResult:
+    """Run a pass. With TGONNX_DEBUG=1, raises VerificationError if it breaks the model or does not what it declares."""
+    if os.environ.get("TGONNX_DEBUG", "0") in ("", "0"):
+        return step(model)
+    result: PassResult = import_module("tgonnx.passes.debug").watched(step, model)  # which loads the runtime
+    return result
+
+
 @dataclass(frozen=True)
 class Pipeline:
-    """Runs passes in order; `check`, if given, is called after each one and should raise if the model broke."""
+    """Runs passes in order."""
 
     passes: Sequence[Pass]
-    check: Callable[[onnx.ModelProto], None] | None = None
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
-        changed, notes = False, list[str]()
+        changed = False
         for step in self.passes:
-            result = step(model)
+            result = perform(step, model)
             model, changed = result.model, changed or result.changed
-            notes += result.notes
-            if self.check is not None:
-                try:
-                    self.check(model)
-                except Exception as error:
-                    raise RuntimeError(f"{type(step).__name__} broke the model: {error}") from error
-        return PassResult(model, changed, tuple(notes))
+        return PassResult(model, changed)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import onnx
 from onnx import TensorProto, helper
@@ -27,6 +28,7 @@ from tgonnx.analysis.kinds import Kind
 from tgonnx.graph.builder import Value
 from tgonnx.losses.fit import Fit
 from tgonnx.losses.nodes import Nodes
+from tgonnx.passes import PassResult, perform
 from tgonnx.passes.gate_families import CHANNELS, GateFamily
 
 MU, RHO, HYSTERESIS = "tgonnx.mu", "tgonnx.rho", "tgonnx.hysteresis"  # scalars
@@ -43,6 +45,24 @@ class Penalty:
     family: GateFamily = CHANNELS
 
 
+@dataclass(frozen=True)
+class AddObjective:
+    """`add_objective` as a pass."""
+
+    name: ClassVar = "add-objective"
+    in_place: ClassVar = False
+    keeps_values: ClassVar = False  # its outputs are others
+
+    fit: Fit
+    answer_shape: tuple[int, ...] | None = None
+    outputs: Mapping[str, tuple[int, ...]] | None = None
+    penalty: Penalty | None = None
+    imitation: float = 0.0
+
+    def __call__(self, model: onnx.ModelProto) -> PassResult:
+        return PassResult(_with_objective(model, self), True)
+
+
 def add_objective(
     model: onnx.ModelProto,
     fit: Fit,
@@ -57,9 +77,14 @@ def add_objective(
     distill (the first output if `imitation` is not 0). Raises UnsupportedError if there is nothing to distill, and
     UsageError for an unknown loss.
     """
+    return perform(AddObjective(fit, answer_shape, outputs, penalty, imitation), model).model
+
+
+def _with_objective(model: onnx.ModelProto, asked: AddObjective) -> onnx.ModelProto:
+    fit, penalty = asked.fit, asked.penalty
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    nodes = Nodes(copy, fit, answer_shape or (), outputs, imitation)
+    nodes = Nodes(copy, fit, asked.answer_shape or (), asked.outputs, asked.imitation)
     task = fit.definition.emit(nodes)
     del copy.graph.output[:]
     loss = task

@@ -8,7 +8,8 @@ the weight in the graph and the activations around it. Measured on a ResNet-20 s
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import onnx.inliner
 from onnx import ModelProto, NodeProto, helper
@@ -16,13 +17,31 @@ from onnx import ModelProto, NodeProto, helper
 from tgonnx.analysis.inference import types_of
 from tgonnx.graph.builder import Emitter, attributes_of
 from tgonnx.ops.aspects.row import Types
+from tgonnx.passes import PassResult, perform
 from tgonnx.runtime.versions import BLOCKED as DOMAIN
 
 
-def block_convolutions(model: ModelProto, block: int) -> ModelProto:
+@dataclass(frozen=True)
+class BlockConvolutions:
     """Use blocked kernels for every plain 2-D convolution whose channel counts are multiples of `block`."""
-    if not block:
-        return model
+
+    name: ClassVar = "block-convolutions"
+    in_place: ClassVar = False
+    keeps_values: ClassVar = True
+
+    block: int
+
+    def __call__(self, model: ModelProto) -> PassResult:
+        result = _blocked(model, self.block) if self.block else model
+        return PassResult(result, result != model)
+
+
+def block_convolutions(model: ModelProto, block: int) -> ModelProto:
+    """A copy with blocked kernels; the model itself where there are none (`block` is 0)."""
+    return perform(BlockConvolutions(block), model).model
+
+
+def _blocked(model: ModelProto, block: int) -> ModelProto:
     model = onnx.inliner.inline_local_functions(model)
     types = types_of(model)
     emitter = Emitter("blocked/")

@@ -13,7 +13,7 @@ Handled:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -31,6 +31,10 @@ FIRST_IR_WITH_SPARSE = 6
 @dataclass(frozen=True)
 class PutFormAside:
     """Bring a model, in place, to the form that analysis, surgery and training know."""
+
+    name: ClassVar = "put-form-aside"
+    in_place: ClassVar = True
+    keeps_values: ClassVar = True
 
     def __call__(self, model: ModelProto) -> PassResult:
         renamed = [node for node in model.graph.node if node.domain == "ai.onnx"]

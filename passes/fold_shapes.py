@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -27,7 +28,7 @@ from tgonnx.analysis.shapes import Shape, Sweep
 from tgonnx.analysis.symbolic import Symbols, follow
 from tgonnx.graph.algebra import Size
 from tgonnx.graph.proto import captured_names, dense, fresh_name, remove_unused, replace_nodes
-from tgonnx.passes import PassResult
+from tgonnx.passes import PassResult, perform
 from tgonnx.passes.normalize import ConstantsToInitializers
 
 MAX_FOLDED = 1 << 16  # elements of the largest value that is stored instead of computed
@@ -36,6 +37,10 @@ MAX_FOLDED = 1 << 16  # elements of the largest value that is stored instead of 
 @dataclass(frozen=True)
 class FoldShapes:
     """Fold static values, in place; `symbols` are those of this very model."""
+
+    name: ClassVar = "fold-shapes"
+    in_place: ClassVar = True
+    keeps_values: ClassVar = True
 
     symbols: Symbols
 
@@ -203,11 +208,11 @@ def fold(proto: onnx.ModelProto, sizes: Mapping[str, Shape]) -> tuple[onnx.Model
     while True:
         first, second = bindings
         symbols = follow(proto, first.swept, second.swept, axis_keys(proto))
-        result = FoldShapes(symbols)(proto)
+        result = perform(FoldShapes(symbols), proto)
         proto = result.model
         if not result.changed:
             return proto, symbols
-        ConstantsToInitializers()(proto)  # those that a branch brought along
+        perform(ConstantsToInitializers(), proto)  # those that a branch brought along
         bindings = rebind(proto, bindings)
         if bindings[0].problems:  # what was folded shows that the sizes do not fit
             bindings = bind(proto, sizes)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -32,7 +32,7 @@ from tgonnx.analysis.lengths import Length
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.proto import fresh_name
 from tgonnx.ops.aspects.gating import Gating
-from tgonnx.passes import PassResult
+from tgonnx.passes import PassResult, perform
 from tgonnx.passes.file_form import give_form_back
 from tgonnx.selection.mask import Mask
 
@@ -45,17 +45,25 @@ GATES = "tgonnx.gate_values"  # float32 [units]
 class InsertGates:
     """Gate every site of `coupling`; with a mask, the gates are its constants, else a graph input `GATES`."""
 
+    name: ClassVar = "insert-gates"
+    in_place: ClassVar = False
+
     coupling: Coupling
     mask: Mask | None = None
 
+    @property
+    def keeps_values(self) -> bool:
+        """With all gates open."""
+        return self.mask is not None and bool(self.mask.open.all())
+
     def __call__(self, model: onnx.ModelProto) -> PassResult:
-        return PassResult(insert_gates(model, self.coupling, self.mask), bool(self.coupling.sites))
+        return PassResult(_gated(model, self.coupling, self.mask), True)
 
 
 def gate(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
     """The gated model as an ordinary inference model: the mask is the initializer `GATES`."""
     mask.check(coupling)
-    gated = InsertGates(coupling, mask)(coupling.model.proto).model
+    gated = insert_gates(coupling.model.proto, coupling, mask)
     return give_form_back(gated, coupling.model.original)
 
 
@@ -64,6 +72,10 @@ def insert_gates(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) 
 
     Raises UnsupportedError if the gates are to be an input of a model that is gated already.
     """
+    return perform(InsertGates(coupling, mask), proto).model
+
+
+def _gated(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     graph = result.graph

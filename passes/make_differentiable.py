@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
 import onnx.version_converter
 from onnx import FunctionProto, ModelProto, NodeProto, OperatorSetIdProto, helper
@@ -15,12 +16,29 @@ from tgonnx.graph.proto import opset_of
 from tgonnx.ops.aspects.row import Row
 from tgonnx.ops.aspects.tables import definition, gradient
 from tgonnx.ops.aspects.traits import traits_named
+from tgonnx.passes import PassResult, perform
 from tgonnx.passes.fold_shapes import fold
 from tgonnx.passes.normalize import ConstantsToInitializers
 
 M = TypeVar("M", ModelProto, NodeProto, FunctionProto, OperatorSetIdProto)
 OLDEST = 18
 WRITTEN = "be written in operators that can be differentiated"
+
+
+@dataclass(frozen=True)
+class MakeDifferentiable:
+    """`make_differentiable` as a pass."""
+
+    name: ClassVar = "make-differentiable"
+    in_place: ClassVar = False
+    keeps_values: ClassVar = True
+
+    newest: int | None = None
+    newest_ir: int | None = None
+
+    def __call__(self, model: ModelProto) -> PassResult:
+        result = _differentiable(model, self.newest, self.newest_ir)
+        return PassResult(result, result != model)
 
 
 def make_differentiable(
@@ -31,6 +49,10 @@ def make_differentiable(
 
     Raises UnsupportedError if the opset cannot be converted.
     """
+    return perform(MakeDifferentiable(newest, newest_ir), model).model
+
+
+def _differentiable(model: ModelProto, newest: int | None, newest_ir: int | None) -> ModelProto:
     model = _convert(_spelled_out(model, newest), newest)
     model.ir_version = max(model.ir_version, 8)
     if newest_ir is not None:
@@ -62,7 +84,9 @@ def _spelled_out(model: ModelProto, newest: int | None) -> ModelProto:
     written = write_out(model, wanted)
     if written is model:
         return model
-    return fold(ConstantsToInitializers()(written).model, {})[0]  # definitions compute axes and sizes
+    return fold(perform(ConstantsToInitializers(), written).model, {})[
+        0
+    ]  # definitions compute axes and sizes
 
 
 def _defined(model: ModelProto) -> list[NodeProto]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -27,6 +28,10 @@ MAX_COPY = 1 << 16  # elements of the largest constant-valued initializer that i
 class InlineFunctions:
     """Replace calls of model-local functions by their bodies."""
 
+    name: ClassVar = "inline-functions"
+    in_place: ClassVar = False
+    keeps_values: ClassVar = True
+
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         if not model.functions:
             return PassResult(model, False)
@@ -37,6 +42,10 @@ class InlineFunctions:
 class ConstantsToInitializers:
     """Turn `Constant` nodes of the main graph into initializers."""
 
+    name: ClassVar = "constants-to-initializers"
+    in_place: ClassVar = True
+    keeps_values: ClassVar = True
+
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         return PassResult(model, _constants_to_initializers(model.graph))
 
@@ -45,6 +54,10 @@ class ConstantsToInitializers:
 class ResolveInitializerAliases:
     """Make the users of `Identity(initializer)` use the initializer itself."""
 
+    name: ClassVar = "resolve-initializer-aliases"
+    in_place: ClassVar = True
+    keeps_values: ClassVar = True
+
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         return PassResult(model, _resolve_aliases(model.graph))
 
@@ -52,6 +65,10 @@ class ResolveInitializerAliases:
 @dataclass(frozen=True)
 class UnshareConstants:
     """Undo the accidental sharing of initializers whose elements are all equal."""
+
+    name: ClassVar = "unshare-constants"
+    in_place: ClassVar = True
+    keeps_values: ClassVar = True
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
         return PassResult(model, _unshare(model.graph))
@@ -116,6 +133,7 @@ def _unshare(graph: onnx.GraphProto) -> bool:
         if name not in shared and len(tensor.dims) > 1 and uses[name] > 1
     }
     copies: dict[str, dict[object, str]] = defaultdict(dict)
+    changed = False
     for index, node in enumerate(graph.node):
         siblings = tuple(name for name in node.input if name in own_weights)
         for i, name in enumerate(node.input):
@@ -126,12 +144,13 @@ def _unshare(graph: onnx.GraphProto) -> bool:
             if key not in known:
                 known[key] = name if not known else fresh_name(f"{name}_{len(known)}", by_name)
                 if known[key] != name:
+                    changed = True
                     tensor = graph.initializer.add()
                     tensor.CopyFrom(by_name[name])
                     tensor.name = known[key]
                     by_name[tensor.name] = tensor
             node.input[i] = known[key]
-    return True
+    return changed
 
 
 def _all_equal(tensor: onnx.TensorProto) -> bool:

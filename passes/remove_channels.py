@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -30,7 +31,7 @@ from tgonnx.graph.algebra import Size
 from tgonnx.graph.proto import captured_names, fresh_name, remove_unused
 from tgonnx.ops.aspects.cut import Cut, Keep
 from tgonnx.ops.aspects.relations import Labels, lookup
-from tgonnx.passes import PassResult
+from tgonnx.passes import PassResult, perform
 from tgonnx.passes.file_form import give_form_back
 from tgonnx.selection.mask import Mask
 
@@ -39,11 +40,22 @@ from tgonnx.selection.mask import Mask
 class RemoveChannels:
     """Delete the units that `mask` closes."""
 
+    name: ClassVar = "remove-channels"
+    in_place: ClassVar = False
+
     coupling: Coupling
     mask: Mask
 
+    @property
+    def keeps_values(self) -> bool:
+        """With nothing closed."""
+        return bool(self.mask.open.all())
+
     def __call__(self, model: onnx.ModelProto) -> PassResult:
-        return PassResult(remove_channels(model, self.coupling, self.mask), not self.mask.open.all())
+        result = onnx.ModelProto()
+        result.CopyFrom(model)
+        _Surgeon(result, self.coupling, self.mask).run()
+        return PassResult(result, not self.keeps_values or result != model)
 
 
 def apply(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
@@ -51,7 +63,7 @@ def apply(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
     mask.check(coupling)
     if mask.open.all():
         return coupling.model.original
-    pruned = RemoveChannels(coupling, mask)(coupling.model.proto).model
+    pruned = remove_channels(coupling.model.proto, coupling, mask)
     return give_form_back(pruned, coupling.model.original)
 
 
@@ -60,10 +72,7 @@ def remove_channels(proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> o
 
     Raises VerificationError naming the node whose shape would not be what the labels say.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(proto)
-    _Surgeon(result, coupling, mask).run()
-    return result
+    return perform(RemoveChannels(coupling, mask), proto).model
 
 
 class _Surgeon:

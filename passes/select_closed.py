@@ -8,6 +8,7 @@ channels is therefore replaced by Where(open, activation, 0). Training keeps the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -23,6 +24,10 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DO
 @dataclass(frozen=True)
 class SelectClosed:
     """Zero what `mask` closes, on a copy of a model gated with it."""
+
+    name: ClassVar = "select-closed"
+    in_place: ClassVar = False
+    keeps_values: ClassVar = False  # zero times infinity becomes zero
 
     coupling: Coupling
     mask: Mask

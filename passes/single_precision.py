@@ -7,16 +7,38 @@ few runtimes have kernels of all operators in float64.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from tgonnx.passes import PassResult, perform
 
 OTHERS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_datatype"}
 
 
+@dataclass(frozen=True)
+class SinglePrecision:
+    """Compute in float32. Subgraphs are left alone."""
+
+    name: ClassVar = "single-precision"
+    in_place: ClassVar = False
+    keeps_values: ClassVar = False  # they are rounded otherwise, and outputs change their type
+
+    def __call__(self, model: onnx.ModelProto) -> PassResult:
+        result = _in_float32(model)
+        return PassResult(result, result is not model)
+
+
 def single_precision(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that computes in float32; the model itself if it does already. Subgraphs are left alone."""
+    """A copy that computes in float32; the model itself if it does already."""
+    return perform(SinglePrecision(), model).model
+
+
+def _in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     values = (*graph.input, *graph.output, *graph.value_info)
     kinds = {t.data_type for t in graph.initializer} | {v.type.tensor_type.elem_type for v in values}

@@ -12,7 +12,7 @@ from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.shapes import Shape
 from tgonnx.io import read as files
 from tgonnx.io.limits import check_elements
-from tgonnx.passes import Pipeline
+from tgonnx.passes import Pipeline, perform
 from tgonnx.passes.file_form import PutFormAside
 from tgonnx.passes.fold_shapes import fold
 from tgonnx.passes.normalize import (
@@ -48,7 +48,7 @@ def load(source: Source, sizes: Mapping[str, Shape] | None = None) -> Model:
     proto = Pipeline(steps)(proto).model
     proto, symbols = fold(proto, sizes or {})
     check_elements(symbols.first.shapes, name)
-    proto = UnshareConstants()(proto).model
+    proto = perform(UnshareConstants(), proto).model
     for state in (symbols.first, symbols.second):
         for tensor in proto.graph.initializer:
             if tensor.name not in state.shapes:

@@ -17,6 +17,7 @@ from tgonnx.data.samples import Dataset
 from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import ModelError, UnsupportedError, VerificationError
 from tgonnx.losses.metric import fixed_batch
+from tgonnx.passes import perform
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.select_closed import SelectClosed
 from tgonnx.runtime.comparison import NOTHING_FINITE, How
@@ -68,7 +69,7 @@ class Prover:
         reasons = contract_differences(self.coupling.model.original, pruned)
         check = self._judged(gated, pruned, names, reasons)
         if any(NOT_FINITE in reason for reason in check.reasons):
-            selected = SelectClosed(self.coupling, mask)(gated).model
+            selected = perform(SelectClosed(self.coupling, mask), gated).model
             check = self._judged(selected, pruned, names, reasons)
         return check
 

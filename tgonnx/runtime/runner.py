@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tgonnx.errors import ModelError
 from tgonnx.runtime.child import Stage
-from tgonnx.runtime.sessions import Feeds, Session, open_session
+from tgonnx.runtime.sessions import Feeds, Session, open_session, serialised
 
 
 class Runner:
@@ -26,9 +26,14 @@ class Runner:
         self.model, self.name, self._stage, self._avoid = model, name, stage, avoid
 
     @cached_property
+    def data(self) -> bytes | None:
+        """The model serialised, for both sessions."""
+        return serialised(self.model)
+
+    @cached_property
     def optimised(self) -> Session:
         self._stage(f"loading {self.name}")
-        return open_session(self.model, exact=True)
+        return open_session(self.model, exact=True, data=self.data)
 
     @cached_property
     def plain(self) -> Session | None:
@@ -36,7 +41,8 @@ class Runner:
         self._stage(f"loading {self.name}, not optimised")
         if self.by_reference:
             return None
-        session = open_session(self.model, exact=True, optimised=False)
+        session = open_session(self.model, exact=True, optimised=False, data=self.data)
+        del self.data  # the last that needed it
         return None if session.ran_by.startswith("onnx ") else session
 
     @property

@@ -78,10 +78,12 @@ def open_session(
     portable: bool = False,
     exact: bool = False,
     optimised: bool = True,
+    data: bytes | None = None,
 ) -> Session:
     """A CPU session with all graph optimisations, or with none; `threads` 0 leaves the number to the runtime.
 
-    `portable` goes straight to the last resort, onnx's (slow) reference evaluator. `exact`: see `Purpose`.
+    `portable` goes straight to the last resort, onnx's (slow) reference evaluator. `exact`: see `Purpose`. `data` is
+    the model serialised, where it is already.
     Raises `UnsupportedError` if nothing can run the model.
     """
     if portable:
@@ -90,7 +92,9 @@ def open_session(
     for form, copy in _forms(model):
         for precise in (True, False) if exact else (False,):  # some releases cannot share zero points then
             try:
-                return _onnxruntime(copy, form, threads, Purpose(optimised, precise))
+                return _onnxruntime(
+                    copy, form, threads, Purpose(optimised, precise), data if copy is model else None
+                )
             except InstallationError:
                 raise
             except Exception as error:  # onnxruntime has its own exceptions, and RuntimeError
@@ -146,8 +150,10 @@ def _with_ir(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
     return copy
 
 
-def _onnxruntime(model: onnx.ModelProto, form: str, threads: int, purpose: Purpose = INFERENCE) -> Session:
-    session = native_session(model, threads, purpose)
+def _onnxruntime(
+    model: onnx.ModelProto, form: str, threads: int, purpose: Purpose = INFERENCE, data: bytes | None = None
+) -> Session:
+    session = native_session(model, threads, purpose, data=data)
     names = tuple(output.name for output in session.get_outputs())
     ran_by = f"onnxruntime {import_onnxruntime().__version__}{form}"
     return Session(names, ran_by, lambda feeds: session.run(None, feeds))
@@ -181,11 +187,13 @@ def native_session(
     device: Device = "cpu",
     seed: int | None = None,
     written: Path | None = None,
+    data: bytes | None = None,
 ) -> Any:
     """onnxruntime's own session of this very model: the only place that makes one.
 
     Waiting threads sleep instead of spinning; `threads` of 0 or None leave the number to the runtime. What `device`
-    has no kernel for runs on the CPU. `seed` fixes what is random, `written` is where the optimised model goes.
+    has no kernel for runs on the CPU. `seed` fixes what is random, `written` is where the optimised model goes, `data`
+    is the model serialised, where it is already.
     Raises `InstallationError` if onnxruntime is broken or lacks the device, and what the runtime raises.
     """
     runtime = import_onnxruntime()
@@ -202,12 +210,18 @@ def native_session(
     if seed is not None:
         runtime.set_seed(seed)
     more = {"providers": providers(device), "disabled_optimizers": list(purpose.disabled) or None}
-    if model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
-        return runtime.InferenceSession(model.SerializeToString(), options, **more)
+    data = data or serialised(model)
+    if data is not None:
+        return runtime.InferenceSession(data, options, **more)
     with temporary_folder() as folder:
         path = folder / "model.onnx"
         save(model, path)
         return runtime.InferenceSession(str(path), options, **more)
+
+
+def serialised(model: onnx.ModelProto) -> bytes | None:
+    """The model as bytes; None if it is larger than a protobuf may be."""
+    return model.SerializeToString() if model.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF else None
 
 
 def session_options() -> Any:
