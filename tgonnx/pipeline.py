@@ -26,6 +26,7 @@ from tgonnx.graph.proto import with_values
 from tgonnx.graph.structure import structure_hash
 from tgonnx.graph.types import Array
 from tgonnx.io.save import save
+from tgonnx.io.summary import Shown, Summary, amount, byte_count
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit, validate
 from tgonnx.losses.metric import Metric, fixed_batch
@@ -64,8 +65,8 @@ class Figures:
     metric: float | None = None
 
 
-@dataclass(frozen=True)
-class PruneResult:
+@dataclass(frozen=True, repr=False)
+class PruneResult(Shown):
     """What `prune` returns.
 
     `achieved` is what is left of the target's kind of cost, a ratio. `target_met`: it is at most the target.
@@ -88,6 +89,26 @@ class PruneResult:
     @property
     def target_met(self) -> bool:
         return self.achieved <= self.target.value + 1e-9
+
+    def summary(self) -> Summary:
+        """Before and after, and whether the target was met."""
+        costs = [
+            ("FLOPs", self.before.cost.flops, self.after.cost.flops, amount),
+            ("parameters", self.before.cost.params, self.after.cost.params, amount),
+            ("channels", self.before.cost.channels, self.after.cost.channels, amount),
+            ("file", self.before.file_bytes, self.after.file_bytes, byte_count),
+        ]
+        rows = [(name, say(a), say(b), f"{b / a:.1%}" if a else "") for name, a, b, say in costs]
+        if self.before.metric is not None and self.after.metric is not None:
+            a, b = self.before.metric, self.after.metric
+            rows.append((self.metric_name or "metric", f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}"))
+        met = "met" if self.target_met else f"not met: {self.achieved:.3f}"
+        facts = [
+            ("target", f"{self.target}, {met}"),
+            ("verified", f"{self.check.verdict}, {self.check.max_rel:.1e} relative"),
+        ]
+        facts += [("note", note) for note in self.notes[:3]]
+        return Summary("PruneResult", facts, ("", "before", "after", "left"), rows)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the pruned model, completely or not at all. Raises UsageError."""

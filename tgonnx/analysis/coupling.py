@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,7 @@ from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.labelling import Labelling
 from tgonnx.analysis.lengths import Length, find_lengths
 from tgonnx.analysis.model import Model
+from tgonnx.io.summary import ROWS, Shown, Summary, amount, left_out
 from tgonnx.ops.aspects.relations import (
     Labels,
     Tie,
@@ -69,8 +71,8 @@ class Group:
         return len(self.units)
 
 
-@dataclass(frozen=True)
-class Coupling:
+@dataclass(frozen=True, repr=False)
+class Coupling(Shown):
     """The result of `analyze`.
 
     `unit_of[label]` is the unit of each label, -1 where it is pinned; `class_of[label]` names its class. `ties` are
@@ -173,6 +175,22 @@ class Coupling:
         values = {name for n in self.model.nodes if n.label == pin.node for name in (*n.inputs, *n.outputs)}
         near = [axis for axis in alike if axis.value in (values if pin.node else ends)]
         return way(self.axis_graph.subgraph(alike), Axis(pin.value, pin.axis), near)
+
+    def summary(self) -> Summary:
+        """What can be cut, the largest groups first, and why the rest cannot."""
+        cost, largest = self.cost_model.cost(), sorted(self.groups, key=lambda group: -group.size)
+        reasons = Counter(pin.reason for pin in self.pinned).most_common(3)
+        facts = [("cost", f"{amount(cost.flops)} FLOPs, {amount(cost.params)} parameters")]
+        facts += [("pinned", f"{count} axes: {reason}") for reason, count in reasons]
+        rows = [(g.name, f"{g.size:,}", str(g.width), str(len(g.members))) for g in largest[:ROWS]]
+        size = f"{self.units:,} units in {len(self.groups):,} groups"
+        return Summary(
+            f"Coupling of {self.model.source}: {size}",
+            facts,
+            ("group", "units", "channels each", "axes"),
+            rows,
+            left_out(len(self.groups) - ROWS, "groups"),
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,8 +18,10 @@ from tgonnx.analysis.input_shapes import counted_shapes
 from tgonnx.analysis.shapes import Shape, Sweep
 from tgonnx.analysis.symbolic import Symbols
 from tgonnx.graph.algebra import Size
+from tgonnx.graph.declared import describe_type
 from tgonnx.graph.proto import captured_names
 from tgonnx.graph.structure import structure_hash
+from tgonnx.io.summary import ROWS, Shown, Summary, amount, left_out
 
 if TYPE_CHECKING:
     from tgonnx.analysis.coupling import Attention, Coupling
@@ -55,8 +59,8 @@ class Node:
         return captured_names(helper.make_graph([self.proto], "", [], [])) - {""}
 
 
-@dataclass(frozen=True)
-class Model:
+@dataclass(frozen=True, repr=False)
+class Model(Shown):
     """What `load` returns.
 
     `original` is the model as it was read; `proto` is its normal form, which surgery cuts. `symbols` says which sizes
@@ -104,6 +108,20 @@ class Model:
     @property
     def shapes(self) -> dict[str, Shape]:
         return self.first.shapes
+
+    def summary(self) -> Summary:
+        """What goes in and out, and which operators there are most of."""
+        counts = Counter(node.op_type for node in self.nodes).most_common()
+        most = ", ".join(f"{op_type} {count}" for op_type, count in counts[:6])
+        stored = sum(math.prod(t.dims) for t in self.initializers.values())
+        facts = [("input", f"{name} {describe_type(value)}") for name, value in [*self.inputs.items()][:ROWS]]
+        facts += [
+            ("output", f"{value.name} {describe_type(value)}") for value in self.proto.graph.output[:ROWS]
+        ]
+        facts += [("operators", most + (", ..." if len(counts) > 6 else ""))]
+        rest = max(len(self.inputs) - ROWS, 0) + max(len(self.outputs) - ROWS, 0)
+        size = f"{len(self.nodes):,} nodes, {amount(stored)} numbers in initializers, opset {self.opset}"
+        return Summary(f"Model {self.source}: {size}", facts, left_out=left_out(rest, "inputs and outputs"))
 
     @cached_property
     def structure(self) -> str:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from tgonnx.data.samples import Dataset, Split, element_type, hold_out
 from tgonnx.errors import DataError, InstallationError, UsageError
-from tgonnx.graph.declared import fixed_size
-from tgonnx.runtime.equivalence import describe_type
+from tgonnx.graph.declared import describe_type, fixed_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 MAX_PIXELS = 80_000_000  # decoded, it takes four bytes for each

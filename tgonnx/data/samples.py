@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from tgonnx.errors import DataError, UsageError
-from tgonnx.graph.declared import fixed_size
+from tgonnx.graph.declared import describe_type, fixed_size
 from tgonnx.graph.types import Array
-from tgonnx.runtime.equivalence import describe_type
 from tgonnx.runtime.sessions import Feeds
 
 Indices = NDArray[np.intp]

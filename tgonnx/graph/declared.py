@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import onnx
+from onnx import TensorProto, helper
 
 
 def model_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -40,3 +42,20 @@ def open_sizes(value: onnx.ValueInfoProto) -> bool:
 def _unknown_sizes(value: onnx.ValueInfoProto) -> list[onnx.TensorShapeProto.Dimension]:
     dims = value.type.tensor_type.shape.dim
     return [dim for dim in dims if dim.HasField("dim_value") and fixed_size(dim) is None]
+
+
+def describe_type(value: onnx.ValueInfoProto) -> str:
+    """A value's type and axes, as `float32[N, 3, 224, 224]`; `?` is an axis without name and size."""
+    if not value.type.HasField("tensor_type"):
+        return str(value.type.WhichOneof("value")).removesuffix("_type")
+    tensor = value.type.tensor_type
+    if tensor.elem_type == TensorProto.STRING:
+        kind = "string"
+    elif tensor.elem_type == TensorProto.UNDEFINED:
+        kind = "?"
+    else:
+        kind = str(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+    if not tensor.HasField("shape"):
+        return kind
+    axes = (str(fixed_size(dim) or dim.dim_param or "?") for dim in tensor.shape.dim)
+    return f"{kind}[{', '.join(axes)}]"

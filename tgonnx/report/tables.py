@@ -17,11 +17,12 @@ from tgonnx.analysis.coupling import Coupling, Group, Pinned
 from tgonnx.analysis.input_shapes import shapes_text
 from tgonnx.analysis.shapes import Shape
 from tgonnx.errors import ModelError, UnsupportedError
-from tgonnx.graph.declared import model_inputs
+from tgonnx.graph.declared import describe_type, model_inputs
+from tgonnx.io.summary import amount, byte_count
 from tgonnx.io.visible import visible
 from tgonnx.pipeline import PruneResult
 from tgonnx.runtime.doctor import Diagnosis
-from tgonnx.runtime.equivalence import Check, describe_type, runnable_feeds
+from tgonnx.runtime.equivalence import Check, runnable_feeds
 from tgonnx.runtime.feeds import Drawer
 from tgonnx.runtime.latency import Latency, latency
 from tgonnx.runtime.sessions import Feeds, open_session
@@ -38,19 +39,6 @@ class Facts:
     file_bytes: int
     latency: float | None = None
     metric: float | None = None
-
-
-def amount(value: float) -> str:
-    """A count with a decimal prefix, as `41.6 M`."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g} {prefix}"
-    return f"{value:.3g}"
-
-
-def byte_count(value: float) -> str:
-    """A file size, as `1.09 MB`."""
-    return f"{amount(value)}B" if value >= 1000 else f"{value:.0f} B"
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
 from tgonnx.errors import UsageError
-from tgonnx.graph.declared import fixed_size, model_inputs
+from tgonnx.graph.declared import describe_type, model_inputs
 from tgonnx.graph.named_sizes import named_sizes
 from tgonnx.graph.proto import opset_of
+from tgonnx.io.summary import Shown, Summary, left_out
 from tgonnx.runtime.child import Crash, ask
 from tgonnx.runtime.comparison import Finding, How, Packed, compare
 from tgonnx.runtime.feeds import Drawer
@@ -26,11 +26,12 @@ from tgonnx.runtime.trial_sizes import Size, Trials
 SECONDS = 120.0  # enough for the whole list of sizes of a model that runs in a second
 RTOL = 1e-4
 _CRASHES = 6  # sizes at which the runtime may crash before it is given up
+SHOWN = 3  # reasons of a check that are printed with it
 CURE = "give real inputs with --data"
 
 
-@dataclass(frozen=True)
-class Check:
+@dataclass(frozen=True, repr=False)
+class Check(Shown):
     """The result of `verify`.
 
     `max_abs` is the largest |a - b| over all outputs and samples. `max_rel` is the largest |a - b| in terms of the
@@ -68,6 +69,29 @@ class Check:
         if self.reasons:
             return self.reasons[0]
         return f"inconclusive: {self.inconclusive[0]}; {CURE}" if self.inconclusive else ""
+
+    def summary(self) -> Summary:
+        """The verdict, what it rests on, and why it is not equal."""
+        tried = ", ".join(self.sizes[:4]) + (", ..." if len(self.sizes) > 4 else "")
+        facts = [
+            (
+                "difference",
+                f"{self.max_rel:.1e} relative (at most {self.tolerance:.0e}), {self.max_abs:.1e} absolute",
+            ),
+            (
+                "compared",
+                f"{self.samples} samples at {len(self.sizes)} sizes: {tried}" if tried else "no samples",
+            ),
+            ("run by", self.ran_by or "nothing"),
+        ]
+        facts += [("different", reason) for reason in self.reasons[:SHOWN]]
+        facts += [("inconclusive", doubt) for doubt in self.inconclusive[:SHOWN]]
+        if self.skipped:
+            facts.append(("not tried", f"{len(self.skipped)} sizes, for want of time"))
+        if self.up_to:
+            facts.append(("up to", ", ".join(self.up_to)))
+        rest = max(len(self.reasons) - SHOWN, 0) + max(len(self.inconclusive) - SHOWN, 0)
+        return Summary(f"Check: {self.verdict}", facts, left_out=left_out(rest, "reasons"))
 
 
 def verify(
@@ -188,20 +212,3 @@ def contract_differences(a: onnx.ModelProto, b: onnx.ModelProto) -> tuple[str, .
     if opset_of(a) != opset_of(b):
         reasons.append(f"opset differs: {opset_of(a)} against {opset_of(b)}")
     return tuple(reasons)
-
-
-def describe_type(value: onnx.ValueInfoProto) -> str:
-    """A value's type and axes, as `float32[N, 3, 224, 224]`; `?` is an axis without name and size."""
-    if not value.type.HasField("tensor_type"):
-        return str(value.type.WhichOneof("value")).removesuffix("_type")
-    tensor = value.type.tensor_type
-    if tensor.elem_type == TensorProto.STRING:
-        kind = "string"
-    elif tensor.elem_type == TensorProto.UNDEFINED:
-        kind = "?"
-    else:
-        kind = str(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
-    if not tensor.HasField("shape"):
-        return kind
-    axes = (str(fixed_size(dim) or dim.dim_param or "?") for dim in tensor.shape.dim)
-    return f"{kind}[{', '.join(axes)}]"

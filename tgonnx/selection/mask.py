@@ -11,13 +11,14 @@ import numpy as np
 from tgonnx.analysis.coupling import Attention, Coupling
 from tgonnx.errors import UsageError
 from tgonnx.io.save import save_text
+from tgonnx.io.summary import ROWS, Shown, Summary, left_out
 from tgonnx.selection.mask_file import Contents, Kept, Open, as_text, read
 
 SHORT = 12  # digits of a hash in a message
 
 
-@dataclass(frozen=True)
-class Mask:
+@dataclass(frozen=True, repr=False)
+class Mask(Shown):
     """Which units stay. `open[u]` is True where unit u is kept; `groups` names and sizes the groups in unit order.
 
     `attention` is how the coupling was analysed that the mask belongs to. `structure` is the hash of its model's
@@ -47,6 +48,25 @@ class Mask:
     def _made(cls, coupling: Coupling, opened: Open) -> Mask:
         kept = _kept(coupling, opened)
         return cls(opened, _outline(coupling), coupling.attention, coupling.model.structure, kept)
+
+    def summary(self) -> Summary:
+        """How much of each group stays, the most cut first."""
+        ends = np.cumsum([0, *(size for _, size in self.groups)])
+        parts = [
+            (name, int(self.open[start : start + size].sum()), size)
+            for (name, size), start in zip(self.groups, ends[:-1], strict=True)
+        ]
+        parts.sort(key=lambda part: part[1] / part[2])
+        rows = [(name, f"{kept:,}", f"{size:,}", f"{kept / size:.0%}") for name, kept, size in parts[:ROWS]]
+        size = f"keeps {int(self.open.sum()):,} of {len(self.open):,} units in {len(self.groups):,} groups"
+        facts = [("structure", self.structure[:SHORT] + "...")] if self.structure else []
+        return Summary(
+            f"Mask: {size}",
+            facts,
+            ("group", "kept", "units", "left"),
+            rows,
+            left_out(len(parts) - ROWS, "groups"),
+        )
 
     def kept(self, coupling: Coupling) -> Kept:
         """The indices that stay of each axis that is cut: initializer -> axis -> rising indices.
