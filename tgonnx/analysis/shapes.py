@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import TensorProto, defs, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.checker import ValidationError
-from onnx.shape_inference import InferenceError, infer_node_outputs
+from onnx.shape_inference import InferenceError
 
+from tgonnx.analysis.one_node import Refused, Typed, evaluated, inferred, schema_of
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.builder import Emitter
-from tgonnx.graph.expand import fill_defaults, has_definition, write_out
+from tgonnx.graph.expand import has_definition, write_out
 from tgonnx.graph.proto import attribute_of, captured_names, constant_tensor
 from tgonnx.ops.aspects.row import Row, Types, static_shape
 from tgonnx.ops.aspects.tables import definition, sizes
@@ -152,28 +153,7 @@ class Sweep:
 
     def compute(self, node: onnx.NodeProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray] | None:
         """The outputs of one node for these inputs; None if it cannot be evaluated."""
-        from onnx.reference import ReferenceEvaluator  # every operator of it, which most models never ask for
-
-        with np.errstate(all="ignore"):
-            try:
-                # the evaluator of a bare node assumes the newest opset, so the model's own is named
-                graph = helper.make_graph(
-                    [node],
-                    "one",
-                    [
-                        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), None)
-                        for n, v in feeds.items()
-                    ],
-                    [helper.make_value_info(n, onnx.TypeProto()) for n in node.output if n],
-                )
-                imports = [helper.make_opsetid("", self.opsets.get("", 1))]
-                model = helper.make_model(graph, opset_imports=imports, ir_version=self.ir_version)
-                results = ReferenceEvaluator(model).run(None, dict(feeds))
-            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError):
-                return None  # not known is always a safe answer: inference says what it can
-        if len(results) != len([n for n in node.output if n]) or len(results) != len(node.output):
-            return None
-        return [np.asarray(value) for value in results]
+        return evaluated(node, feeds, self.opsets.get("", 1), self.ir_version)
 
     def _define(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
         """The outputs by what a definition says: the standard's, or ours for operators that have no schema."""
@@ -234,54 +214,35 @@ class Sweep:
 
     def _schema(self, node: onnx.NodeProto) -> onnx.defs.OpSchema | None:
         domain = "" if node.domain == "ai.onnx" else node.domain
-        version = self.opsets.get(domain)
-        if version is None or not defs.has(node.op_type, max_inclusive_version=version, domain=domain):
-            return None
-        schema = defs.get_schema(node.op_type, version, domain)
-        return None if schema.deprecated else schema  # inference refuses it
+        return schema_of(node.op_type, domain, self.opsets.get(domain))
 
     def _infer(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
-        types = {
-            name: helper.make_tensor_type_proto(self.types[name], self.shapes.get(name))
-            for name in node.input
-            if name and name in self.types
-        }
+        names = [name for name in node.input if name and name in self.types]
         data = {
-            name: numpy_helper.from_array(self.known[name], name)
-            for name in node.input
-            if name in self.known and self.known[name].size <= 4096
+            name: self.known[name] for name in names if name in self.known and self.known[name].size <= 4096
         }
-        return self.infer(node, types, data)
+        return self.infer(node, {name: (self.types[name], self.shapes.get(name)) for name in names}, data)
 
     def infer(
-        self, node: onnx.NodeProto, types: dict[str, onnx.TypeProto], data: dict[str, TensorProto]
+        self, node: onnx.NodeProto, types: Mapping[str, Typed], data: Mapping[str, np.ndarray]
     ) -> dict[str, onnx.TypeProto]:
         """The types of one node's outputs by the standard's inference, its inputs being of `types`.
 
         What it refuses is noted in `problems`, and nothing is known.
         """
         schema = self._schema(node)
+        problem = ""
         if schema is None:
-            self.problems[node.output[0]] = (
-                f"operator {node.domain or 'ai.onnx'}::{node.op_type} is not known"
-            )
-            return {}
-        if len(types) < len({name for name in node.input if name}):
-            self.problems[node.output[0]] = "the type of an input is unknown"
-            return {}
-        imports = [helper.make_opsetid(d, v) for d, v in self.opsets.items()]
-        if has_definition(schema):
-            node = onnx.NodeProto.FromString(node.SerializeToString())
-            fill_defaults(node, schema)
-        try:
-            return dict(
-                infer_node_outputs(
-                    schema, node, types, data, opset_imports=imports, ir_version=self.ir_version
-                )
-            )
-        except (InferenceError, ValidationError, RuntimeError, ValueError, KeyError) as error:
-            self.problems[node.output[0]] = str(error).strip().splitlines()[0]
-            return {}
+            problem = f"operator {node.domain or 'ai.onnx'}::{node.op_type} is not known"
+        elif len(types) < len({name for name in node.input if name}):
+            problem = "the type of an input is unknown"
+        else:
+            try:
+                return inferred(node, schema, types, data, self.opsets, self.ir_version)
+            except Refused as error:
+                problem = str(error)
+        self.problems[node.output[0]] = problem
+        return {}
 
     # --- control flow ---------------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
+from tgonnx.analysis.one_node import Typed
 from tgonnx.graph.algebra import Element, Size
 from tgonnx.ops.aspects.asked import Asked, Claims
 from tgonnx.ops.aspects.tables import dims
@@ -34,17 +35,18 @@ def dims_of(node: onnx.NodeProto, symbols: Symbols) -> list[Claims | None] | Non
 def _inferred(node: onnx.NodeProto, symbols: Symbols) -> list[Claims | None]:
     """What the standard says when dynamic sizes are given to it as names."""
     names: dict[Size, str] = {}
-    types, data = {}, {}
+    types: dict[str, Typed] = {}
+    data: dict[str, np.ndarray] = {}
     for name in filter(None, node.input):
         sizes = symbols.dims.get(name)
-        shape = None
+        shape: list[int | str] | None = None
         if sizes is not None:
             shape = [names.setdefault(s, f"#{len(names)}") if isinstance(s, Size) else int(s) for s in sizes]
         if name in symbols.first.types:
-            types[name] = helper.make_tensor_type_proto(symbols.first.types[name], shape)
+            types[name] = (symbols.first.types[name], shape)
         value = symbols.static(name)
         if value is not None and value.size <= MAX_SEEN:
-            data[name] = numpy_helper.from_array(value, name)
+            data[name] = value
     back: dict[str, Element] = {text: size for size, text in names.items()}
     found = symbols.first.infer(node, types, data)
     claims: list[Claims | None] = []
