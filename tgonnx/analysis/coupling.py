@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tgonnx.analysis.axis_graph import Axis, axis_graph, way
+from tgonnx.analysis.axis_graph import Axis, axis_graph, shortest_path
 from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.labelling import Labelling
 from tgonnx.analysis.lengths import Length, find_lengths
@@ -174,7 +174,7 @@ class Coupling(Shown):
         ends = {"input": self.model.inputs, "output": self.model.outputs}.get(pin.op_type, ())
         values = {name for n in self.model.nodes if n.label == pin.node for name in (*n.inputs, *n.outputs)}
         near = [axis for axis in alike if axis.value in (values if pin.node else ends)]
-        return way(self.axis_graph.subgraph(alike), Axis(pin.value, pin.axis), near)
+        return shortest_path(self.axis_graph.subgraph(alike), Axis(pin.value, pin.axis), near)
 
     def summary(self) -> Summary:
         """What can be cut, the largest groups first, and why the rest cannot."""
