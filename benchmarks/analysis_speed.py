@@ -1,6 +1,11 @@
 """CPU time of each stage per node, for graphs of growing size: it should not grow with them.
 
     python benchmarks/analysis_speed.py [--nodes 100 1000 10000 50000] [--shapes blocks reshapes layers]
+    python benchmarks/analysis_speed.py --graphs FOLDER [--torch-python PYTHON] [--times 3]
+
+The second form is load + analyze + apply of the graphs in a folder beside Torch-Pruning's build + step on the same
+architectures (`beside_torch.py` names them), where torch, torchvision, timm and torch-pruning are installed, be it for
+another interpreter. One thread, a process for each measurement, the two in turns, the least of several times.
 
 `blocks` are inverted residual blocks, whose depthwise convolutions each offer a choice; `reshapes` a chain of
 reshapes between [heads * dim] and [heads, dim], in which one choice decides all; `layers` a plain perceptron.
@@ -9,13 +14,20 @@ reshapes between [heads * dim] and [heads, dim], in which one choice decides all
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
+from beside_torch import ARCHITECTURES
 from onnx import TensorProto, helper, numpy_helper
-from tables import as_markdown
+from tables import as_markdown, graphs
 
 import tgonnx as tg
 from tgonnx.passes.insert_gates import insert_gates
@@ -105,10 +117,10 @@ MAKERS: dict[str, Callable[[int], onnx.ModelProto]] = {
 }
 
 
-def seconds(proto: onnx.ModelProto) -> Iterator[float]:
+def seconds(source: onnx.ModelProto | Path) -> Iterator[float]:
     """CPU time of each of `STAGES`."""
     started = time.process_time()
-    model = tg.load(proto)
+    model = tg.load(source)
     yield (now := time.process_time()) - started
     coupling = tg.analyze(model)
     yield (then := time.process_time()) - now
@@ -120,21 +132,87 @@ def seconds(proto: onnx.ModelProto) -> Iterator[float]:
     yield time.process_time() - then
 
 
+def growing(shapes: Sequence[str], sizes: Sequence[int]) -> None:
+    """The table for graphs of growing size."""
+    print("CPU time, microseconds a node\n")
+    print(as_markdown(("graph", "nodes", *STAGES), []))
+    for shape in shapes:
+        for nodes in sizes:
+            proto = MAKERS[shape](max(1, nodes // NODES_EACH[shape]))
+            count = len(proto.graph.node)
+            per_node = [f"{1e6 * s / count:.0f}" for s in seconds(proto)]
+            print("| " + " | ".join((shape, f"{count:,}", *per_node)) + " |", flush=True)
+
+
+def one(path: Path) -> None:
+    """What a process of its own prints: seconds of load, analyze and apply."""
+    first = reshapes(4)  # what is imported at the first use counts for neither side
+    first.graph.node.insert(0, helper.make_node("Neg", ["w1"], ["n"]))
+    for proto in (blocks(2), first):
+        list(seconds(proto))
+    load, analyze, _, _, apply = seconds(path)
+    print(json.dumps([load, analyze, apply]))
+
+
+def beside(folder: Path, torch_python: str, times: int) -> None:
+    """The table of real graphs beside Torch-Pruning, and the median of what ours takes in terms of that."""
+    torch_script = Path(__file__).with_name("beside_torch.py")
+    ratios = []
+    print(as_markdown(("graph", "load", "analyze", "apply", "sum", "build", "step", "sum", "ratio"), []))
+    for name, path in graphs(folder):
+        architecture, _, variant = name.partition(".")
+        if architecture not in ARCHITECTURES or variant not in ("", "ts"):
+            continue
+        ours, theirs = list[list[float]](), list[list[float]]()
+        for _ in range(times):
+            ours += measured([sys.executable, __file__, "--one", str(path)])
+            theirs += measured([torch_python, str(torch_script), architecture])
+            if not ours or not theirs:
+                break
+        cells = [*_cells(ours, 4), *_cells(theirs, 3)]
+        if ours and theirs:
+            ratios.append(min(map(sum, ours)) / min(map(sum, theirs)))
+            cells.append(f"{ratios[-1]:.2f}")
+        print("| " + " | ".join([name, *cells]) + " |", flush=True)
+    if ratios:
+        print(f"\nmedian ratio of {len(ratios)}: {statistics.median(ratios):.2f}")
+
+
+def _cells(runs: list[list[float]], count: int) -> list[str]:
+    """The parts of the fastest run and their sum."""
+    best = min(runs, key=sum, default=[])
+    return [f"{part:.3f}" for part in (*best, sum(best))] if best else ["fails"] * count
+
+
+def measured(command: list[str]) -> list[list[float]]:
+    """The seconds that a process prints, in a list; an empty one if it fails or takes two minutes."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=120, check=True
+        )
+        return [[float(part) for part in json.loads(done.stdout.splitlines()[-1])]]
+    except (subprocess.SubprocessError, ValueError, IndexError):
+        return []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nodes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--shapes", nargs="+", default=list(MAKERS), choices=list(MAKERS))
+    parser.add_argument("--graphs", type=Path)
+    parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    print("CPU time, microseconds a node\n")
-    print(as_markdown(("graph", "nodes", *STAGES), []))
-    for shape in arguments.shapes:
-        for nodes in arguments.nodes:
-            proto = MAKERS[shape](max(1, nodes // NODES_EACH[shape]))
-            count = len(proto.graph.node)
-            per_node = [f"{1e6 * s / count:.0f}" for s in seconds(proto)]
-            print("| " + " | ".join((shape, f"{count:,}", *per_node)) + " |", flush=True)
+    if arguments.one:
+        one(arguments.one)
+    elif arguments.graphs:
+        beside(arguments.graphs, arguments.torch_python, arguments.times)
+    else:
+        growing(arguments.shapes, arguments.nodes)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """CPU time of Torch-Pruning on one architecture: python benchmarks/beside_torch.py NAME prints a line of JSON.
 
 `analysis_speed.py --graphs FOLDER` runs this for the graphs that it knows, in turns with tgonnx. It needs torch,
-torchvision, timm and torch-pruning, and nothing of tgonnx, so that it may run in an environment of its own.
+torchvision, timm and torch-pruning, and nothing of tgonnx, so that it may run in an environment of its own. A graph is
+of an architecture if its file's name starts with that and a dot, as `resnet18.ts.onnx`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Where the Debian package dataset-fashion-mnist is installed, one epoch over its 60,000 images is the budget of a run,
 search and fine-tuning together, and accuracy is that on all 10,000 test images. Elsewhere, and with `--packed`,
 training uses the packed 10,000 images and the default budget. L2 and random selection get the same number of
-steps, on the pruned network from the start. With frozen weights, where nothing mends afterwards what the search
+steps, on the pruned network from the start. With frozen weights, where nothing afterwards makes up for what the search
 chose, the search has two epochs.
 """
 

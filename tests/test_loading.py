@@ -1,4 +1,4 @@
-"""The door: what is accepted, unchanged or mended, and what external data may do."""
+"""The door: what is accepted, unchanged or fixed, and what external data may do."""
 
 from __future__ import annotations
 

@@ -51,8 +51,8 @@ def axis_graph(
     return graph
 
 
-def way(graph: nx.Graph, start: Axis, ends: Iterable[Axis]) -> list[Axis | str]:
-    """The shortest way from an axis to the nearest of `ends`: axis, node, axis, ... ; empty if there is none."""
+def shortest_path(graph: nx.Graph, start: Axis, ends: Iterable[Axis]) -> list[Axis | str]:
+    """The shortest path from an axis to the nearest of `ends`: axis, node, axis, ... ; empty if there is none."""
     import networkx as nx
 
     paths = nx.single_source_shortest_path(graph, start) if start in graph else {}

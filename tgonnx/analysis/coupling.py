@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tgonnx.analysis.axis_graph import Axis, axis_graph, way
+from tgonnx.analysis.axis_graph import Axis, axis_graph, shortest_path
 from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.labelling import Labelling
 from tgonnx.analysis.lengths import Length, find_lengths
@@ -174,7 +174,23 @@ class Coupling(Shown):
         ends = {"input": self.model.inputs, "output": self.model.outputs}.get(pin.op_type, ())
         values = {name for n in self.model.nodes if n.label == pin.node for name in (*n.inputs, *n.outputs)}
         near = [axis for axis in alike if axis.value in (values if pin.node else ends)]
-        return way(self.axis_graph.subgraph(alike), Axis(pin.value, pin.axis), near)
+        return shortest_path(self.axis_graph.subgraph(alike), Axis(pin.value, pin.axis), near)
+
+    def summary(self) -> Summary:
+        """What can be cut, the largest groups first, and why the rest cannot."""
+        cost, largest = self.cost_model.cost(), sorted(self.groups, key=lambda group: -group.size)
+        reasons = Counter(pin.reason for pin in self.pinned).most_common(3)
+        facts = [("cost", f"{amount(cost.flops)} FLOPs, {amount(cost.params)} parameters")]
+        facts += [("pinned", f"{count} axes: {reason}") for reason, count in reasons]
+        rows = [(g.name, f"{g.size:,}", str(g.width), str(len(g.members))) for g in largest[:ROWS]]
+        size = f"{self.units:,} units in {len(self.groups):,} groups"
+        return Summary(
+            f"Coupling of {self.model.source}: {size}",
+            facts,
+            ("group", "units", "channels each", "axes"),
+            rows,
+            left_out(len(self.groups) - ROWS, "groups"),
+        )
 
     def summary(self) -> Summary:
         """What can be cut, the largest groups first, and why the rest cannot."""

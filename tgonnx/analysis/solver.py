@@ -167,7 +167,7 @@ class _Solver:
         """Units and groups.
 
         Classes with the same number of labels in the same axes are of one kind. Kinds of one unit each (a channel
-        shuffle gives every channel a way of its own) are put together by the first weight that they come from.
+        shuffle takes every channel to another place) are put together by the first weight that they come from.
         """
         names = [Axis(name, i) for name, parts in self.labelling.axes.items() for i in range(len(parts))]
         axis_of = self.labelling.owner()

@@ -1,6 +1,6 @@
 """Quantised operators of onnxruntime (com.microsoft): what its static quantisation writes with QuantFormat.QOperator.
 
-Each is a standard operator between DequantizeLinear and QuantizeLinear, and is defined so (`contrib.py` says what
+Each is a standard operator between DequantizeLinear and QuantizeLinear, and is defined so (`ort_fused.py` says what
 definitions are for). A quantised operand takes three inputs: numbers, scale, zero point.
 """
 

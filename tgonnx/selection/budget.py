@@ -59,7 +59,7 @@ def fit(
 ) -> Mask:
     """The mask that keeps the units of highest score and meets `target`: at most it, and as close as units allow.
 
-    Units are closed from the lowest score upwards until the target is met; then units that were closed on the way
+    Units are closed from the lowest score upwards until the target is met; then units that were closed in passing
     are opened again, the highest score first, where the target still allows it. Groups keep multiples of `round_to`
     units; by default of a power of two up to `BLOCK`, the largest that meets the target closely.
     Raises TargetError if the target cannot be met.
