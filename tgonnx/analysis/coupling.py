@@ -192,22 +192,6 @@ class Coupling(Shown):
             left_out(len(self.groups) - ROWS, "groups"),
         )
 
-    def summary(self) -> Summary:
-        """What can be cut, the largest groups first, and why the rest cannot."""
-        cost, largest = self.cost_model.cost(), sorted(self.groups, key=lambda group: -group.size)
-        reasons = Counter(pin.reason for pin in self.pinned).most_common(3)
-        facts = [("cost", f"{amount(cost.flops)} FLOPs, {amount(cost.params)} parameters")]
-        facts += [("pinned", f"{count} axes: {reason}") for reason, count in reasons]
-        rows = [(g.name, f"{g.size:,}", str(g.width), str(len(g.members))) for g in largest[:ROWS]]
-        size = f"{self.units:,} units in {len(self.groups):,} groups"
-        return Summary(
-            f"Coupling of {self.model.source}: {size}",
-            facts,
-            ("group", "units", "channels each", "axes"),
-            rows,
-            left_out(len(self.groups) - ROWS, "groups"),
-        )
-
     def to_json(self) -> dict[str, Any]:
         return {
             "units": self.units,
