@@ -15,7 +15,7 @@ import tgonnx as tg
 from tgonnx.pipeline import PruneResult, embed
 from tgonnx.training.fine_tune import fine_tune
 from tgonnx.training.progress import Journal
-from tgonnx.training.recipe import Recipe
+from tgonnx.training.recipe import Settings
 
 Array = np.ndarray[Any, Any]
 
@@ -25,7 +25,7 @@ def trained() -> onnx.ModelProto:
     from test_training import task_for
 
     model = network()
-    return fine_tune(model, task_for(model), 150, Recipe(lr=1e-2, batch=32, threads=1), Journal())
+    return fine_tune(model, task_for(model), 150, Settings(lr=1e-2, batch=32, threads=1), Journal())
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from tgonnx.ops.aspects.relations import Choice, Labels, Relation, Site, Tie, di
 from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View
 from tgonnx.ops.unprunable import COMPILED_DOMAINS
+from tgonnx.options import attention_of
 
 
 def analyze(model: Model, attention: Attention = "heads") -> Coupling:
@@ -39,6 +40,7 @@ def analyze(model: Model, attention: Attention = "heads") -> Coupling:
 def solve(model: Model, attention: Attention = "heads") -> Coupling:
     """`analyze`, done anew."""
     _refuse_compiled(model)
+    attention_of(attention)
     solver = _Solver(model)
     solver.run(attention)
     return solver.result(attention)
