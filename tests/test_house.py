@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = (
     "errors options strategies graph ops io runtime analysis selection data losses passes loading engines training "
-    "proof pipeline report cli"
+    "proof pipeline api report cli"
 ).split()
 LONGEST = 500  # lines of a file
 

@@ -108,14 +108,14 @@ def test_options_reach_the_mask(trained: onnx.ModelProto) -> None:
         threads=1,
         round_to=2,
         min_channels=4,
-        freeze=("w3*",),
+        freeze=("w4*",),
     )
     coupling = tg.analyze(tg.load(trained))
     for group in coupling.groups:
         kept = int(result.mask.open[group.units].sum())
         assert kept % 2 == 0
         assert kept >= 4
-        if any(member.value == "w3" for member in group.members):
+        if any(member.value == "w4" for member in group.members):
             assert kept in (group.size,)
 
 

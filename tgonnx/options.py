@@ -21,8 +21,8 @@ EngineName = str  # a name in the table of engines, or "auto"
 Device = Literal["cpu", "cuda"]
 Gradient = Literal["one", "sigmoid", "tanh"]
 Optimizer = Literal["adamw", "sgd"]
-ATTENTIONS: tuple[str, ...] = get_args(Attention)
-TARGET = "flops=0.5"
+ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
+TARGET = "flops=0.5"  # what may stay if nobody says
 CRITERION = "l2"
 VERIFY_SECONDS = 120.0  # enough for the whole list of sizes of a model that runs in a second
 NO_CHOICE = "auto"  # how a value that is None is written
@@ -131,6 +131,11 @@ def one_of(name: str, value: Any, names: Names) -> str:
 def whole_number(name: str, value: Any, low: int = 0) -> int:
     """A whole number of at least `low`. Raises OptionError."""
     return int(Spec("", int, low, low).read(name, value))
+
+
+def number(name: str, value: Any, low: float = 0) -> float:
+    """A number of at least `low`. Raises OptionError."""
+    return float(Spec("", float, low, low).read(name, value))
 
 
 def attention_of(value: Any) -> Attention:

@@ -13,14 +13,15 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from tgonnx.analysis.cost import Cost, Target
+from tgonnx.analysis.cost import Cost
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.lengths import rescaled
 from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.solver import analyze
+from tgonnx.analysis.target import Given, Target
 from tgonnx.data.samples import Dataset
 from tgonnx.data.sources import Data, open_dataset
-from tgonnx.errors import BoundsError, ModelError, TargetError, UnsupportedError
+from tgonnx.errors import BoundsError, ModelError, OptionError, TargetError, UnsupportedError
 from tgonnx.graph.proto import with_values
 from tgonnx.graph.structure import structure_hash
 from tgonnx.graph.types import Array
@@ -131,7 +132,7 @@ class _Plan:
 def prune(
     model: Model | Source,
     data: Data | None = None,
-    target: Target | None = None,
+    target: Given = None,
     *,
     recipe: Recipe | None = None,
     bounds: Bounds | None = None,
@@ -143,7 +144,8 @@ def prune(
     """Make a model cheaper by deleting channels, learning which ones; without data, by the size of their
     weights.
 
-    `target` defaults to half of the FLOPs. How to train is the `recipe`, what must stay the `bounds`, how the run goes
+    `target` is a `Target`, or what it is made from: "flops=0.5" (the default), "flops=50%", "params=1M", "size=2MB",
+    0.5, {"params": 0.5}. How to train is the `recipe`, what must stay the `bounds`, how the run goes
     the `run`; every field of these three is a keyword, too: `prune(model, data, lr=1e-3, round_to=8, seed=1)`. The seed
     determines a run. The result is verified at many sizes (`tgonnx.proof`).
 
@@ -158,8 +160,11 @@ def prune(
         of_class("bounds", bounds, Bounds),
         of_class("run", run, Run),
     )
+    wanted = Target.of(target)
     attention_of(attention)
-    model = model if isinstance(model, Model) else load(model)
+    if progress is not None and not callable(progress):
+        raise OptionError("progress", f"is a {type(progress).__name__}, not a function")
+    model = load(model)
     whole, unknown = model.original, unknown_operators(model.original) if data is not None else set()
     if unknown:  # nothing here runs them: what stands before them is trained
         model = replace(load(known_part(whole, unknown)), source=model.source)
@@ -172,10 +177,10 @@ def prune(
         why = coupling.pinned[0] if coupling.pinned else None
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
-    target = target or Target(flops=0.5)
+    wanted = wanted.as_share(coupling.cost_model)
     if bounds.round_to is None and not recipe.train_weights:
         bounds = replace(bounds, round_to=1)  # nothing mends afterwards what rounding took
-    plan = _Plan(model, coupling, target, _reachable(coupling, target, bounds), bounds)
+    plan = _Plan(model, coupling, wanted, _reachable(coupling, wanted, bounds), bounds)
     prover = Prover(coupling, (), run.verify_seconds, run.unverified)
     if dataset is None or fitting is None:
         return _without_data(plan, prover)

@@ -32,6 +32,7 @@ def analyze(model: Model, attention: Attention = "heads") -> Coupling:
     `attention` says which factor of a heads x head-dim axis is cut. Raises UnsupportedError for a file that a
     runtime has compiled for one device.
     """
+    attention = attention_of(attention)
     if attention not in model.couplings:
         model.couplings[attention] = solve(model, attention)
     return model.couplings[attention]
@@ -40,7 +41,6 @@ def analyze(model: Model, attention: Attention = "heads") -> Coupling:
 def solve(model: Model, attention: Attention = "heads") -> Coupling:
     """`analyze`, done anew."""
     _refuse_compiled(model)
-    attention_of(attention)
     solver = _Solver(model)
     solver.run(attention)
     return solver.result(attention)

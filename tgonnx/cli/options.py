@@ -11,7 +11,8 @@ from tgonnx.options import ATTENTIONS
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file.", show_default=False)]
 TargetText = Annotated[
-    str, typer.Option("--target", help="What may stay: flops=0.5, params=0.5 or channels=0.5.")
+    str,
+    typer.Option("--target", help="What may stay: flops=0.5, flops=50%, params=1M, size=2MB, channels=0.5."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
 AttentionCut = Annotated[

@@ -67,6 +67,7 @@ def fit(
     Raises TargetError if the target cannot be met, BoundsError naming the option if one forbids every cut.
     """
     sizes = np.array([group.size for group in coupling.groups], np.int64)
+    target = target.as_share(coupling.cost_model)
     if target.value < 1:
         _refuse_bounds(coupling, bounds)
     if bounds.round_to is not None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tgonnx.analysis.cost import Target
 from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.target import Given, Target
 from tgonnx.options import CRITERION, of_class, whole_number, with_fields
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.budget import fit
@@ -17,7 +17,7 @@ from tgonnx.selection.scoring import scores_by
 
 def select(
     coupling: Coupling,
-    target: Target,
+    target: Given = None,
     criterion: str = CRITERION,
     seed: int = 0,
     *,
@@ -32,10 +32,11 @@ def select(
 
     Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
     """
+    wanted = Target.of(target)
     (within,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
     scores = scores_by(criterion, coupling, whole_number("seed", seed))
     ranks = np.empty(coupling.units)
     for group in coupling.groups:  # the fraction of the group that is better
         order = np.argsort(-scores[group.units], kind="stable")
         ranks[group.units[order]] = np.arange(group.size) / group.size
-    return fit(coupling, -ranks, target, within)
+    return fit(coupling, -ranks, wanted, within)
