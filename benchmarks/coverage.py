@@ -96,7 +96,7 @@ def _measure(model: Model, row: Row, seeds: Sequence[int]) -> None:
     tables = _tables(coupling)
     row.params = sum(after.values()) / sum(before.values())
     row.params_without_tables = _total(after, tables) / max(_total(before, tables), 1)
-    row.flops = cost.count("flops", counts) / max(cost.totals["flops"], 1)
+    row.flops = cost.count("flops", counts) / max(cost.total("flops"), 1)
     row.why = tuple(_why_not_less(coupling, before, after))
 
 

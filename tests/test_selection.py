@@ -16,6 +16,7 @@ from tgonnx.analysis.kinds import KINDS, Kind
 from tgonnx.analysis.solver import analyze
 from tgonnx.errors import TargetError, UsageError
 from tgonnx.loading import load
+from tgonnx.passes import remove_channels
 from tgonnx.selection.budget import fit, random_mask
 from tgonnx.selection.criteria import select
 from tgonnx.selection.mask import Mask
@@ -88,6 +89,17 @@ def test_targets_are_met(coupling: Coupling, kind: Kind, criterion: str) -> None
     achieved = CostModel(coupling).ratio(mask.open, kind)
     assert achieved <= ratio + 1e-9
     assert achieved > ratio - 0.15  # units of these small models are coarse
+
+
+def test_the_size_is_that_of_the_file() -> None:
+    model = load(Path(__file__).parent.parent / "models" / "fashion_resnet20.onnx")
+    wide = analyze(model)
+    for seed in range(3):
+        mask = random_mask(wide, 0.5, seed)
+        found = remove_channels.apply(wide, mask).ByteSize()
+        counted = wide.cost_model.count("size", wide.cost_model.open_counts(mask.open))
+        assert found == pytest.approx(counted, rel=2e-3)
+    assert wide.cost_model.total("size") == model.original.ByteSize()
 
 
 def test_nothing_more_than_needed_is_closed(coupling: Coupling) -> None:

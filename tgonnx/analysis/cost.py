@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tgonnx.analysis.kinds import Axes, Counts, Kind, Measure, named
+from tgonnx.analysis.kinds import KINDS, Axes, Counts, Kind, Measure, named
 from tgonnx.analysis.target import Target as Target
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class CostModel:
     """FLOPs, parameters and channels of a coupling, and other kinds of cost, for any mask.
 
     Units are counted by kind of unit (units in exactly the same axes; most groups are of one kind): `kind_of` is
-    [units], `sizes` is [kinds]. `totals` are the costs of all units. `uncounted` names the nodes with weights that are
+    [units], `sizes` is [kinds]. `uncounted` names the nodes with weights that are
     missing from the FLOPs, as it is not known what they multiply.
     """
 
@@ -39,7 +39,7 @@ class CostModel:
         axes = Axes(coupling)
         self.kind_of, self.sizes = axes.kind_of, axes.sizes
         self._measures = {kind: named(kind).measure(axes) for kind in REPORTED}
-        self.totals = {kind: self.count(kind, self.sizes) for kind in REPORTED}
+        self._totals: dict[Kind, float] = {}
         self.uncounted = self._measures["flops"].uncounted
 
     def measure(self, kind: Kind) -> Measure:
@@ -58,9 +58,14 @@ class CostModel:
 
     def total(self, kind: Kind) -> float:
         """The cost of all units."""
-        if kind not in self.totals:
-            self.totals[kind] = self.count(kind, self.sizes)
-        return self.totals[kind]
+        if kind not in self._totals:
+            self._totals[kind] = self.count(kind, self.sizes)
+        return self._totals[kind]
+
+    @property
+    def totals(self) -> dict[Kind, float]:
+        """The cost of all units, by kind."""
+        return {kind: self.total(kind) for kind in KINDS}
 
     def ratio(self, mask: npt.NDArray[np.bool_], kind: Kind) -> float:
         """What is left of the original's cost."""
