@@ -22,7 +22,7 @@ from tgonnx.losses.fit import validate
 from tgonnx.passes.add_objective import HYSTERESIS, MU, RHO, Penalty
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.runtime.feeds import random_feeds
-from tgonnx.training.recipe import Recipe
+from tgonnx.training.recipe import Settings
 from tgonnx.training.step import make_trainer
 from tgonnx.training.task import Task, Teacher
 
@@ -39,7 +39,7 @@ def compare(path: Path, batch: int, threads: int, steps: int, engine: EngineName
     )
     fit = validate(dataset, model.original)
     task = Task(dataset.train, fit, Teacher(model.original, fit, threads), None)
-    recipe = Recipe(batch=batch, threads=threads, engine=engine)
+    recipe = Settings(batch=batch, threads=threads, engine=engine)
     first = next(task.batches(batch, 0))
     gated = insert_gates(model.proto, coupling, None)
     penalty = Penalty(CostModel(coupling), "flops", 5.0)

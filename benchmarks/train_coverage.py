@@ -46,7 +46,7 @@ from tgonnx.passes.add_objective import HYSTERESIS, MU, RHO, Penalty
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.prepare_training import SMALLEST_BATCH
 from tgonnx.runtime.feeds import random_feeds
-from tgonnx.training.recipe import Recipe
+from tgonnx.training.recipe import Settings
 from tgonnx.training.step import make_spec
 from tgonnx.training.task import Task, Teacher
 
@@ -86,7 +86,7 @@ def measure(path: Path, name: str) -> Row:
     row.batch = next(iter(feeds.values())).shape[0]
     fit = Fit("distill", model.original.graph.output[0].name)
     task = Task(None, fit, Teacher(model.original, fit, 1), None)  # type: ignore[arg-type]
-    recipe = Recipe(threads=1)
+    recipe = Settings(threads=1)
     gated = insert_gates(model.proto, coupling, None)
     batch = Batch(feeds, None)
     penalty = Penalty(CostModel(coupling), "flops", 5.0)

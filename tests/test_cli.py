@@ -181,8 +181,8 @@ def test_a_result_survives_what_happens_during_the_run(
     folder.mkdir()
     monkeypatch.chdir(tmp_path)
 
-    def eventful(*arguments: object) -> object:
-        result = run(*arguments)
+    def eventful(*arguments: object, **options: object) -> object:
+        result = run(*arguments, **options)
         model.unlink()
         if mishap == "output appears":
             (folder / "small.onnx").write_bytes(b"precious")

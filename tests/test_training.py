@@ -18,17 +18,18 @@ from tgonnx.graph.proto import with_values
 from tgonnx.loading import load
 from tgonnx.losses.fit import validate
 from tgonnx.losses.metric import Metric
+from tgonnx.selection.bounds import Bounds
 from tgonnx.training.fine_tune import fine_tune
 from tgonnx.training.loop import Diverged
 from tgonnx.training.progress import Journal, Progress
-from tgonnx.training.recipe import Recipe
+from tgonnx.training.recipe import Settings
 from tgonnx.training.schedule import rate
 from tgonnx.training.search import lift, search, search_floors
 from tgonnx.training.statistics import refresh_statistics
 from tgonnx.training.task import Task, Teacher
 
 Array = np.ndarray[Any, Any]
-FAST = Recipe(lr=1e-2, gate_lr=0.05, batch=32, threads=1)
+FAST = Settings(lr=1e-2, gate_lr=0.05, batch=32, threads=1)
 
 
 def task_for(
@@ -74,13 +75,13 @@ def test_search_lands_near_the_target(trained: onnx.ModelProto, coupling: Coupli
 
 
 def test_the_paper_s_fixed_lambda_closes_gates_too(trained: onnx.ModelProto, coupling: Coupling) -> None:
-    fixed = Recipe(lr=1e-2, gate_lr=0.05, batch=32, threads=1, lambda_=20.0)
+    fixed = Settings(lr=1e-2, gate_lr=0.05, batch=32, threads=1, lambda_=20.0)
     found = search(coupling, task_for(trained), Target(channels=0.5), 100, fixed, Journal())
     assert found.cost < 0.8
 
 
 def test_frozen_weights_do_not_move(trained: onnx.ModelProto, coupling: Coupling) -> None:
-    frozen = Recipe(gate_lr=0.05, batch=32, threads=1, train_weights=False)
+    frozen = Settings(gate_lr=0.05, batch=32, threads=1, weights="frozen")
     found = search(coupling, task_for(trained), Target(flops=0.5), 30, frozen, Journal())
     assert set(found.values) == {"mean", "var"}
     assert found.scores.std() > 0.01
@@ -93,7 +94,7 @@ def test_a_run_is_determined_by_its_seed(trained: onnx.ModelProto, coupling: Cou
             task_for(trained),
             Target(flops=0.5),
             20,
-            Recipe(batch=32, threads=1, seed=seed),
+            Settings(batch=32, threads=1, seed=seed),
             Journal(),
         )
         for seed in (1, 1, 2)
@@ -104,7 +105,7 @@ def test_a_run_is_determined_by_its_seed(trained: onnx.ModelProto, coupling: Cou
 
 def test_divergence_stops_with_the_last_good_state() -> None:
     model = network()
-    wild = Recipe(lr=1e30, batch=32, threads=1)
+    wild = Settings(lr=1e30, batch=32, threads=1)
     with pytest.raises(Diverged, match=r"fine-tune: the loss is \S+ at step \d+ of 60.*--lr") as caught:
         fine_tune(model, task_for(model), 60, wild, Journal())
     assert all(np.isfinite(value).all() for value in caught.value.values.values())
@@ -157,7 +158,7 @@ def test_dropout_is_silent_and_small_data_is_one_batch() -> None:
 
 
 def test_floors_lift_the_best_units(coupling: Coupling) -> None:
-    fewest = search_floors(coupling, Target(flops=0.5), 1, ())
+    fewest = search_floors(coupling, Target(flops=0.5), Bounds())
     assert (fewest >= [np.ceil(0.3 * g.size) for g in coupling.groups]).all()
     logits = np.linspace(-1.0, -0.1, coupling.units).astype(np.float32)
     assert lift(logits, coupling, fewest)
@@ -189,7 +190,7 @@ def test_progress_is_told_step_by_step(trained: onnx.ModelProto) -> None:
 
 def test_tiny_batches_train_with_the_stored_statistics() -> None:
     model = network()
-    tuned = fine_tune(model, task_for(model, samples(60)), 20, Recipe(batch=4, threads=1), Journal())
+    tuned = fine_tune(model, task_for(model, samples(60)), 20, Settings(batch=4, threads=1), Journal())
     assert np.array_equal(stored(tuned)["mean"], stored(model)["mean"])
     assert not np.array_equal(stored(tuned)["scale"], stored(model)["scale"])
 

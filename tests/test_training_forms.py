@@ -16,7 +16,7 @@ from tgonnx.engines.gradient_check import judge
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit
 from tgonnx.runtime.versions import newest_versions
-from tgonnx.training.recipe import Recipe
+from tgonnx.training.recipe import Settings
 from tgonnx.training.step import make_spec
 from tgonnx.training.task import Task, Teacher
 
@@ -112,7 +112,7 @@ def test_every_form_trains(tmp_path: Path, opset: int, kind: Any) -> None:
     batch = Batch({"x": x}, np.arange(8) % 5)
     fit = Fit("ce", "y", 1)
     task = Task(None, fit, Teacher(model.original, fit, 1, imitation=0.0), None)  # type: ignore[arg-type]
-    spec = make_spec(model.proto, task, Recipe(threads=1), batch)
+    spec = make_spec(model.proto, task, Settings(threads=1), batch)
     feeds = task.teacher.feeds(batch) | {"tgonnx.lr": np.zeros((), np.float32)}
     trained = {name for group in spec.groups for name in group.names}
     assert trained == {"w1", "scale", "shift", "slope", "w2", "bias"}

@@ -17,13 +17,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import onnx
-
     from tgonnx import data, passes
-    from tgonnx.analysis.cost import Cost, CostModel, Target
+    from tgonnx.analysis.cost import Cost, CostModel
     from tgonnx.analysis.coupling import Coupling
-    from tgonnx.analysis.model import Model, Source
-    from tgonnx.analysis.solver import analyze
+    from tgonnx.analysis.model import Model
+    from tgonnx.analysis.target import Target
+    from tgonnx.api import analyze, apply, gate, select, verify
     from tgonnx.errors import (
         DataError,
         DivergedError,
@@ -37,12 +36,14 @@ if TYPE_CHECKING:
     )
     from tgonnx.loading import load
     from tgonnx.pipeline import Figures, PruneResult, prune
-    from tgonnx.runtime.equivalence import Check, verify
-    from tgonnx.selection.criteria import select
+    from tgonnx.runtime.equivalence import Check
+    from tgonnx.selection.bounds import Bounds
     from tgonnx.selection.mask import Mask
     from tgonnx.training.progress import Progress
+    from tgonnx.training.recipe import Recipe, Run
 
 __all__ = [
+    "Bounds",
     "Check",
     "Cost",
     "CostModel",
@@ -56,6 +57,8 @@ __all__ = [
     "ModelError",
     "Progress",
     "PruneResult",
+    "Recipe",
+    "Run",
     "Target",
     "TargetError",
     "TgonnxError",
@@ -75,18 +78,20 @@ __all__ = [
 
 # Where the names above come from
 _HOMES = {
-    "analysis.cost": "Cost CostModel Target",
+    "analysis.cost": "Cost CostModel",
     "analysis.coupling": "Coupling",
     "analysis.model": "Model",
-    "analysis.solver": "analyze",
+    "analysis.target": "Target",
+    "api": "analyze apply gate select verify",
     "errors": "DataError DivergedError InstallationError ModelError TargetError TgonnxError UnsupportedError "
     "UsageError VerificationError",
     "loading": "load",
     "pipeline": "Figures PruneResult prune",
-    "runtime.equivalence": "Check verify",
-    "selection.criteria": "select",
+    "runtime.equivalence": "Check",
+    "selection.bounds": "Bounds",
     "selection.mask": "Mask",
     "training.progress": "Progress",
+    "training.recipe": "Recipe Run",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
@@ -104,25 +109,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def gate(model: Model | Source, mask: Mask) -> onnx.ModelProto:
-    """The gated model: of the same size, computing what the pruned one does. Raises UsageError."""
-    from tgonnx.passes.insert_gates import gate as gated
-
-    return gated(_coupling(model, mask), mask)
-
-
-def apply(model: Model | Source, mask: Mask) -> onnx.ModelProto:
-    """The model without the units that the mask closes. Raises UsageError, VerificationError."""
-    from tgonnx.passes.remove_channels import apply as cut
-
-    return cut(_coupling(model, mask), mask)
-
-
-def _coupling(model: Model | Source, mask: Mask) -> Coupling:
-    from tgonnx.analysis.model import Model
-    from tgonnx.analysis.solver import analyze
-    from tgonnx.loading import load
-
-    return analyze(model if isinstance(model, Model) else load(model), mask.attention)

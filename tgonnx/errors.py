@@ -21,6 +21,26 @@ class UsageError(TgonnxError):
     exit_code = 2
 
 
+class OptionError(UsageError):
+    """A wrong value of the option of this name: the message is the name between what is `before` and `after` it."""
+
+    def __init__(self, option: str, after: str, before: str = "") -> None:
+        super().__init__(option, after, before)  # all, so that it can be pickled
+        self.option, self.after, self.before = option, after, before
+
+    def __str__(self) -> str:
+        return f"{self.before}{self.option} {self.after}"
+
+    def on_command_line(self) -> str:
+        """The message with the name as the command line writes it."""
+        return f"{self.before}{flag(self.option)} {self.after}"
+
+
+def flag(option: str) -> str:
+    """`--gate-lr` for `gate_lr`; `lambda_` has its underscore because Python keeps the word. Else the words."""
+    return "--" + option.rstrip("_").replace("_", "-") if option.isidentifier() else option
+
+
 class ModelError(TgonnxError):
     """The model file cannot be accepted."""
 
@@ -49,6 +69,12 @@ class TargetError(TgonnxError):
     """The target cannot be met."""
 
     exit_code = 7
+
+
+class BoundsError(OptionError, TargetError):
+    """An option forbids every cut; nothing was written."""
+
+    exit_code = 2
 
 
 class InstallationError(TgonnxError):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 
 import onnx
 
 from tgonnx.analysis.input_shapes import check_shapes
 from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.shapes import Shape
+from tgonnx.errors import UsageError
 from tgonnx.io import read as files
 from tgonnx.io.limits import check_elements
 from tgonnx.passes import Pipeline, perform
@@ -27,18 +29,22 @@ from tgonnx.runtime.sessions import runtime_accepts
 def read(source: Source) -> onnx.ModelProto:
     """A model from a path, from bytes or as a proto, checked; onnxruntime is the second opinion on its shapes.
 
-    Raises UsageError if the path is not there, ModelError for everything wrong with the model.
+    Raises UsageError if it is none of these or the path is not there, ModelError for everything wrong with the model.
     """
+    if not isinstance(source, str | os.PathLike | bytes | onnx.ModelProto):
+        raise UsageError(f"a model is a path, bytes or an onnx.ModelProto, not a {type(source).__name__}")
     return files.read(source, runtime_accepts)
 
 
-def load(source: Source, sizes: Mapping[str, Shape] | None = None) -> Model:
-    """Read, check and normalise a model.
+def load(source: Model | Source, sizes: Mapping[str, Shape] | None = None) -> Model:
+    """Read, check and normalise a model; what is loaded already is returned, or with other `sizes` made anew.
 
     `sizes` are concrete shapes of named inputs: what is counted, tried and analysed first. They do not narrow what is
     written. Dynamic axes of other inputs get sizes that fit.
     Raises ModelError naming the file and the reason, UsageError for a path that does not exist or sizes that cannot be.
     """
+    if isinstance(source, Model):
+        return source if sizes is None else replace(load(source.original, sizes), source=source.source)
     original = read(source)
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "model"
     check_shapes(original, sizes or {}, name)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from tgonnx.analysis.cost import Cost, Target
-from tgonnx.analysis.coupling import Attention, Coupling
+from tgonnx.analysis.cost import Cost
+from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.lengths import rescaled
 from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.solver import analyze
+from tgonnx.analysis.target import Given, Target
 from tgonnx.data.samples import Dataset
 from tgonnx.data.sources import Data, open_dataset
-from tgonnx.engines import Device, EngineName
-from tgonnx.errors import ModelError, TargetError, UnsupportedError, UsageError
+from tgonnx.errors import BoundsError, ModelError, OptionError, TargetError, UnsupportedError
 from tgonnx.graph.proto import with_values
 from tgonnx.graph.structure import structure_hash
 from tgonnx.graph.types import Array
@@ -30,30 +30,29 @@ from tgonnx.io.summary import Shown, Summary, amount, byte_count
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit, validate
 from tgonnx.losses.metric import Metric, fixed_batch
-from tgonnx.ops.trainable_gate import Shape
+from tgonnx.options import Attention, attention_of, of_class, with_fields
 from tgonnx.passes.file_form import give_form_back
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.prepare_training import prepare_training
 from tgonnx.passes.remove_channels import apply, remove_channels
 from tgonnx.proof import Prover, data_feeds
-from tgonnx.runtime.equivalence import SECONDS, Check
+from tgonnx.runtime.equivalence import Check
 from tgonnx.runtime.known_part import known_part, unknown_operators, with_rest
 from tgonnx.runtime.sessions import open_session
+from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.budget import CLOSE, fit
 from tgonnx.selection.criteria import select
 from tgonnx.selection.mask import Mask
 from tgonnx.training.fine_tune import fine_tune
 from tgonnx.training.loop import WATCHED
 from tgonnx.training.progress import Journal, Listener, Progress
-from tgonnx.training.recipe import Recipe
+from tgonnx.training.recipe import BATCH, Recipe, Run, Settings
 from tgonnx.training.search import search
 from tgonnx.training.statistics import refresh_statistics
 from tgonnx.training.task import Task, Teacher
 
-BATCH = 64
 SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if the epochs are not given
 SEARCH_EPOCHS, TUNE_EPOCHS = 2, 4
-LR = 5e-4  # a trained network that learns faster forgets what it knew
 
 
 @dataclass(frozen=True)
@@ -123,64 +122,54 @@ class _Plan:
     coupling: Coupling
     target: Target
     goal: Target
-    round_to: int | None
-    min_channels: int
-    freeze: tuple[str, ...]
+    bounds: Bounds
 
     def commit(self, scores: npt.NDArray[np.float64]) -> Mask:
         """The mask that keeps the best units and meets the goal."""
-        return fit(self.coupling, scores, self.goal, self.round_to, self.min_channels, self.freeze)
+        return fit(self.coupling, scores, self.goal, self.bounds)
 
 
 def prune(
     model: Model | Source,
     data: Data | None = None,
-    target: Target | None = None,
-    loss: str = "auto",
-    epochs: int | None = None,
-    batch: int | None = None,
-    lr: float | None = None,
-    gate_lr: float = 0.02,
-    lambda_: float | Literal["auto"] = "auto",
-    gradient: Shape = "one",
-    round_to: int | None = None,
-    min_channels: int = 1,
-    freeze: Sequence[str] = (),
-    weights: Literal["train", "frozen"] = "train",
-    seed: int = 0,
-    threads: int | None = None,
-    engine: EngineName = "auto",
-    device: Device = "cpu",
+    target: Given = None,
+    *,
+    recipe: Recipe | None = None,
+    bounds: Bounds | None = None,
+    run: Run | None = None,
     progress: Listener | None = None,
     attention: Attention = "heads",
-    verify_seconds: float = SECONDS,
-    unverified: bool = False,
+    **fields: Any,
 ) -> PruneResult:
     """Make a model cheaper by deleting channels, learning which ones; without data, by the size of their
     weights.
 
-    `target` defaults to half of the FLOPs. Groups keep multiples of `round_to` units, by default up to 8, as far as
-    the target can be met closely. `epochs` counts all passes over the data, of which a third goes to
-    the search; without it, the number depends on the amount of data. `weights="frozen"` learns gates only and
-    trains nothing afterwards. `lambda_` "auto" adapts the weight of the cost. `seed` determines a run.
-
-    The result is verified at many sizes (`tgonnx.proof`), for about `verify_seconds` each time. What cannot be
-    verified, because nothing here runs it or the inputs cannot tell, is returned with `unverified` only, and marked.
+    `target` is a `Target`, or what it is made from: "flops=0.5" (the default), "flops=50%", "params=1M", "size=2MB",
+    0.5, {"params": 0.5}. How to train is the `recipe`, what must stay the `bounds`, how the run goes
+    the `run`; every field of these three is a keyword, too: `prune(model, data, lr=1e-3, round_to=8, seed=1)`. The seed
+    determines a run. The result is verified at many sizes (`tgonnx.proof`).
 
     Raises UnsupportedError if nothing can be pruned, DataError, UsageError, ModelError, DivergedError, and
     VerificationError if the normal form does not compute what the original does, or the pruned model not what the
     gated one does.
     """
-    if weights not in ("train", "frozen"):
-        raise UsageError(f"weights {weights!r} is not train or frozen")
-    if (epochs is not None and epochs < 1) or (batch is not None and batch < 1):
-        raise UsageError("epochs and batch must be at least 1")
-    model = model if isinstance(model, Model) else load(model)
+    recipe, bounds, run = with_fields(
+        "prune",
+        fields,
+        of_class("recipe", recipe, Recipe),
+        of_class("bounds", bounds, Bounds),
+        of_class("run", run, Run),
+    )
+    wanted = Target.of(target)
+    attention_of(attention)
+    if progress is not None and not callable(progress):
+        raise OptionError("progress", f"is a {type(progress).__name__}, not a function")
+    model = load(model)
     whole, unknown = model.original, unknown_operators(model.original) if data is not None else set()
     if unknown:  # nothing here runs them: what stands before them is trained
         model = replace(load(known_part(whole, unknown)), source=model.source)
     dataset = None if data is None else open_dataset(data, model.original)
-    fitting = None if dataset is None else validate(dataset, model.original, loss)
+    fitting = None if dataset is None else validate(dataset, model.original, recipe.loss)
     if dataset is not None and not model.sizes:
         model = _at_sizes_of(dataset, model)
     coupling = analyze(model, attention)
@@ -188,29 +177,16 @@ def prune(
         why = coupling.pinned[0] if coupling.pinned else None
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
-    target = target or Target(flops=0.5)
-    if round_to is None and weights == "frozen":
-        round_to = 1  # nothing mends afterwards what rounding took
-    bounds = (round_to, min_channels, tuple(freeze))
-    reachable = _reachable(coupling, target, round_to or 1, min_channels, tuple(freeze))
-    plan = _Plan(model, coupling, target, reachable, *bounds)
-    prover = Prover(coupling, (), verify_seconds, unverified)
+    wanted = wanted.as_share(coupling.cost_model)
+    if bounds.round_to is None and not recipe.train_weights:
+        bounds = replace(bounds, round_to=1)  # nothing mends afterwards what rounding took
+    plan = _Plan(model, coupling, wanted, _reachable(coupling, wanted, bounds), bounds)
+    prover = Prover(coupling, (), run.verify_seconds, run.unverified)
     if dataset is None or fitting is None:
         return _without_data(plan, prover)
-    recipe = Recipe(
-        lr=LR if lr is None else lr,
-        gate_lr=gate_lr,
-        lambda_=None if lambda_ == "auto" else float(lambda_),
-        gradient=gradient,
-        batch=_batch_size(model, dataset, batch),
-        train_weights=weights == "train",
-        seed=seed,
-        threads=threads,
-        engine=engine,
-        device=device,
-    )
+    settings = Settings(**(vars(recipe) | vars(run) | {"batch": _batch_size(model, dataset, recipe.batch)}))
     prover = replace(prover, feeds=data_feeds(dataset, model.original))
-    result = _with_data(plan, dataset, fitting, recipe, epochs, Journal(progress), prover)
+    result = _with_data(plan, dataset, fitting, settings, Journal(progress), prover)
     return _completed(result, whole, unknown) if unknown else result
 
 
@@ -241,8 +217,7 @@ def _completed(result: PruneResult, whole: onnx.ModelProto, unknown: set[tuple[s
 
 
 def _without_data(plan: _Plan, prover: Prover) -> PruneResult:
-    bounds = (plan.round_to, plan.min_channels, plan.freeze)
-    mask = select(plan.coupling, plan.goal, "l2", 0, *bounds)
+    mask = select(plan.coupling, plan.goal, "l2", bounds=plan.bounds)
     pruned = apply(plan.coupling, mask)
     gated = insert_gates(plan.model.proto, plan.coupling, mask)
     check = prover.both(mask, gated, pruned)
@@ -255,8 +230,7 @@ def _with_data(
     plan: _Plan,
     dataset: Dataset,
     fitting: Fit,
-    recipe: Recipe,
-    epochs: int | None,
+    recipe: Settings,
     journal: Journal,
     prover: Prover,
 ) -> PruneResult:
@@ -265,9 +239,9 @@ def _with_data(
     held_out = dataset.held_out
     metric = None if held_out is None else Metric(fitting, held_out, original)
     task = Task(dataset.train, fitting, Teacher(original, fitting, recipe.threads), metric)
-    steps = steps_for(task.steps_per_epoch(recipe.batch), epochs, recipe.train_weights)
+    steps = steps_for(task.steps_per_epoch(recipe.batch), recipe.epochs, recipe.train_weights)
     journal.later = steps[1] * math.sqrt(plan.target.value)  # fine-tuning is about so much faster
-    found = search(coupling, task, plan.goal, steps[0], recipe, journal, plan.min_channels, plan.freeze)
+    found = search(coupling, task, plan.goal, steps[0], recipe, journal, plan.bounds)
     mask = plan.commit(found.scores)
     full = with_values(plan.model.proto, found.values) if recipe.train_weights else plan.model.proto
     pruned = remove_channels(full, coupling, mask)
@@ -311,15 +285,16 @@ def embed(full: onnx.ModelProto, pruned: onnx.ModelProto, coupling: Coupling, ma
     return with_values(full, values)
 
 
-def _reachable(
-    coupling: Coupling, target: Target, round_to: int, min_channels: int, freeze: tuple[str, ...]
-) -> Target:
-    """The target, or the least ratio above it that can be met."""
+def _reachable(coupling: Coupling, target: Target, bounds: Bounds) -> Target:
+    """The target, or the least ratio above it that can be met. Raises BoundsError if nothing may be cut."""
     scores = np.zeros(coupling.units)
+    exact = replace(bounds, round_to=bounds.round_to or 1)
 
     def possible(ratio: float) -> bool:
         try:
-            fit(coupling, scores, Target(**{target.kind: ratio}), round_to, min_channels, freeze)
+            fit(coupling, scores, Target(**{target.kind: ratio}), exact)
+        except BoundsError:
+            raise
         except TargetError:
             return False
         return True

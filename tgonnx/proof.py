@@ -17,11 +17,12 @@ from tgonnx.data.samples import Dataset
 from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import ModelError, UnsupportedError, VerificationError
 from tgonnx.losses.metric import fixed_batch
+from tgonnx.options import VERIFY_SECONDS
 from tgonnx.passes import perform
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.select_closed import SelectClosed
 from tgonnx.runtime.comparison import NOTHING_FINITE, How
-from tgonnx.runtime.equivalence import CURE, RTOL, SECONDS, Check, contract_differences, judged
+from tgonnx.runtime.equivalence import CURE, RTOL, Check, contract_differences, judged
 from tgonnx.runtime.measure import NOT_FINITE
 from tgonnx.runtime.noise import tempered
 from tgonnx.runtime.sessions import Feeds
@@ -41,7 +42,7 @@ class Prover:
 
     coupling: Coupling
     feeds: Sequence[Feeds] = ()
-    seconds: float = SECONDS
+    seconds: float = VERIFY_SECONDS
     unverified: bool = False
 
     @cached_property

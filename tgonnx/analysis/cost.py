@@ -9,50 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tgonnx.analysis.kinds import KINDS, Axes, Counts, Kind, Measure, named
-from tgonnx.errors import UsageError
+from tgonnx.analysis.target import Target as Target
 
 if TYPE_CHECKING:
     from tgonnx.analysis.coupling import Coupling
 
 REPORTED: tuple[Kind, ...] = ("flops", "params", "channels")  # in every table of results
-
-
-@dataclass(frozen=True)
-class Target:
-    """How much may stay, as a ratio of the original; exactly one of the three is given. Raises UsageError."""
-
-    flops: float | None = None
-    params: float | None = None
-    channels: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [k for k in REPORTED if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise UsageError("a target names exactly one of flops, params, channels")
-        if not 0 < self.value <= 1:
-            raise UsageError(f"target {self}: the ratio must be above 0 and at most 1")
-
-    @classmethod
-    def parse(cls, text: str) -> Target:
-        """`flops=0.5` and the like. Raises UsageError."""
-        kind, equals, value = text.partition("=")
-        if kind.strip() not in REPORTED or not equals:
-            raise UsageError(f"target {text!r} is not one of flops=R, params=R, channels=R with a ratio R")
-        try:
-            return cls(**{kind.strip(): float(value)})
-        except ValueError:
-            raise UsageError(f"target {text!r}: {value!r} is not a number") from None
-
-    @property
-    def kind(self) -> Kind:
-        return next(k for k in REPORTED if getattr(self, k) is not None)
-
-    @property
-    def value(self) -> float:
-        return float(getattr(self, self.kind))
-
-    def __str__(self) -> str:
-        return f"{self.kind}={self.value:g}"
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,10 @@ from tgonnx.ops.aspects.relations import (
     lookup,
 )
 from tgonnx.ops.aspects.view import View
+from tgonnx.options import Attention as Attention
 
 if TYPE_CHECKING:  # heavy, and needed to explain only
     import networkx as nx
-
-Attention = Literal["heads", "head-dim"]
 
 
 @dataclass(frozen=True)

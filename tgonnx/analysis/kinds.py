@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 from tgonnx import ops
 from tgonnx.analysis.model import Node
 from tgonnx.graph.builder import Emitter, Value
+from tgonnx.io.checker import byte_size
 from tgonnx.ops.aspects.relations import Labels, distinct
 from tgonnx.ops.aspects.view import Unlabelled, View
 from tgonnx.strategies import find
@@ -239,6 +240,20 @@ def _width(tensor: TensorProto) -> float:
 def _channels(axes: Axes) -> Products:
     groups = axes.coupling.groups
     return Products(axes, [Term(1.0, (axes.of_group(group),), group.name) for group in groups])
+
+
+def _size(axes: Axes) -> Products:
+    """Bytes of the file: elements as they are stored, and the rest of the file, which stays."""
+    labelled, model = axes.coupling.labelling.axes, axes.coupling.model
+    terms = list[Term]()
+    for name, tensor in model.initializers.items():
+        elements = math.prod(tensor.dims)
+        if name in labelled and elements and tensor.data_type != TensorProto.STRING:
+            numbers = tuple(axes.number(a) for a in labelled[name])
+            terms.append(Term(byte_size(tensor) / elements, numbers, name))
+    stored = sum(byte_size(model.initializers[term.owner]) for term in terms)
+    terms.append(Term(float(max(model.original.ByteSize() - stored, 0)), (), "the rest of the file"))
+    return Products(axes, terms)
 
 
 KINDS: dict[str, CostKind] = {

@@ -23,6 +23,7 @@ from tgonnx.ops.aspects.relations import Choice, Labels, Relation, Site, Tie, di
 from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View
 from tgonnx.ops.unprunable import COMPILED_DOMAINS
+from tgonnx.options import attention_of
 
 
 def analyze(model: Model, attention: Attention = "heads") -> Coupling:
@@ -31,6 +32,7 @@ def analyze(model: Model, attention: Attention = "heads") -> Coupling:
     `attention` says which factor of a heads x head-dim axis is cut. Raises UnsupportedError for a file that a
     runtime has compiled for one device.
     """
+    attention = attention_of(attention)
     if attention not in model.couplings:
         model.couplings[attention] = solve(model, attention)
     return model.couplings[attention]

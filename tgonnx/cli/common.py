@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tgonnx.cli.ending import EXIT_CODES
-from tgonnx.cli.options import (
-    COMMON,
-)
+from tgonnx.cli.fields import Expanded
+from tgonnx.cli.options import COMMON
 from tgonnx.cli.terminal import Terminal
-from tgonnx.errors import (
-    UnsupportedError,
-)
+from tgonnx.errors import UnsupportedError
 from tgonnx.io.interrupts import deferred
+from tgonnx.options import attention_of
 
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
-    from tgonnx.analysis.coupling import Attention, Coupling
+    from tgonnx.analysis.coupling import Coupling
     from tgonnx.analysis.model import Model
 
 app = typer.Typer(
@@ -37,16 +35,27 @@ app = typer.Typer(
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command; the first parameter is the `Terminal` made from the options of all commands."""
+    """Register a command; the first parameter is the `Terminal` made from the options of all commands.
+
+    A parameter that is a class of options stands for its fields (`tgonnx.cli.fields`).
+    """
+
+    own = list(introspection.signature(function, eval_str=True).parameters.values())[1:]
+    expanded = {p.name: found for p in own if (found := Expanded.of(p.annotation))}
 
     @functools.wraps(function)
-    def run(json: bool, quiet: bool, verbose: int, no_color: bool, **own: Any) -> None:
+    def run(json: bool, quiet: bool, verbose: int, no_color: bool, **given: Any) -> None:
         with deferred():  # a signal in the middle of an import would be taken for a broken package
             import_module("onnx")
-        function(Terminal(json, quiet, verbose, not no_color), **own)
+        made = {name: options.made_from(given) for name, options in expanded.items()}
+        function(Terminal(json, quiet, verbose, not no_color), **given, **made)
 
     keyword = introspection.Parameter.KEYWORD_ONLY
-    parameters = list(introspection.signature(function, eval_str=True).parameters.values())[1:]
+    parameters = [
+        made.replace(kind=keyword)
+        for p in own
+        for made in (expanded[p.name].parameters() if p.name in expanded else (p,))
+    ]
     parameters += [
         introspection.Parameter(name, keyword, default=0 if name == "verbose" else False, annotation=kind)
         for name, kind in COMMON.items()
@@ -72,20 +81,20 @@ def loaded(path: Path, shapes: list[str] | None, fixed: list[str] | None = None)
 def analyzed(
     terminal: Terminal,
     path: Path,
-    attention: Attention,
+    attention: str,
     shapes: list[str] | None,
     fixed: list[str] | None = None,
 ) -> Coupling:
     from tgonnx.analysis.solver import analyze
 
     with terminal.working(f"reading {path}"):
-        return analyze(loaded(path, shapes, fixed), attention)
+        return analyze(loaded(path, shapes, fixed), attention_of(attention))
 
 
 def prunable(
     terminal: Terminal,
     path: Path,
-    attention: Attention,
+    attention: str,
     shapes: list[str] | None,
     fixed: list[str] | None = None,
 ) -> Coupling:

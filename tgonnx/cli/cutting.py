@@ -5,30 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tgonnx.cli.common import command, prunable
+from tgonnx.cli.common import loaded as read_model
+from tgonnx.cli.fields import Only
 from tgonnx.cli.options import (
     AttentionCut,
     EvidenceData,
     FixedShapes,
-    Freeze,
-    MinChannels,
     ModelPath,
     Overwrite,
-    RoundTo,
-    Seed,
     Shapes,
     TargetText,
-    Unverified,
-    VerifySeconds,
 )
 from tgonnx.cli.terminal import Terminal, plain
-from tgonnx.errors import (
-    TargetError,
-    UsageError,
-)
+from tgonnx.errors import TargetError, UsageError
+from tgonnx.options import ATTENTIONS, CRITERION, TARGET, attention_of
+from tgonnx.selection.bounds import Bounds
+from tgonnx.training.recipe import Recipe, Run
 
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
     import onnx
@@ -36,13 +33,13 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
     from tgonnx.proof import Prover
     from tgonnx.runtime.equivalence import Check
 
-from tgonnx.cli.common import command, prunable
-from tgonnx.cli.common import loaded as read_model
+VERIFIED = Only("verify_seconds", "unverified")
 
 
 @command
 def prune(
     terminal: Terminal,
+    *,
     model: ModelPath,
     data: Annotated[
         Path | None,
@@ -57,59 +54,13 @@ def prune(
         Path | None,
         typer.Option("--out", "-o", help="Where to write.", show_default="MODEL.pruned.onnx"),
     ] = None,
-    target: TargetText = "flops=0.5",
-    loss: Annotated[
-        Literal["auto", "ce", "mse", "l1", "bce", "distill"],
-        typer.Option(
-            "--loss",
-            help="What to learn from; auto: ce with labels, mse with targets, else distill (the original's outputs).",
-        ),
-    ] = "auto",
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            "--epochs",
-            min=1,
-            help="Passes over the data, search and fine-tuning together.",
-            show_default="auto",
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option("--batch", min=1, help="Samples in a training step.", show_default="auto")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option("--lr", min=0, help="Learning rate of the weights.", show_default="auto")
-    ] = None,
-    gate_lr: Annotated[float, typer.Option("--gate-lr", min=0, help="Learning rate of the gates.")] = 0.02,
-    penalty: Annotated[
-        str, typer.Option("--lambda", help="Weight of the cost in the objective: auto, or a number.")
-    ] = "auto",
-    gradient: Annotated[
-        Literal["one", "sigmoid", "tanh"], typer.Option("--gradient", help="Shape of a gate's derivative.")
-    ] = "one",
-    round_to: RoundTo = None,
-    min_channels: MinChannels = 1,
-    freeze: Freeze = None,
-    weights: Annotated[
-        Literal["train", "frozen"],
-        typer.Option(
-            "--weights", help="Train the weights, too, or learn which channels to keep and nothing else."
-        ),
-    ] = "train",
-    seed: Seed = 0,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Threads; 0: all.")] = 0,
-    engine: Annotated[
-        Literal["auto", "ort-training", "portable"],
-        typer.Option("--engine", help="What trains; `tgonnx doctor` explains the choice."),
-    ] = "auto",
-    device: Annotated[
-        Literal["cpu", "cuda"], typer.Option("--device", help="Where it trains; cuda needs onnxruntime-gpu.")
-    ] = "cpu",
-    attention: AttentionCut = "heads",
+    target: TargetText = TARGET,
+    recipe: Recipe,
+    bounds: Bounds,
+    run: Run,
+    attention: AttentionCut = ATTENTIONS[0],
     shape: Shapes = None,
     fix_shape: FixedShapes = None,
-    verify_seconds: VerifySeconds = 120,
-    unverified: Unverified = False,
     overwrite: Overwrite = False,
     report_path: Annotated[
         Path | None, typer.Option("--report", metavar="PATH.json", help="Also write all figures there.")
@@ -118,7 +69,7 @@ def prune(
     """Learn which channels to delete, delete them, train on, verify, and write the smaller model."""
     from tgonnx.analysis.cost import Target
     from tgonnx.io.save import check_destination, save, save_anyway, save_text
-    from tgonnx.pipeline import prune as run
+    from tgonnx.pipeline import prune as prune_model
     from tgonnx.report import tables as report
 
     protected = [model, *([data] if data else [])]
@@ -126,18 +77,22 @@ def prune(
     check_destination(out, overwrite, protected)
     if report_path:
         check_destination(report_path, overwrite, [*protected, out])
-    weight: float | Literal["auto"] = "auto" if penalty == "auto" else _number("--lambda", penalty)
     wanted = Target.parse(target)
     loaded = read_model(model, shape, fix_shape)  # once: the file may be another one when training is over
     with terminal.progress(wanted.kind) as listener:
-        result = run(
-            loaded, data, wanted, loss, epochs, batch, lr, gate_lr, weight, gradient, round_to, min_channels,
-            freeze or (), weights, seed, threads or None, engine, device, listener, attention,
-            verify_seconds, unverified,
-        )  # fmt: skip
+        result = prune_model(
+            loaded,
+            data,
+            wanted,
+            recipe=recipe,
+            bounds=bounds,
+            run=run,
+            progress=listener,
+            attention=attention_of(attention),
+        )
     out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, protected), out)
     with terminal.working("timing"):
-        before, after = report.facts(result, loaded.original, threads)
+        before, after = report.facts(result, loaded.original, run.threads)
     figures = report.prune_json(str(out), result, before, after)
     if report_path:
         text = json.dumps(plain(figures), indent=2) + "\n"
@@ -160,18 +115,17 @@ def prune(
 @command
 def mask(
     terminal: Terminal,
+    *,
     model: ModelPath,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MASK.json", help="Where to write the mask.")],
-    target: TargetText = "flops=0.5",
+    target: TargetText = TARGET,
     criterion: Annotated[
-        Literal["l2", "random"], typer.Option("--criterion", help="How units are ranked.")
-    ] = "l2",
-    round_to: RoundTo = None,
-    min_channels: MinChannels = 1,
-    freeze: Freeze = None,
-    attention: AttentionCut = "heads",
+        str, typer.Option("--criterion", metavar="[l2|random]", help="How units are ranked.")
+    ] = CRITERION,
+    bounds: Bounds,
+    attention: AttentionCut = ATTENTIONS[0],
     shape: Shapes = None,
-    seed: Seed = 0,
+    run: Annotated[Run, Only("seed")],
     overwrite: Overwrite = False,
 ) -> None:
     """Choose units to cut without training, and write the choice to a file."""
@@ -182,7 +136,7 @@ def mask(
     wanted = Target.parse(target)
     check_destination(out, overwrite, protect=[model])
     coupling = prunable(terminal, model, attention, shape)
-    chosen = select(coupling, wanted, criterion, seed, round_to, min_channels, freeze or [])
+    chosen = select(coupling, wanted, criterion, run.seed, bounds=bounds)
     chosen.save(out, overwrite, [model])
     costs = coupling.cost_model
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
@@ -191,6 +145,7 @@ def mask(
 @command
 def gate(
     terminal: Terminal,
+    *,
     model: ModelPath,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where to write the gated model.")],
     mask_path: Annotated[
@@ -199,8 +154,7 @@ def gate(
     ] = None,
     data: EvidenceData = None,
     shape: Shapes = None,
-    verify_seconds: VerifySeconds = 120,
-    unverified: Unverified = False,
+    run: Annotated[Run, VERIFIED],
     overwrite: Overwrite = False,
 ) -> None:
     """Write the model with gates in it: the same size, computing what the pruned model computes."""
@@ -216,7 +170,7 @@ def gate(
     coupling = prunable(terminal, model, given.attention if given else "heads", shape)
     chosen = given or Mask.all_open(coupling)
     gated = gate_model(coupling, chosen)
-    prover = Prover(coupling, real_feeds(data, coupling.model.original), verify_seconds, unverified)
+    prover = Prover(coupling, real_feeds(data, coupling.model.original), run.verify_seconds, run.unverified)
     with terminal.working("verifying"):
         check = prover.both(chosen, gated, cut(coupling, chosen))
     told = _settled(terminal, prover, check, gated)
@@ -227,14 +181,14 @@ def gate(
 @command
 def apply(
     terminal: Terminal,
+    *,
     model: ModelPath,
     mask_path: Annotated[Path, typer.Option("--mask", metavar="MASK.json", help="What to cut.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where to write the pruned model.")],
     data: EvidenceData = None,
     shape: Shapes = None,
     fix_shape: FixedShapes = None,
-    verify_seconds: VerifySeconds = 120,
-    unverified: Unverified = False,
+    run: Annotated[Run, VERIFIED],
     overwrite: Overwrite = False,
 ) -> None:
     """Cut what a mask closes. The result is verified before it is written."""
@@ -249,23 +203,13 @@ def apply(
     chosen = Mask.load(mask_path)
     coupling = prunable(terminal, model, chosen.attention, shape, fix_shape)
     pruned = cut(coupling, chosen)
-    prover = Prover(coupling, real_feeds(data, coupling.model.original), verify_seconds, unverified)
+    prover = Prover(coupling, real_feeds(data, coupling.model.original), run.verify_seconds, run.unverified)
     with terminal.working("verifying"):
         check = prover.both(chosen, gate_model(coupling, chosen), pruned)
     told = _settled(terminal, prover, check, pruned)
     save(pruned, out, overwrite, inputs)
     costs = coupling.cost_model
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open), told)
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"{option} {text!r} is neither auto nor a number of at least 0")
-    return value
 
 
 def _settled(terminal: Terminal, prover: Prover, check: Check, result: onnx.ModelProto) -> dict[str, Any]:

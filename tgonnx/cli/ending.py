@@ -13,7 +13,7 @@ import typer
 
 from tgonnx.cli import streams
 from tgonnx.cli.terminal import Terminal
-from tgonnx.errors import InstallationError, TgonnxError, UsageError
+from tgonnx.errors import InstallationError, OptionError, TgonnxError, UsageError
 from tgonnx.io import interrupts
 
 EXIT_CODES = (
@@ -58,7 +58,9 @@ def _answered(run: Callable[[], object], given: Sequence[str]) -> int:
 
 
 def _report(terminal: Terminal, error: BaseException) -> int:
-    if isinstance(error, TgonnxError | interrupts.Interrupted):
+    if isinstance(error, OptionError):
+        code, message = error.exit_code, error.on_command_line()
+    elif isinstance(error, TgonnxError | interrupts.Interrupted):
         code, message = error.exit_code, str(error)
     elif isinstance(error, _UsageFault):
         code, message = UsageError.exit_code, error.format_message()

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tgonnx.cli.fields import Only
 from tgonnx.cli.options import (
     AttentionCut,
     EvidenceData,
     ModelPath,
-    Seed,
     Shapes,
-    VerifySeconds,
 )
 from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import (
@@ -22,6 +21,8 @@ from tgonnx.errors import (
     UsageError,
     VerificationError,
 )
+from tgonnx.options import ATTENTIONS
+from tgonnx.training.recipe import Run
 
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
     pass
@@ -32,6 +33,7 @@ from tgonnx.cli.common import analyzed, command
 @command
 def inspect(
     terminal: Terminal,
+    *,
     model: ModelPath,
     groups: Annotated[bool, typer.Option("--groups", help="List all members of all groups.")] = False,
     why: Annotated[
@@ -42,7 +44,7 @@ def inspect(
             help="What keeps the axes of these weights, and how.",
         ),
     ] = None,
-    attention: AttentionCut = "heads",
+    attention: AttentionCut = ATTENTIONS[0],
     shape: Shapes = None,
 ) -> None:
     """Show what a model costs, what can be cut together, and what cannot be cut and why."""
@@ -71,6 +73,7 @@ def inspect(
 @command
 def verify(
     terminal: Terminal,
+    *,
     a: Annotated[Path, typer.Argument(metavar="A", help="The one model.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="The other.", show_default=False)],
     data: EvidenceData = None,
@@ -78,8 +81,7 @@ def verify(
     rtol: Annotated[
         float, typer.Option("--rtol", min=0, help="Difference allowed, relative to an output's channel.")
     ] = 1e-4,
-    seconds: VerifySeconds = 120,
-    seed: Seed = 0,
+    run: Annotated[Run, Only("verify_seconds", "seed")],
 ) -> None:
     """Compare what two models promise, and compute at many sizes. Exit code 1: they differ, or nobody can tell."""
     from tgonnx.loading import read
@@ -90,7 +92,7 @@ def verify(
     first, second = read(a), read(b)
     feeds = real_feeds(data, first) or None
     with terminal.working("comparing"):
-        check = compare(first, second, feeds, samples, seed, rtol, seconds=seconds)
+        check = compare(first, second, feeds, samples, run.seed, rtol, seconds=run.verify_seconds)
     terminal.result(report.check_json(check), report.check_table(check))
     if not check.ok:
         terminal.complain(
@@ -102,6 +104,7 @@ def verify(
 @command
 def bench(
     terminal: Terminal,
+    *,
     models: Annotated[
         list[Path], typer.Argument(metavar="MODEL...", help="One or more .onnx files.", show_default=False)
     ],
@@ -109,8 +112,7 @@ def bench(
     batch: Annotated[
         int, typer.Option("--batch", min=1, help="Samples in a run, if the model lets choose.")
     ] = 1,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Threads; 0: all.")] = 0,
-    seed: Seed = 0,
+    run: Annotated[Run, Only("threads", "seed")],
 ) -> None:
     """Time models on random inputs, taking turns, so that noise hits all alike."""
     from tgonnx.loading import read
@@ -120,9 +122,9 @@ def bench(
     from tgonnx.runtime.sessions import open_session
 
     protos = [read(path) for path in models]
-    feeds = [runnable_feeds(proto, open_session(proto), seed=seed, batch=batch)[0] for proto in protos]
+    feeds = [runnable_feeds(proto, open_session(proto), seed=run.seed, batch=batch)[0] for proto in protos]
     with terminal.working("timing"):
-        results = latency(protos, feeds, repeats, threads)
+        results = latency(protos, feeds, repeats, run.threads)
     names = [str(path) for path in models]
     data = [{"model": name, **vars(result)} for name, result in zip(names, results, strict=True)]
     terminal.result({"latency_ms": data}, report.latency_table(names, results))

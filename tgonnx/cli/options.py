@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from tgonnx.options import ATTENTIONS
+
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file.", show_default=False)]
 TargetText = Annotated[
-    str, typer.Option("--target", help="What may stay: flops=0.5, params=0.5 or channels=0.5.")
+    str,
+    typer.Option("--target", help="What may stay: flops=0.5, flops=50%, params=1M, size=2MB, channels=0.5."),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
-RoundTo = Annotated[
-    int | None,
-    typer.Option(
-        "--round-to",
-        min=1,
-        help="Keep multiples of this many units; auto: up to 8 where the target allows it, which runtimes like.",
-        show_default="auto",
-    ),
-]
-MinChannels = Annotated[int, typer.Option("--min-channels", min=1, help="Keep at least this many units.")]
-Freeze = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--freeze", metavar="GLOB", help="Never cut what a node or value of this name takes part in."
-    ),
-]
-
 AttentionCut = Annotated[
-    Literal["heads", "head-dim"],
-    typer.Option("--attention", help="What of attention is cut: whole heads, or the width of all heads."),
+    str,
+    typer.Option(
+        "--attention",
+        metavar=f"[{'|'.join(ATTENTIONS)}]",
+        help="What of attention is cut: whole heads, or the width of all heads.",
+    ),
 ]
 
 EvidenceData = Annotated[
@@ -51,15 +40,6 @@ FixedShapes = Annotated[
     list[str] | None,
     typer.Option("--fix-shape", metavar="NAME:SIZES", help="Write a model that takes this shape only."),
 ]
-VerifySeconds = Annotated[
-    float,
-    typer.Option("--verify-seconds", min=0, help="About how long sizes may be tried; two always are."),
-]
-Unverified = Annotated[
-    bool,
-    typer.Option("--unverified", help="Write what cannot be verified, too, and mark it in its metadata."),
-]
-
 COMMON = {
     "json": Annotated[bool, typer.Option("--json", help="Print the result as JSON.")],
     "quiet": Annotated[

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import onnx
 
-from tgonnx.runtime.sessions import Device
+from tgonnx.options import Device, EngineName, Optimizer
 
-Optimizer = Literal["adamw", "sgd"]
 __all__ = ["Device", "EngineName", "Optimizer", "ParameterGroup", "StepSpec"]
-
-EngineName = str  # a name in the table of engines, or "auto"
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from tgonnx.engines import ort_training, portable
 from tgonnx.engines.autodiff import Backward
 from tgonnx.engines.spec import Device
 from tgonnx.errors import InstallationError
+from tgonnx.options import one_of
 from tgonnx.runtime import remedies
 from tgonnx.runtime.versions import differentiates
-from tgonnx.strategies import unknown
 
 AUTO = "auto"
 
@@ -62,8 +62,7 @@ def candidates(engine: str = AUTO, device: Device = "cpu") -> list[Engine]:
     """
     if engine == AUTO:
         return [each for each in ENGINES.values() if device in each.devices and not each.missing()]
-    if engine not in ENGINES:
-        raise unknown("engine", engine, [AUTO, *ENGINES])
+    one_of("engine", engine, (AUTO, *ENGINES))
     if lacks := ENGINES[engine].missing():
         raise InstallationError(f"engine {engine}: {lacks}")
     return [ENGINES[engine]]

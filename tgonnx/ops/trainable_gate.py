@@ -8,16 +8,17 @@ too: plain differentiation of it gives g(w) + s_M(w) g'(w), equal to g(w) within
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 from onnx import FunctionProto, NodeProto, helper, parser
 
 from tgonnx.ops.aspects.row import Grads, Row
 from tgonnx.ops.aspects.tables import gradient
+from tgonnx.options import Gradient
 
 DOMAIN = "tgonnx"
 VERSION = 1
-Shape = Literal["one", "sigmoid", "tanh"]
+Shape = Gradient
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 _DERIVATIVES = {

@@ -15,6 +15,7 @@ from tgonnx.graph.declared import describe_type, model_inputs
 from tgonnx.graph.named_sizes import named_sizes
 from tgonnx.graph.proto import opset_of
 from tgonnx.io.summary import Shown, Summary, left_out
+from tgonnx.options import VERIFY_SECONDS
 from tgonnx.runtime.child import Crash, ask
 from tgonnx.runtime.comparison import Finding, How, Packed, compare
 from tgonnx.runtime.feeds import Drawer
@@ -23,7 +24,6 @@ from tgonnx.runtime.runner import running
 from tgonnx.runtime.sessions import Feeds, Session
 from tgonnx.runtime.trial_sizes import Size, Trials
 
-SECONDS = 120.0  # enough for the whole list of sizes of a model that runs in a second
 RTOL = 1e-4
 _CRASHES = 6  # sizes at which the runtime may crash before it is given up
 SHOWN = 3  # reasons of a check that are printed with it
@@ -102,7 +102,7 @@ def verify(
     seed: int = 0,
     rtol: float = RTOL,
     sizes: Mapping[str, int] | None = None,
-    seconds: float = SECONDS,
+    seconds: float = VERIFY_SECONDS,
 ) -> Check:
     """Compare inputs, outputs and opset of two models, then their outputs on the same inputs.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 from numpy.typing import NDArray
@@ -23,11 +23,11 @@ from tgonnx.graph.proto import opset_of
 from tgonnx.io.checker import describe, with_open_sizes, without_initializers
 from tgonnx.io.interrupts import deferred, temporary_folder
 from tgonnx.io.save import save
+from tgonnx.options import Device
 from tgonnx.runtime import remedies
 from tgonnx.runtime.sequences import as_array
 
 Feeds = dict[str, NDArray[Any]]
-Device = Literal["cpu", "cuda"]
 PROVIDERS: Mapping[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _SILENT = 4  # what goes wrong is raised; onnxruntime's own lines are for its developers
 SAFE_IR = 10  # the newest that every supported runtime reads

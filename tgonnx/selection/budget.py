@@ -5,17 +5,21 @@ from __future__ import annotations
 import fnmatch
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tgonnx.analysis.cost import CostModel, Target
 from tgonnx.analysis.coupling import Coupling
-from tgonnx.errors import TargetError, UsageError
+from tgonnx.errors import BoundsError, OptionError, TargetError
+from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.mask_file import Open
 
 BLOCK = 8  # onnxruntime's fast convolutions work on blocks of this many channels
+DEFAULT = Bounds()
 CLOSE = 0.99  # a target is met closely above this share of it
 
 
@@ -36,15 +40,15 @@ def frozen_groups(coupling: Coupling, patterns: Iterable[str]) -> set[int]:
             if name == pattern or fnmatch.fnmatchcase(name, pattern):  # names have [ and ]
                 hits |= numbers
         if not hits:
-            raise UsageError(f"--freeze {pattern!r} matches no prunable group")
+            raise OptionError("freeze", f"{pattern!r} matches no prunable group")
         found |= hits
     return found
 
 
-def floors(coupling: Coupling, min_channels: int = 1, freeze: Sequence[str] = ()) -> npt.NDArray[np.int64]:
+def floors(coupling: Coupling, bounds: Bounds = DEFAULT) -> npt.NDArray[np.int64]:
     """The fewest units that each group may keep."""
-    fewest = np.array([min(max(min_channels, 1), g.size) for g in coupling.groups], np.int64)
-    for number in frozen_groups(coupling, freeze):
+    fewest = np.array([min(bounds.min_channels, g.size) for g in coupling.groups], np.int64)
+    for number in frozen_groups(coupling, bounds.freeze):
         fewest[number] = coupling.groups[number].size
     return fewest
 
@@ -53,30 +57,31 @@ def fit(
     coupling: Coupling,
     scores: npt.NDArray[np.float64],
     target: Target,
-    round_to: int | None = None,
-    min_channels: int = 1,
-    freeze: Sequence[str] = (),
+    bounds: Bounds = DEFAULT,
 ) -> Mask:
     """The mask that keeps the units of highest score and meets `target`: at most it, and as close as units allow.
 
     Units are closed from the lowest score upwards until the target is met; then units that were closed in passing
-    are opened again, the highest score first, where the target still allows it. Groups keep multiples of `round_to`
-    units; by default of a power of two up to `BLOCK`, the largest that meets the target closely.
-    Raises TargetError if the target cannot be met.
+    are opened again, the highest score first, where the target still allows it. Without `round_to`, groups keep
+    multiples of a power of two up to `BLOCK`, the largest that meets the target closely.
+    Raises TargetError if the target cannot be met, BoundsError naming the option if one forbids every cut.
     """
     sizes = np.array([group.size for group in coupling.groups], np.int64)
-    if round_to is not None:
-        return _fit(coupling, scores, target, np.full_like(sizes, round_to), min_channels, freeze)
+    target = target.as_share(coupling.cost_model)
+    if target.value < 1:
+        _refuse_bounds(coupling, bounds)
+    if bounds.round_to is not None:
+        return _fit(coupling, scores, target, np.full_like(sizes, bounds.round_to), bounds)
     model = coupling.cost_model
     coarse = 2 ** np.floor(np.log2(np.maximum(sizes // 4, 1))).astype(np.int64)  # four sizes to choose from
     for block in (BLOCK, BLOCK // 2, BLOCK // 4):
         try:
-            mask = _fit(coupling, scores, target, np.minimum(coarse, block), min_channels, freeze)
+            mask = _fit(coupling, scores, target, np.minimum(coarse, block), bounds)
         except TargetError:
             continue
         if model.ratio(mask.open, target.kind) >= CLOSE * target.value:
             return mask
-    return _fit(coupling, scores, target, np.ones_like(sizes), min_channels, freeze)
+    return _fit(coupling, scores, target, np.ones_like(sizes), bounds)
 
 
 def _fit(
@@ -84,13 +89,11 @@ def _fit(
     scores: npt.NDArray[np.float64],
     target: Target,
     steps: npt.NDArray[np.int64],
-    min_channels: int,
-    freeze: Sequence[str],
+    bounds: Bounds,
 ) -> Mask:
     """`fit` where each group keeps a multiple of its own step."""
     model = coupling.cost_model
-    sizes = np.array([group.size for group in coupling.groups], np.int64)
-    fewest = np.maximum(floors(coupling, min_channels, freeze), np.minimum(steps, sizes))
+    fewest = _fewest(coupling, steps, bounds)
     closable = _closable(coupling, np.argsort(scores, kind="stable"), fewest, steps)
     low, high = 0, len(closable)
     least = model.ratio(_mask_of(coupling, closable, high), target.kind)
@@ -105,6 +108,32 @@ def _fit(
     mask = _mask_of(coupling, closable, high)
     _refill(model, mask, closable[:high], target)
     return Mask.of(coupling, mask)
+
+
+def _fewest(coupling: Coupling, steps: npt.NDArray[np.int64], bounds: Bounds) -> npt.NDArray[np.int64]:
+    """The fewest units that each group keeps where it keeps multiples of its step."""
+    sizes = np.array([group.size for group in coupling.groups], np.int64)
+    return np.maximum(floors(coupling, bounds), np.minimum(steps, sizes))
+
+
+def _refuse_bounds(coupling: Coupling, bounds: Bounds) -> None:
+    """Raise BoundsError if nothing may be cut, naming the option without which something might."""
+    loose: dict[str, Any] = {"freeze": (), "min_channels": 1, "round_to": 1}
+    given = {
+        name: getattr(bounds, name) for name in loose if getattr(bounds, name) not in (None, loose[name])
+    }
+    if not given or _allow_a_cut(coupling, bounds):
+        return
+    alone = [n for n in given if _allow_a_cut(coupling, replace(bounds, **{n: loose[n]}))]
+    name = (alone or list(given))[0]
+    shown = ", ".join(map(repr, given[name])) if name == "freeze" else str(given[name])
+    raise BoundsError(name, f"{shown} leaves nothing to cut: all units must stay")
+
+
+def _allow_a_cut(coupling: Coupling, bounds: Bounds) -> bool:
+    steps = np.full(len(coupling.groups), bounds.round_to or 1, np.int64)
+    fewest = _fewest(coupling, steps, bounds)
+    return bool(_closable(coupling, np.arange(coupling.units), fewest, steps))
 
 
 def _closable(

@@ -9,7 +9,7 @@ import onnx
 from tgonnx.graph.proto import with_values
 from tgonnx.training.loop import WATCHED, Loop
 from tgonnx.training.progress import Journal
-from tgonnx.training.recipe import Recipe
+from tgonnx.training.recipe import Settings
 from tgonnx.training.schedule import rate
 from tgonnx.training.step import rehearsed_trainer, training_copy
 from tgonnx.training.task import Task
@@ -19,7 +19,7 @@ def fine_tune(
     proto: onnx.ModelProto,
     task: Task,
     steps: int,
-    recipe: Recipe,
+    recipe: Settings,
     journal: Journal,
     cost: float | None = None,
 ) -> onnx.ModelProto:

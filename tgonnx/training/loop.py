@@ -14,7 +14,7 @@ from tgonnx.errors import DivergedError
 from tgonnx.graph.types import Array
 from tgonnx.passes.add_objective import LOSS, TASK
 from tgonnx.training.progress import Journal, Phase, Progress
-from tgonnx.training.recipe import Recipe
+from tgonnx.training.recipe import Settings
 from tgonnx.training.task import Task
 
 WATCHED = 2000  # held-out samples that are looked at during training
@@ -32,7 +32,7 @@ class Loop:
     """Runs steps, watches the loss, keeps the last good state and says how long it will take."""
 
     def __init__(
-        self, trainer: Trainer, task: Task, phase: Phase, steps: int, recipe: Recipe, journal: Journal
+        self, trainer: Trainer, task: Task, phase: Phase, steps: int, recipe: Settings, journal: Journal
     ) -> None:
         self.trainer, self.task, self.phase, self.steps, self.journal = trainer, task, phase, steps, journal
         self.per_epoch = task.steps_per_epoch(recipe.batch)

@@ -34,10 +34,11 @@ from tgonnx.passes.add_objective import (
 )
 from tgonnx.passes.gate_families import CHANNELS
 from tgonnx.passes.prepare_training import LOGITS
-from tgonnx.selection.budget import floors
+from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.budget import DEFAULT, floors
 from tgonnx.training.loop import Loop
 from tgonnx.training.progress import Journal
-from tgonnx.training.recipe import Recipe
+from tgonnx.training.recipe import Settings
 from tgonnx.training.step import rehearsed_trainer, stake, training_copy
 from tgonnx.training.task import Task
 
@@ -64,10 +65,9 @@ def search(
     task: Task,
     target: Target,
     steps: int,
-    recipe: Recipe,
+    recipe: Settings,
     journal: Journal,
-    min_channels: int = 1,
-    freeze: tuple[str, ...] = (),
+    bounds: Bounds = DEFAULT,
 ) -> Found:
     """Learn which units to keep, and weights with them. Raises DivergedError, UnsupportedError."""
     cost = coupling.cost_model
@@ -78,7 +78,7 @@ def search(
     strength = STRENGTH * unit if recipe.lambda_ is None else recipe.lambda_
     trainer = rehearsed_trainer(copy, task, recipe, first, journal, Penalty(cost, target.kind, strength))
     loop = Loop(trainer, task, "search", steps, recipe, journal)
-    fewest = search_floors(coupling, target, min_channels, freeze)
+    fewest = search_floors(coupling, target, bounds)
     start = np.full(coupling.units, min(0.5, recipe.gate_lr * steps / 20), np.float32)
     trainer.load({LOGITS: start})  # zero is near enough to be reached in a short search
     mu, left = 0.0, 1.0
@@ -107,13 +107,11 @@ def search(
     return Found(openness + 1e-3 * np.tanh(last), values, left)
 
 
-def search_floors(
-    coupling: Coupling, target: Target, min_channels: int, freeze: tuple[str, ...]
-) -> npt.NDArray[np.int64]:
+def search_floors(coupling: Coupling, target: Target, bounds: Bounds) -> npt.NDArray[np.int64]:
     """Units that each group keeps open during the search: a share of what an even cut would leave it."""
     share = min(FLOOR, 0.67 * kinds.named(target.kind).even(target.value))
     sizes = np.array([group.size for group in coupling.groups], np.int64)
-    fewest = floors(coupling, min_channels, freeze)
+    fewest = floors(coupling, bounds)
     return np.asarray(np.maximum(fewest, np.ceil(share * sizes)), np.int64)
 
 

@@ -11,14 +11,14 @@ from tgonnx.engines.trainer import session
 from tgonnx.graph.proto import with_values
 from tgonnx.graph.types import Array
 from tgonnx.passes.prepare_training import prepare_training
-from tgonnx.training.recipe import Recipe
+from tgonnx.training.recipe import Settings
 from tgonnx.training.task import Task
 
 REFRESH_BATCHES = 40
 
 
 def refresh_statistics(
-    proto: onnx.ModelProto, task: Task, recipe: Recipe, batches: int = REFRESH_BATCHES
+    proto: onnx.ModelProto, task: Task, recipe: Settings, batches: int = REFRESH_BATCHES
 ) -> onnx.ModelProto:
     """The model with BatchNormalization's averages measured anew: mean and variance over some batches."""
     if all(node.op_type != "BatchNormalization" for node in proto.graph.node):

@@ -17,12 +17,12 @@ from tgonnx.losses.nodes import ANSWER, TEACHER
 from tgonnx.passes.add_objective import TASK, Penalty, add_objective
 from tgonnx.passes.prepare_training import LOGITS, TrainingCopy, prepare_training
 from tgonnx.training.progress import Journal
-from tgonnx.training.recipe import Recipe
+from tgonnx.training.recipe import Settings
 from tgonnx.training.task import Task
 
 
 def make_trainer(
-    proto: onnx.ModelProto, task: Task, recipe: Recipe, batch: Batch, penalty: Penalty | None = None
+    proto: onnx.ModelProto, task: Task, recipe: Settings, batch: Batch, penalty: Penalty | None = None
 ) -> Trainer:
     """A trainer for batches like `batch`. With a penalty, `proto` is a gated model with free gates."""
     spec = make_spec(proto, task, recipe, batch, penalty)
@@ -32,7 +32,7 @@ def make_trainer(
 def rehearsed_trainer(
     copy: TrainingCopy,
     task: Task,
-    recipe: Recipe,
+    recipe: Settings,
     batch: Batch,
     journal: Journal,
     penalty: Penalty | None = None,
@@ -47,13 +47,13 @@ def rehearsed_trainer(
 
 
 def make_spec(
-    proto: onnx.ModelProto, task: Task, recipe: Recipe, batch: Batch, penalty: Penalty | None = None
+    proto: onnx.ModelProto, task: Task, recipe: Settings, batch: Batch, penalty: Penalty | None = None
 ) -> StepSpec:
     """The training graph of `make_trainer`, and what to update in it."""
     return with_objective(training_copy(proto, recipe, batch), task, recipe, batch, penalty)
 
 
-def training_copy(proto: onnx.ModelProto, recipe: Recipe, batch: Batch) -> TrainingCopy:
+def training_copy(proto: onnx.ModelProto, recipe: Settings, batch: Batch) -> TrainingCopy:
     """What of a training graph does not depend on the objective, for batches like `batch`."""
     return prepare_training(
         proto, {name: value.shape for name, value in batch.feeds.items()}, recipe.gradient
@@ -61,7 +61,7 @@ def training_copy(proto: onnx.ModelProto, recipe: Recipe, batch: Batch) -> Train
 
 
 def with_objective(
-    copy: TrainingCopy, task: Task, recipe: Recipe, batch: Batch, penalty: Penalty | None = None
+    copy: TrainingCopy, task: Task, recipe: Settings, batch: Batch, penalty: Penalty | None = None
 ) -> StepSpec:
     """The training graph of a copy, which stays as it is, and what to update in it."""
     feeds = task.teacher.feeds(batch)
@@ -76,7 +76,7 @@ def with_objective(
     return StepSpec(model, tuple(groups), copy.statistics)
 
 
-def stake(copy: TrainingCopy, task: Task, recipe: Recipe, batches: int = 4) -> float:
+def stake(copy: TrainingCopy, task: Task, recipe: Settings, batches: int = 4) -> float:
     """What the task's loss has to lose: the loss with all gates closed less that with all open.
 
     The penalty is weighed in this unit, so that it means the same for losses of any size. `copy` is of a gated model.
@@ -93,18 +93,13 @@ def stake(copy: TrainingCopy, task: Task, recipe: Recipe, batches: int = 4) -> f
     return found if math.isfinite(found) and found > 0 else max(abs(float(losses[1])), 1e-6)
 
 
-def _weight_groups(model: onnx.ModelProto, names: tuple[str, ...], recipe: Recipe) -> list[ParameterGroup]:
+def _weight_groups(model: onnx.ModelProto, names: tuple[str, ...], recipe: Settings) -> list[ParameterGroup]:
     """Matrices and kernels decay, vectors do not."""
     rank = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
     parts = (
-        (tuple(n for n in names if rank[n] > 1), recipe.weight_decay),
+        (tuple(n for n in names if rank[n] > 1), recipe.decay),
         (tuple(n for n in names if rank[n] <= 1), 0.0),
     )
-    decay_scale = (
-        1.0 if recipe.optimizer == "sgd" else 100.0
-    )  # decoupled decay is not divided by the gradients' size
     return [
-        ParameterGroup(members, recipe.optimizer, "tgonnx.lr", decay * decay_scale)
-        for members, decay in parts
-        if members
+        ParameterGroup(members, recipe.optimizer, "tgonnx.lr", decay) for members, decay in parts if members
     ]

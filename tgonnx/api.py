@@ -1,0 +1,126 @@
+"""The functions of the package: they take what a person has at hand, a path as well as what was made from one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from tgonnx.analysis import solver
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.model import Model, Source
+from tgonnx.analysis.target import Given
+from tgonnx.errors import OptionError
+from tgonnx.loading import load, read
+from tgonnx.options import ATTENTIONS, CRITERION, VERIFY_SECONDS, Attention, number, whole_number
+from tgonnx.runtime import equivalence
+from tgonnx.runtime.equivalence import RTOL, Check
+from tgonnx.selection import criteria
+from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.mask import Mask
+
+AnyModel = Coupling | Model | Source
+AnyMask = Mask | str | os.PathLike[str] | Sequence[bool] | NDArray[np.bool_]
+
+
+def analyze(model: Model | Source, attention: Attention = "heads") -> Coupling:
+    """Find units, groups and sites of a model. Needs shapes only, no weights.
+
+    `attention` says which factor of a heads x head-dim axis is cut. Raises UsageError, ModelError, and UnsupportedError
+    for a file that a runtime has compiled for one device.
+    """
+    return solver.analyze(load(model), attention)
+
+
+def select(
+    model: AnyModel,
+    target: Given = None,
+    criterion: str = CRITERION,
+    seed: int = 0,
+    *,
+    bounds: Bounds | None = None,
+    **fields: Any,
+) -> Mask:
+    """Choose the units that stay, without training (`tgonnx.selection.criteria.select`), of a coupling or a model.
+
+    Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
+    """
+    return criteria.select(_coupling(model), target, criterion=criterion, seed=seed, bounds=bounds, **fields)
+
+
+def gate(model: AnyModel, mask: AnyMask) -> onnx.ModelProto:
+    """The gated model: of the same size, computing what the pruned one does. Raises UsageError.
+
+    `mask` is a `Mask`, the path of its file, or one bool for each unit.
+    """
+    from tgonnx.passes.insert_gates import gate as gated
+
+    return gated(*_pair(model, mask))
+
+
+def apply(model: AnyModel, mask: AnyMask) -> onnx.ModelProto:
+    """The model without the units that the mask closes. Raises UsageError, VerificationError.
+
+    `mask` is a `Mask`, the path of its file, or one bool for each unit.
+    """
+    from tgonnx.passes.remove_channels import apply as cut
+
+    return cut(*_pair(model, mask))
+
+
+def verify(
+    a: Model | Source,
+    b: Model | Source,
+    feeds: Iterable[Mapping[str, NDArray[Any]]] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    rtol: float = RTOL,
+    sizes: Mapping[str, int] | None = None,
+    seconds: float = VERIFY_SECONDS,
+) -> Check:
+    """Compare two models as `tgonnx.runtime.equivalence.verify` does.
+
+    Raises UsageError, ModelError, UnsupportedError.
+    """
+    return equivalence.verify(
+        _proto(a),
+        _proto(b),
+        feeds,
+        None if samples is None else whole_number("samples", samples, low=1),
+        whole_number("seed", seed),
+        number("rtol", rtol),
+        sizes,
+        number("seconds", seconds),
+    )
+
+
+def _proto(model: Model | Source) -> onnx.ModelProto:
+    if isinstance(model, Model):
+        return model.original
+    return model if isinstance(model, onnx.ModelProto) else read(model)
+
+
+def _coupling(model: AnyModel, attention: Attention = "heads") -> Coupling:
+    return model if isinstance(model, Coupling) else solver.analyze(load(model), attention)
+
+
+def _pair(model: AnyModel, mask: AnyMask) -> tuple[Coupling, Mask]:
+    """A coupling and a mask of it. Raises UsageError if `mask` is none."""
+    if isinstance(mask, str | os.PathLike):
+        mask = Mask.load(mask)
+    if isinstance(mask, Mask):
+        return _coupling(model, mask.attention), mask
+    try:
+        opened = np.asarray(mask)
+    except ValueError:  # lists of several lengths
+        opened = np.zeros(0)
+    if opened.ndim != 1 or opened.dtype != bool:
+        raise OptionError(
+            "mask", f"is a {type(mask).__name__}; give a Mask, its path, or one bool for each unit"
+        )
+    coupling = _coupling(model, ATTENTIONS[0])
+    return coupling, Mask.of(coupling, opened)
