@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from tgonnx import ops
 from tgonnx.analysis.model import Node
@@ -213,28 +213,6 @@ def _parameters(axes: Axes) -> Iterator[Term]:
     for name, tensor in axes.coupling.model.initializers.items():
         if tensor.data_type in PARAMETER_TYPES and name in labelled:
             yield Term(1.0, tuple(axes.number(a) for a in labelled[name]), name)
-
-
-def _size(axes: Axes) -> Products:
-    """Bytes of the file: those of the initializers, and the rest of it, which stays as it is.
-
-    Near enough: surgery may store a size or two more.
-    """
-    model, labelled = axes.coupling.model, axes.coupling.labelling.axes
-    terms = [
-        Term(_width(tensor), tuple(axes.number(a) for a in labelled[name]), name)
-        for name, tensor in model.initializers.items()
-        if name in labelled
-    ]
-    weights = sum(term.coefficient * math.prod(model.initializers[term.owner].dims) for term in terms)
-    rest = max(model.original.ByteSize() - weights, 0)
-    return Products(axes, [*terms, Term(rest, (), "everything else")])
-
-
-def _width(tensor: TensorProto) -> float:
-    """Bytes of an element; two of 4 bits share one."""
-    packed = tensor.data_type in (TensorProto.INT4, TensorProto.UINT4)
-    return 0.5 if packed else float(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def _channels(axes: Axes) -> Products:
