@@ -12,11 +12,14 @@ from dataclasses import dataclass
 import onnx
 
 from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.target import Target
 from tgonnx.graph.builder import Value
 from tgonnx.passes.insert_gates import GATES, insert_gates
 from tgonnx.passes.remove_channels import remove_channels
+from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.budget import fit
 from tgonnx.selection.mask import Mask
+from tgonnx.selection.scoring import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class GateFamily:
     vector: str
     insert: Callable[[onnx.ModelProto, Coupling, Mask | None], onnx.ModelProto]
     price: Callable[[Value, Value], Value]
-    commit: Callable[..., Mask]
+    commit: Callable[[Coupling, Scores, Target, Bounds], Mask]
     cut: Callable[[onnx.ModelProto, Coupling, Mask], onnx.ModelProto]
 
 

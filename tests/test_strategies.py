@@ -146,6 +146,18 @@ def test_a_kind_of_cost_from_outside_is_counted_and_trained_against(kind: str) -
         assert 0 < found < 1
 
 
+@pytest.mark.usefixtures("two_kinds")
+@pytest.mark.parametrize("kind", ["values", "steps"])
+def test_a_kind_of_cost_from_outside_is_a_target(kind: str) -> None:
+    result = tg.prune(network(), tg.data.arrays(samples(200)), target=f"{kind}=0.6", **SHORT)
+    assert result.target.kind == kind
+    assert result.achieved == tg.analyze(tg.load(network())).cost_model.ratio(result.mask.open, kind)
+    assert 0.3 < result.achieved <= 0.6
+    learnt = [record.cost for record in result.history if record.phase == "search"]
+    assert learnt[-1] < 0.85  # the gates closed because of it
+    assert tg.prune(network(), target=f"{kind}=0.6", verify_seconds=1).target_met
+
+
 def test_a_kind_from_outside_changes_no_figure_of_the_others(two_kinds: None) -> None:
     coupling = tg.analyze(tg.load(network()))
     alone, beside = tg.CostModel(coupling), tg.CostModel(coupling)

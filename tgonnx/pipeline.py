@@ -32,15 +32,15 @@ from tgonnx.losses.fit import Fit, validate
 from tgonnx.losses.metric import Metric, fixed_batch
 from tgonnx.options import Attention, attention_of, of_class, with_fields
 from tgonnx.passes.file_form import give_form_back
-from tgonnx.passes.insert_gates import insert_gates
+from tgonnx.passes.gate_families import CHANNELS, GateFamily
 from tgonnx.passes.prepare_training import prepare_training
-from tgonnx.passes.remove_channels import apply, remove_channels
+from tgonnx.passes.remove_channels import apply
 from tgonnx.proof import Prover, data_feeds
 from tgonnx.runtime.equivalence import Check
 from tgonnx.runtime.known_part import known_part, unknown_operators, with_rest
 from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.bounds import Bounds
-from tgonnx.selection.budget import CLOSE, fit
+from tgonnx.selection.budget import CLOSE
 from tgonnx.selection.criteria import select
 from tgonnx.selection.mask import Mask
 from tgonnx.training.fine_tune import fine_tune
@@ -123,10 +123,11 @@ class _Plan:
     target: Target
     goal: Target
     bounds: Bounds
+    family: GateFamily = CHANNELS
 
     def commit(self, scores: npt.NDArray[np.float64]) -> Mask:
         """The mask that keeps the best units and meets the goal."""
-        return fit(self.coupling, scores, self.goal, self.bounds)
+        return self.family.commit(self.coupling, scores, self.goal, self.bounds)
 
 
 def prune(
@@ -219,7 +220,7 @@ def _completed(result: PruneResult, whole: onnx.ModelProto, unknown: set[tuple[s
 def _without_data(plan: _Plan, prover: Prover) -> PruneResult:
     mask = select(plan.coupling, plan.goal, "l2", bounds=plan.bounds)
     pruned = apply(plan.coupling, mask)
-    gated = insert_gates(plan.model.proto, plan.coupling, mask)
+    gated = plan.family.insert(plan.model.proto, plan.coupling, mask)
     check = prover.both(mask, gated, pruned)
     doubt = prover.settle(check, pruned)
     note = "no data was given: units were chosen by the size of their weights, and accuracy was not measured"
@@ -234,7 +235,7 @@ def _with_data(
     journal: Journal,
     prover: Prover,
 ) -> PruneResult:
-    coupling, original = plan.coupling, plan.model.original
+    coupling, original, family = plan.coupling, plan.model.original, plan.family
     prover.settle(prover.normal_form)  # before time is spent on it, as below
     held_out = dataset.held_out
     metric = None if held_out is None else Metric(fitting, held_out, original)
@@ -244,8 +245,8 @@ def _with_data(
     found = search(coupling, task, plan.goal, steps[0], recipe, journal, plan.bounds)
     mask = plan.commit(found.scores)
     full = with_values(plan.model.proto, found.values) if recipe.train_weights else plan.model.proto
-    pruned = remove_channels(full, coupling, mask)
-    prover.settle(prover.cut(mask, insert_gates(full, coupling, mask), pruned))
+    pruned = family.cut(full, coupling, mask)
+    prover.settle(prover.cut(mask, family.insert(full, coupling, mask), pruned))
     pruned = refresh_statistics(pruned, task, recipe)
     left = coupling.cost_model.ratio(mask.open, plan.target.kind)
     watched = None if metric is None else metric(pruned, WATCHED, recipe.threads or 0)
@@ -254,7 +255,7 @@ def _with_data(
     if recipe.train_weights:
         pruned = fine_tune(pruned, task, steps[1], recipe, journal, left)
         pruned = refresh_statistics(pruned, task, recipe)
-    gated = insert_gates(embed(full, pruned, coupling, mask), coupling, mask)
+    gated = family.insert(embed(full, pruned, coupling, mask), coupling, mask)
     pruned = give_form_back(pruned, original)
     check = prover.both(mask, gated, pruned)
     doubt = prover.settle(check, pruned)
@@ -292,7 +293,7 @@ def _reachable(coupling: Coupling, target: Target, bounds: Bounds) -> Target:
 
     def possible(ratio: float) -> bool:
         try:
-            fit(coupling, scores, Target(**{target.kind: ratio}), exact)
+            CHANNELS.commit(coupling, scores, Target(**{target.kind: ratio}), exact)
         except BoundsError:
             raise
         except TargetError:
