@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import onnx
+import onnx.parser
 import pytest
 
+from tgonnx.analysis.shapes import Sweep
 from tgonnx.ops.aspects.traits import EACH, Traits, traits, traits_of
 
 ROOT = Path(__file__).parent.parent
@@ -102,3 +104,18 @@ def test_mypy_refuses_a_function_of_another_signature(tmp_path: Path) -> None:
     lines = [line for line in found.stdout.splitlines() if "error:" in line]
     refused = {WRONG.splitlines()[int(line.split(":")[1])].split("(")[0] for line in lines}
     assert refused == {"def takes_too_much", "def takes_too_little", "def gives_a_number", "def takes_a_view"}
+
+
+def test_a_node_that_only_needs_a_shape_is_not_told_of_gradients() -> None:
+    text = """<ir_version: 8, opset_import: ["": 18, "com.microsoft": 1]>
+        g (float[2,3,4] a, float[2,4,5] b) => (float[2,3,5] y)
+        { y = com.microsoft.FusedMatMul <transBatchA=1> (a, b) }"""
+    graph = onnx.parser.parse_model(text).graph
+    shapes = {
+        value.name: (1, tuple(d.dim_value for d in value.type.tensor_type.shape.dim)) for value in graph.input
+    }
+    swept = Sweep({"": 18, "com.microsoft": 1}, 8)
+    for name, (kind, shape) in shapes.items():
+        swept.declare(name, kind, shape)
+    swept.visit(graph.node[0])
+    assert "cannot be given a shape: batch axes are transposed" in swept.problems["y"]
