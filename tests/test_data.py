@@ -16,6 +16,7 @@ from tgonnx import data
 from tgonnx.data.samples import Dataset
 from tgonnx.errors import DataError, UsageError
 from tgonnx.losses.fit import Fit, validate
+from tgonnx.losses.metric import Metric
 
 
 def classifier(batch: str = "N") -> onnx.ModelProto:
@@ -281,3 +282,134 @@ def test_feed_items_are_checked() -> None:
         data.open_dataset([], classifier())
     with pytest.raises(DataError, match="item 2 has other names"):
         data.open_dataset([{"image": np.zeros((1, 2))}, {"other": np.zeros((1, 2))}], classifier())
+
+
+NAMES: dict[str, tuple[dict[str, Any], str]] = {
+    "labels": ({"labels": good()["label"]}, "'labels' is read by nothing; did you mean 'label'"),
+    "y": ({"y": good()["label"]}, "'y' is read by nothing; did you mean 'label'"),
+    "targets": ({"targets": np.zeros((40, 16))}, "did you mean 'target'"),
+    "misspelt output": ({"logit": np.zeros((40, 16))}, "did you mean 'logits'"),
+    "anything": (good() | {"weights": np.zeros(40)}, "'weights' is read by nothing; leave it out"),
+    "test labels": (
+        good() | {"test_image": good()["image"], "test_labels": good()["label"]},
+        "'test_labels' is read by nothing; did you mean 'test_label'",
+    ),
+    "test labels alone": ({"test_label": good()["label"]}, "did you mean|is read by nothing"),
+    "two for one output": (good() | {"target_logits": np.zeros((40, 16))}, "'label' and 'target_logits'"),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_arrays_that_nothing_reads_are_refused(case: str) -> None:
+    values, message = NAMES[case]
+    with pytest.raises(DataError, match=message):
+        opened({"image": good()["image"]} | values)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("label", "label"),
+        ("target", "target"),
+        ("label_logits", "label"),
+        ("target_logits", "target"),
+        ("logits", None),
+    ],
+)
+def test_answers_are_called_after_their_output(name: str, kind: str | None) -> None:
+    arrays = {"label": good()["label"], "target": np.zeros((40, 16), np.float32)}
+    for each, array in arrays.items():
+        if kind in (None, each):
+            dataset = opened({"image": good()["image"], name: array})
+            assert dataset.answer == each
+            np.testing.assert_array_equal(dataset.train.answers, array[dataset.train.indices])  # type: ignore[arg-type]
+
+
+def two_heads() -> onnx.ModelProto:
+    return parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> m (float[N,3] x) => (float[N,3] age, float[N,3] sex) '
+        "{ age = Relu (x) sex = Neg (x) }"
+    )
+
+
+def test_answers_of_other_outputs_are_kept_and_not_forgotten() -> None:
+    x = np.zeros((10, 3), np.float32)
+    values = {"x": x, "label": np.arange(10) % 3, "label_sex": np.arange(10) % 2}
+    dataset = data.open_dataset(values, two_heads())
+    batch = dataset.train.take(np.arange(4))
+    np.testing.assert_array_equal(batch.answers["sex"], (np.arange(10) % 2)[dataset.train.indices[:4]])
+    np.testing.assert_array_equal(batch.answer, batch.answers["age"])  # type: ignore[arg-type]
+    for each in (values, {"x": x, "sex": x}):
+        with pytest.raises(DataError, match="is for output 'sex', but only the first output"):
+            validate(data.open_dataset(each, two_heads()), two_heads())
+
+
+CURES: dict[str, tuple[dict[str, Any], str]] = {
+    "one-hot": (
+        {"label": np.eye(16, dtype=int)[np.arange(40) % 16]},
+        r"40x16, one-hot\? give label\.argmax\(1\)",
+    ),
+    "one-hot floats": ({"label": np.eye(16)[np.arange(40) % 16]}, r"one-hot\? give label\.argmax\(1\)"),
+    "column": ({"label": np.zeros((40, 1), int)}, r"squeeze\(1\)"),
+    "from 1": ({"label": np.arange(40) % 16 + 1}, r"1\.\.16 were found: subtract 1"),
+    "floats": ({"label": np.zeros(40)}, r"astype\(numpy\.int64\)"),
+    "names": ({"label": np.full(40, "cat")}, "number the classes"),
+    "classes under target": ({"target": np.zeros(40, int)}, "class numbers\\? rename it to 'label'"),
+    "the user's index": ({"label": np.where(np.arange(40) == 27, 99, 0)}, "label 99 of sample 27 is outside"),
+    "ignored by whom": ({"label": np.where(np.arange(40) == 27, 255, 0)}, "ignore_label=255"),
+    "nhwc": ({"image": np.zeros((40, 4, 4, 1), np.float32)}, r"NHWC: give image\.transpose\(0, 3, 1, 2\)"),
+    "no channel": ({"image": np.zeros((40, 4, 4), np.float32)}, r"numpy\.expand_dims\(image, 1\)"),
+    "an axis too many": ({"image": np.zeros((40, 1, 4, 4, 1), np.float32)}, r"image\.squeeze\(4\)"),
+}
+
+
+@pytest.mark.parametrize("case", CURES)
+def test_the_cure_is_said(case: str) -> None:
+    changes, message = CURES[case]
+    values = {"image": good()["image"]} | changes
+    with pytest.raises(DataError, match=message):
+        validate(opened(values), classifier())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,b\n1,2\n", "not a readable .npz file but text; data are an .npz file of named arrays, a folder"),
+        (b"\x89PNG\r\n\x1a\n....", "an image; data are"),
+        (b"\x80\x04pickled", "a Python pickle"),
+        (b"\x1f\x8bzipped", "a gzip archive"),
+        (b'{"a": 1}', "a JSON file"),
+    ],
+)
+def test_files_of_other_kinds_are_named(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "d.npz").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        data.open_dataset(tmp_path / "d.npz", classifier())
+
+
+def dense() -> onnx.ModelProto:
+    return parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> m (float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu(x) }'
+    )
+
+
+def test_dense_labels_that_mean_nothing_are_ignored() -> None:
+    x = np.random.default_rng(0).random((10, 3, 4, 4), np.float32)
+    labels = x.argmax(1)
+    wrong = labels.copy()
+    wrong[:, 0] = 255
+    wrong[:, 1, 0] = -100
+    dataset = data.open_dataset({"x": x, "label": wrong}, dense())
+    fit = validate(dataset, dense())
+    assert fit.ignores
+    assert dataset.notes == ("50 labels are ignored",)
+    assert dataset.held_out
+    assert Metric(fit, dataset.held_out, dense())(dense()) == 1.0
+    wrong[3, 3, 3] = 7
+    with pytest.raises(DataError, match="label 7 of sample 3"):
+        validate(data.open_dataset({"x": x, "label": wrong}, dense()), dense())
+    chosen = data.open_dataset(
+        data.arrays({"x": x, "label": np.where(labels == 2, 9, labels)}, ignore_label=9), dense()
+    )
+    assert validate(chosen, dense()).ignores
+    assert chosen.notes == (f"{int((labels == 2).sum())} labels are ignored",)

@@ -123,8 +123,7 @@ def find_axes(
         else:
             inputs[name] = _by_size(dims, shapes.get(name), count, bool(batch))
     if inputs and all(axis is None for axis in inputs.values()):
-        name = next((n for n, dims in declared.items() if dims != [] and n not in given), None)
-        inputs |= {name: 0} if name else {}
+        inputs |= {n: 0 for n in [n for n, dims in declared.items() if dims != [] and n not in given][:1]}
     fixed = _fixed(inputs, declared)
     doubt = _doubt(inputs, declared, given)
     return Axes(inputs, {n: _of_output(dims, batch, fixed) for n, dims in outputs.items()}, fixed, doubt)

@@ -59,7 +59,7 @@ class Metric:
             value = loss.metric(Seen(self.fit, outputs, answer, taught, activated))
             counted = len(part) * _share(answer) if self.fit.ignores else len(part)
             total, weight = total + value * counted, weight + counted
-        return total / max(weight, 1.0)
+        return total / weight if weight else 0.0
 
 
 def _share(labels: Array | None) -> float:
