@@ -88,7 +88,7 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Some of the samples, in a fixed order. `first` is the output whose answers are `answers`."""
+    """Some of the samples, in a fixed order. `first` is the output whose answers are `answers`; "": the only one."""
 
     samples: Samples
     indices: Indices
@@ -105,14 +105,17 @@ class Split:
     @property
     def answers(self) -> Array | None:
         """The first output's labels or targets of the split."""
-        answers = self.samples.answers.get(self.first)
+        answers = self._of_first(self.samples.answers)
         return None if answers is None else answers[self.indices]
+
+    def _of_first(self, answers: Mapping[str, Array]) -> Array | None:
+        return answers.get(self.first or next(iter(answers), ""))
 
     def take(self, chosen: Indices) -> Batch:
         """The samples at the given positions of the split; they must be of one shape."""
         indices = self.indices[chosen]
         answers = self.samples.answers_of(indices)
-        return Batch(self.samples.take(indices), answers.get(self.first), self.axes, answers)
+        return Batch(self.samples.take(indices), self._of_first(answers), self.axes, answers)
 
     def one_shape(self, most: int | None = None) -> Indices:
         """Positions of samples that are of one shape: the first ones of the commonest, at most `most`."""
