@@ -14,6 +14,7 @@ from tgonnx.data import streams
 from tgonnx.data.axes import find_axes
 from tgonnx.errors import DataError, UsageError
 from tgonnx.losses.fit import validate
+from tgonnx.losses.metric import Metric
 
 
 def graph(inputs: str, outputs: str) -> onnx.ModelProto:
@@ -113,6 +114,25 @@ def test_constants() -> None:
         data.open_dataset(
             [{"x": x, "state": np.zeros((2, 10, 4)), "sr": np.array(i)} for i in range(2)], voice()
         )
+
+
+def test_answers_of_time_major_outputs_are_as_the_output_or_samples_first() -> None:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> m (float[T,N,3] x) => (float[T,N,3] y) { y = Relu(x) }"""
+    )
+    x = np.random.default_rng(0).random((4, 10, 3), np.float32)
+    label = x.argmax(2)
+    items = [{"x": x[:, i : i + 2], "label": label[:, i : i + 2]} for i in range(0, 10, 2)]
+    for source in ({"x": x, "label": label}, {"x": x, "label": label.T}, items, {"x": x, "target": x}):
+        dataset = data.open_dataset(source, model)  # type: ignore[arg-type]
+        assert len(dataset.train) == 9
+        fit = validate(dataset, model)
+        batch = dataset.train.take(np.arange(3))
+        assert batch.answer is not None
+        wanted = batch.feeds["x"] if fit.loss == "mse" else batch.feeds["x"].argmax(2)
+        np.testing.assert_array_equal(batch.answer, wanted)
+        assert dataset.held_out
+        assert Metric(fit, dataset.held_out, model)(model) == float(fit.loss == "ce")
 
 
 def scores() -> onnx.ModelProto:

@@ -64,6 +64,16 @@ class Axes:
             for name, value in outputs.items()
         }
 
+    def answers_first(self, array: Array, output: str, count: int | None) -> Array:
+        """Labels or targets with samples first, which may be where the output has them."""
+        axis = self.outputs.get(output) or 0
+        return np.moveaxis(array, axis, 0) if array.ndim > axis > 0 and array.shape[axis] == count else array
+
+    def as_output(self, answers: Array, output: str) -> Array:
+        """Labels or targets with samples where the output has them, of those that have them first."""
+        axis = self.outputs.get(output) or 0
+        return np.moveaxis(answers, 0, axis) if answers.ndim > axis else answers
+
     def join(self, parts: Sequence[Mapping[str, Array]], count: int) -> dict[str, Array]:
         """Outputs for batches one after the other, `count` samples of them."""
         joined = {name: self._joined(name, [part[name] for part in parts]) for name in parts[0]}

@@ -133,12 +133,13 @@ class _Reader:
                     repeated.add(value.name)
             else:
                 arrays[value.name] = self._array(prefix, value)
-        answers = {taught.output: self._answer(prefix, taught) for taught in self.taught}
         counted = {
             prefix + each: arrays[each].shape[axis]
             for each, axis in self.axes.inputs.items()
             if axis is not None and each not in repeated and arrays[each].ndim > axis
         }
+        count = next(iter(counted.values()), None)
+        answers = {taught.output: self._answer(prefix, taught, count) for taught in self.taught}
         counted |= {prefix + taught.array: len(answers[taught.output]) for taught in self.taught}
         if len(set(counted.values())) > 1:
             listed = ", ".join(f"{each!r} has {count}" for each, count in counted.items())
@@ -161,13 +162,14 @@ class _Reader:
             raise DataError(f"{self.name}: array {key!r} is a single value, without an axis of samples")
         return _one_for_all(array, value, f"{self.name}: array {key!r}") if axis is None else array
 
-    def _answer(self, prefix: str, taught: Taught) -> Array:
+    def _answer(self, prefix: str, taught: Taught, count: int | None) -> Array:
+        """Labels or targets, samples first; they may be given so, or as the model's output has them."""
         key = prefix + taught.array
         if key not in self.values:
             raise DataError(f"{self.name}: array {key!r} is missing")
         if self.values[key].ndim == 0:
             raise DataError(f"{self.name}: array {key!r} is a single value, without an axis of samples")
-        return self.values[key]
+        return self.axes.answers_first(self.values[key], taught.output, count)
 
     def scaled(self, samples: ArraySamples) -> tuple[ArraySamples, list[str]]:
         """The samples with a scale for pixels, found out if nobody says it."""

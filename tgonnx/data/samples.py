@@ -26,7 +26,7 @@ HELD_OUT = 0.1
 class Batch:
     """Inputs by name, cast to the model's types, and the labels or targets of the same samples.
 
-    `answers` are those of each output that has some, `answer` the first output's.
+    `answers` are those of each output that has some, samples being where the output has them; `answer` is the first's.
     """
 
     feeds: Feeds
@@ -114,7 +114,8 @@ class Split:
     def take(self, chosen: Indices) -> Batch:
         """The samples at the given positions of the split; they must be of one shape."""
         indices = self.indices[chosen]
-        answers = self.samples.answers_of(indices)
+        found = self.samples.answers_of(indices).items()
+        answers = {output: self.axes.as_output(array, output) for output, array in found}
         return Batch(self.samples.take(indices), self._of_first(answers), self.axes, answers)
 
     def one_shape(self, most: int | None = None) -> Indices:

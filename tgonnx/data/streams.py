@@ -17,6 +17,7 @@ import onnx
 
 from tgonnx.data.axes import Axes, dims_of, find_axes, settled
 from tgonnx.data.named import constants, dataset_of_groups
+from tgonnx.data.names import taught_by
 from tgonnx.data.options import ArrayOptions
 from tgonnx.data.samples import Dataset
 from tgonnx.errors import DataError, UsageError
@@ -86,6 +87,7 @@ class _Gathering:
         self.wanted = [v.name for v in self.inputs if v.name not in constants(options.const, self.inputs)]
         self.axes: Axes | None = None
         self.names: set[str] = set()
+        self.outputs: dict[str, str] = {}
         self.constant: dict[str, Array] = {}
         self.groups: dict[Shapes, dict[str, _Pile]] = {}
         self.group_of: list[int] = []
@@ -96,10 +98,14 @@ class _Gathering:
         arrays = self._named(item, where)
         if self.axes is None:
             self.axes, self.names = self._find_axes(arrays), set(arrays)
+            self.outputs = {each.array: each.output for each in taught_by(arrays, self.model, self.name)}
         if self.names != set(arrays):
             raise DataError(f"{where} has other names than those before it: {', '.join(sorted(arrays))}")
         rows = {key: self._rows(key, array, where) for key, array in arrays.items()}
         piled = {key: array for key, array in rows.items() if array is not None}
+        count = next((len(array) for key, array in piled.items() if key not in self.outputs), None)
+        for key, output in self.outputs.items():
+            piled[key] = self.axes.answers_first(piled[key], output, count)
         counts = {key: len(array) for key, array in piled.items()}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{key!r} has {count}" for key, count in counts.items())
@@ -119,10 +125,13 @@ class _Gathering:
         """The arrays of a group, samples where the model has them."""
         assert self.axes is not None
         piled = {name: pile.array() for name, pile in self.groups[key].items()}
+        answers = {
+            name: self.axes.as_output(piled.pop(name), output) for name, output in self.outputs.items()
+        }
         placed = {
             name: np.moveaxis(array, 0, self.axes.inputs.get(name) or 0) for name, array in piled.items()
         }
-        return placed | self.constant
+        return placed | answers | self.constant
 
     def _bound(self) -> None:
         if self.bytes > MOST:

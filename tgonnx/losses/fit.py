@@ -59,6 +59,9 @@ def validate(dataset: Dataset, model: onnx.ModelProto, loss: str = "auto") -> Fi
                 answers = part.answers[first]
                 where = f"{dataset.name}: array {prefix + array!r}"
                 class_axis = chosen.check(counted(answers) if dataset.ignores else answers, shape, where)
+    sample_axis = dataset.train.axes.outputs.get(first) or 0
+    if class_axis is not None and class_axis <= sample_axis:  # found with samples first
+        class_axis -= 1
     return Fit(chosen.name, first, class_axis, dataset.ignores)
 
 

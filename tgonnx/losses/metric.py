@@ -45,7 +45,7 @@ class Metric:
             chosen = np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
         axes = self.split.axes
         fixed = axes.fixed or find_axes(model).fixed
-        loss = self.fit.definition
+        loss, output = self.fit.definition, self.fit.output
         session = open_session(model, threads)
         teacher = open_session(self.teacher, threads) if loss.teacher == "outputs" else None
         activated = loss.strips is not None and ends_in(self.teacher, loss.strips)
@@ -55,7 +55,7 @@ class Metric:
             batch = self.split.take(filled)
             outputs = axes.first(session.run(batch.feeds), len(part))
             taught = {} if teacher is None else axes.first(teacher.run(batch.feeds), len(part))
-            answer = None if batch.answer is None else batch.answer[: len(part)]
+            answer = None if batch.answer is None else axes.first({output: batch.answer}, len(part))[output]
             value = loss.metric(Seen(self.fit, outputs, answer, taught, activated))
             counted = len(part) * _share(answer) if self.fit.ignores else len(part)
             total, weight = total + value * counted, weight + counted
