@@ -142,7 +142,7 @@ def main() -> None:
     }
     np.savez_compressed(options.out / "fashion_mnist.npz", **packed)
     model = ResNet20(WIDTH, options.seed).model
-    dataset = open_dataset(arrays(values), model)
+    dataset = open_dataset(arrays(values, scale=1 / 255), model)
     model = train(model, dataset, options.epochs, options.threads, options.seed)
     assert dataset.held_out is not None
     accuracy = Metric(validate(dataset, model), dataset.held_out, model)(model)

@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from tgonnx.data.axes import find_axes
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.proto import opset_of, remove_unused
 from tgonnx.ops import trainable_gate as gates
@@ -38,11 +39,15 @@ _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE}
 
 @dataclass(frozen=True)
 class TrainingCopy:
-    """`weights` are the initializers to train; `statistics` maps running averages to their next values."""
+    """`weights` are the initializers to train; `statistics` maps running averages to their next values.
+
+    `source` is what it is a copy of, for batches of other shapes.
+    """
 
     model: onnx.ModelProto
     weights: tuple[str, ...]
     statistics: Mapping[str, str]
+    source: onnx.ModelProto
 
 
 def prepare_training(
@@ -58,11 +63,12 @@ def prepare_training(
                 f"node {node.name or node.output[0]} ({node.op_type}): rounding to steps has no slope to learn from; "
                 "prune the model before it is quantised, or without data"
             )
+    source = proto
     proto = _branches_taken(single_precision(proto), shapes)
     weights = tuple(trainable(proto))
     copy = make_differentiable(proto, *newest_versions())
     _bind(copy.graph, shapes)
-    batch = next(iter(shapes.values()))[0] if shapes else 1
+    batch = find_axes(proto, shapes).samples(shapes)
     statistics: dict[str, str] = {}
     for index, node in enumerate(copy.graph.node):
         if node.op_type == "Dropout":
@@ -73,7 +79,7 @@ def prepare_training(
         _open_gates(copy, gradient)
     remove_unused(copy.graph)
     kept = {tensor.name for tensor in copy.graph.initializer}
-    return TrainingCopy(copy, tuple(name for name in weights if name in kept), statistics)
+    return TrainingCopy(copy, tuple(name for name in weights if name in kept), statistics, source)
 
 
 def _branches_taken(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:

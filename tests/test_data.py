@@ -16,6 +16,7 @@ from tgonnx import data
 from tgonnx.data.samples import Dataset
 from tgonnx.errors import DataError, UsageError
 from tgonnx.losses.fit import Fit, validate
+from tgonnx.losses.metric import Metric
 
 
 def classifier(batch: str = "N") -> onnx.ModelProto:
@@ -28,7 +29,7 @@ def classifier(batch: str = "N") -> onnx.ModelProto:
 
 def good(count: int = 40) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, 1, 4, 4)).astype(np.uint8)
+    images = rng.random((count, 1, 4, 4), np.float32)
     return {"image": images, "label": rng.integers(0, 16, count)}
 
 
@@ -59,10 +60,66 @@ def test_a_test_split_is_taken_as_it_is() -> None:
     assert (len(dataset.train), len(dataset.held_out or ())) == (40, 7)
 
 
-def test_bytes_become_floats_from_0_to_1() -> None:
-    batch = next(opened(good()).train.batches(8))
-    assert batch.feeds["image"].dtype == np.float32
-    assert 0 <= batch.feeds["image"].min() < 0.1 < 0.9 < batch.feeds["image"].max() <= 1
+def pixels(count: int = 40) -> dict[str, Any]:
+    return good(count) | {
+        "image": np.random.default_rng(0).integers(0, 256, (count, 1, 4, 4)).astype(np.uint8)
+    }
+
+
+def threshold() -> onnx.ModelProto:
+    """Class 0 where the mean of the pixels is below 0.5, else class 1; pixels of 0..255 are all of class 1."""
+    return parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        m (float[N,1,4,4] image) => (float[N,2] scores) <float half = {0.5}> {
+            mean = ReduceMean <axes = [1, 2, 3], keepdims = 0> (image)
+            above = Sub (mean, half)
+            below = Neg (above)
+            both = Concat <axis = 0> (below, above)
+            shape = Constant <value_ints = [2, -1]> ()
+            rows = Reshape (both, shape)
+            scores = Transpose <perm = [1, 0]> (rows)
+        }"""
+    )
+
+
+def test_bytes_are_scaled_as_is_said() -> None:
+    raw = pixels()["image"].astype(np.float32)
+    for values, options, scale in (
+        (pixels(), {"scale": 1 / 255}, 255),
+        (pixels(), {"scale": 1}, 1),
+        (pixels() | {"scale": np.float32(1 / 255)}, {}, 255),
+    ):
+        dataset = data.open_dataset(data.arrays(values, **options), classifier())
+        batch = dataset.train.take(np.arange(36))
+        np.testing.assert_array_equal(batch.feeds["image"], raw[dataset.train.indices] / np.float32(scale))
+
+
+@pytest.mark.parametrize(("factor", "scale"), [(1, 1 / 255), (255, 1)])
+def test_bytes_are_scaled_so_that_the_original_does_well(factor: float, scale: float) -> None:
+    image = pixels(100)["image"]
+    image[::2] //= 2
+    label = (image.mean((1, 2, 3)) > 127.5).astype(np.int64)
+    model = threshold()
+    model.graph.initializer[0].float_data[:] = [0.5 * factor]
+    dataset = data.open_dataset({"image": image, "label": label}, model)
+    assert dataset.train.samples.scale == scale  # type: ignore[attr-defined]
+    assert "the original's accuracy on 100 samples is 1," in dataset.notes[0]
+
+
+@pytest.mark.parametrize("values", [pixels(), {"image": pixels()["image"]}])
+def test_the_scale_of_bytes_is_asked_for_where_labels_cannot_tell(values: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"'image' holds bytes .* Say scale=1 or scale=1/255"):
+        opened(values)
+
+
+def test_integers_are_given_bytes_as_they_are() -> None:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        m (uint8[N,1,4,4] image) => (float[N,16] logits) { x = Cast <to = 1> (image) logits = Flatten(x) }"""
+    )
+    batch = data.open_dataset(pixels(), model).train.take(np.arange(4))
+    assert batch.feeds["image"].dtype == np.uint8
+    assert batch.feeds["image"].max() > 1
 
 
 def test_batches_cover_the_samples_in_order_or_shuffled() -> None:
@@ -101,9 +158,9 @@ def make_images(root: Path, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
 
 
 def test_a_folder_of_images(tmp_path: Path) -> None:
-    dataset = data.open_dataset(make_images(tmp_path / "images"), classifier())
+    dataset = data.open_dataset(make_images(tmp_path / "images"), threshold())
     assert dataset.classes == ("cat", "dog")
-    assert validate(dataset, classifier()).loss == "ce"
+    assert validate(dataset, threshold()).loss == "ce"
     batch = dataset.train.take(np.arange(9))
     assert batch.feeds["image"].shape == (9, 1, 4, 4)
     assert batch.answer is not None
@@ -114,7 +171,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
 def test_a_folder_with_train_and_test_and_normalised(tmp_path: Path) -> None:
     make_images(tmp_path / "train")
     make_images(tmp_path / "test")
-    dataset = data.open_dataset(data.folder(tmp_path, mean=(0.5,), std=(0.5,)), classifier())
+    dataset = data.open_dataset(data.folder(tmp_path, mean=(0.5,), std=(0.5,)), threshold())
     assert (len(dataset.train), len(dataset.held_out or ())) == (10, 10)
     assert dataset.train.take(np.arange(2)).feeds["image"].min() == -1
 
@@ -123,7 +180,7 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
     root = make_images(tmp_path)
     (root / "cat" / "0.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"0\.png: not a readable image"):
-        list(data.open_dataset(root, classifier()).train.take(np.arange(9)).feeds)
+        list(data.open_dataset(root, threshold()).train.take(np.arange(9)).feeds)
 
 
 def test_targets_and_losses() -> None:
@@ -156,19 +213,22 @@ def test_the_class_axis_is_found_by_shape() -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "missing input": ({"picture": good()["image"]}, "no array for input 'image'.* there is 'picture'"),
+    "missing input": (
+        {"picture": good()["image"]},
+        "no array for input 'image'.* there is 'picture'; rename 'picture' to 'image'",
+    ),
     "no samples": (good(0), "no samples"),
     "counts differ": (good() | {"label": np.zeros(39, int)}, "'image' has 40, 'label' has 39"),
     "label too large": (good() | {"label": np.full(40, 16)}, r"label 16 of sample 0 is outside 0\.\.15"),
     "label negative": (good() | {"label": np.full(40, -1)}, "label -1 of sample 0"),
     "label floats": (good() | {"label": np.zeros(40)}, "labels are whole numbers"),
-    "label shape": (good() | {"label": np.zeros((40, 2), int)}, r"does not fit the output's shape \(2, 16\)"),
+    "label shape": (good() | {"label": np.zeros((40, 2), int)}, r"does not fit the output's shape \(N, 16\)"),
     "wrong shape": (
         good() | {"image": np.zeros((40, 4, 4), np.float32)},
         r"shape \(40, 4, 4\), the model wants",
     ),
     "wrong size": (
-        good() | {"image": np.zeros((40, 1, 5, 4), np.uint8)},
+        good() | {"image": np.zeros((40, 1, 5, 4), np.float32)},
         r"the model wants float32\[N, 1, 4, 4\]",
     ),
     "nan": (good() | {"image": np.full((40, 1, 4, 4), np.nan, np.float32)}, "NaN .* first in sample 0"),
@@ -201,7 +261,7 @@ def test_losses_need_their_answers() -> None:
 
 def test_a_fixed_batch_needs_that_many_samples() -> None:
     with pytest.raises(DataError, match="the model's batch is fixed at 64"):
-        validate(opened(good()), classifier("64"))
+        validate(data.open_dataset(good(), classifier("64")), classifier("64"))
 
 
 def test_a_file_that_is_no_npz(tmp_path: Path) -> None:
@@ -217,8 +277,139 @@ def test_a_file_that_is_no_npz(tmp_path: Path) -> None:
 
 def test_feed_items_are_checked() -> None:
     with pytest.raises(DataError, match="item 1 is a list"):
-        data.open_dataset([[1, 2]], classifier())  # type: ignore[list-item]
+        data.open_dataset([[1, 2, 3]], classifier())  # type: ignore[list-item]
     with pytest.raises(DataError, match="no samples"):
         data.open_dataset([], classifier())
     with pytest.raises(DataError, match="item 2 has other names"):
         data.open_dataset([{"image": np.zeros((1, 2))}, {"other": np.zeros((1, 2))}], classifier())
+
+
+NAMES: dict[str, tuple[dict[str, Any], str]] = {
+    "labels": ({"labels": good()["label"]}, "'labels' is read by nothing; did you mean 'label'"),
+    "y": ({"y": good()["label"]}, "'y' is read by nothing; did you mean 'label'"),
+    "targets": ({"targets": np.zeros((40, 16))}, "did you mean 'target'"),
+    "misspelt output": ({"logit": np.zeros((40, 16))}, "did you mean 'logits'"),
+    "anything": (good() | {"weights": np.zeros(40)}, "'weights' is read by nothing; leave it out"),
+    "test labels": (
+        good() | {"test_image": good()["image"], "test_labels": good()["label"]},
+        "'test_labels' is read by nothing; did you mean 'test_label'",
+    ),
+    "test labels alone": ({"test_label": good()["label"]}, "did you mean|is read by nothing"),
+    "two for one output": (good() | {"target_logits": np.zeros((40, 16))}, "'label' and 'target_logits'"),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_arrays_that_nothing_reads_are_refused(case: str) -> None:
+    values, message = NAMES[case]
+    with pytest.raises(DataError, match=message):
+        opened({"image": good()["image"]} | values)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("label", "label"),
+        ("target", "target"),
+        ("label_logits", "label"),
+        ("target_logits", "target"),
+        ("logits", None),
+    ],
+)
+def test_answers_are_called_after_their_output(name: str, kind: str | None) -> None:
+    arrays = {"label": good()["label"], "target": np.zeros((40, 16), np.float32)}
+    for each, array in arrays.items():
+        if kind in (None, each):
+            dataset = opened({"image": good()["image"], name: array})
+            assert dataset.answer == each
+            np.testing.assert_array_equal(dataset.train.answers, array[dataset.train.indices])  # type: ignore[arg-type]
+
+
+def two_heads() -> onnx.ModelProto:
+    return parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> m (float[N,3] x) => (float[N,3] age, float[N,3] sex) '
+        "{ age = Relu (x) sex = Neg (x) }"
+    )
+
+
+def test_answers_of_other_outputs_are_kept_and_not_forgotten() -> None:
+    x = np.zeros((10, 3), np.float32)
+    values = {"x": x, "label": np.arange(10) % 3, "label_sex": np.arange(10) % 2}
+    dataset = data.open_dataset(values, two_heads())
+    batch = dataset.train.take(np.arange(4))
+    np.testing.assert_array_equal(batch.answers["sex"], (np.arange(10) % 2)[dataset.train.indices[:4]])
+    np.testing.assert_array_equal(batch.answer, batch.answers["age"])  # type: ignore[arg-type]
+    for each in (values, {"x": x, "sex": x}):
+        with pytest.raises(DataError, match="is for output 'sex', but only the first output"):
+            validate(data.open_dataset(each, two_heads()), two_heads())
+
+
+CURES: dict[str, tuple[dict[str, Any], str]] = {
+    "one-hot": (
+        {"label": np.eye(16, dtype=int)[np.arange(40) % 16]},
+        r"40x16, one-hot\? give label\.argmax\(1\)",
+    ),
+    "one-hot floats": ({"label": np.eye(16)[np.arange(40) % 16]}, r"one-hot\? give label\.argmax\(1\)"),
+    "column": ({"label": np.zeros((40, 1), int)}, r"squeeze\(1\)"),
+    "from 1": ({"label": np.arange(40) % 16 + 1}, r"1\.\.16 were found: subtract 1"),
+    "floats": ({"label": np.zeros(40)}, r"astype\(numpy\.int64\)"),
+    "names": ({"label": np.full(40, "cat")}, "number the classes"),
+    "classes under target": ({"target": np.zeros(40, int)}, "class numbers\\? rename it to 'label'"),
+    "the user's index": ({"label": np.where(np.arange(40) == 27, 99, 0)}, "label 99 of sample 27 is outside"),
+    "ignored by whom": ({"label": np.where(np.arange(40) == 27, 255, 0)}, "ignore_label=255"),
+    "nhwc": ({"image": np.zeros((40, 4, 4, 1), np.float32)}, r"NHWC: give image\.transpose\(0, 3, 1, 2\)"),
+    "no channel": ({"image": np.zeros((40, 4, 4), np.float32)}, r"numpy\.expand_dims\(image, 1\)"),
+    "an axis too many": ({"image": np.zeros((40, 1, 4, 4, 1), np.float32)}, r"image\.squeeze\(4\)"),
+}
+
+
+@pytest.mark.parametrize("case", CURES)
+def test_the_cure_is_said(case: str) -> None:
+    changes, message = CURES[case]
+    values = {"image": good()["image"]} | changes
+    with pytest.raises(DataError, match=message):
+        validate(opened(values), classifier())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,b\n1,2\n", "not a readable .npz file but text; data are an .npz file of named arrays, a folder"),
+        (b"\x89PNG\r\n\x1a\n....", "an image; data are"),
+        (b"\x80\x04pickled", "a Python pickle"),
+        (b"\x1f\x8bzipped", "a gzip archive"),
+        (b'{"a": 1}', "a JSON file"),
+    ],
+)
+def test_files_of_other_kinds_are_named(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "d.npz").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        data.open_dataset(tmp_path / "d.npz", classifier())
+
+
+def dense() -> onnx.ModelProto:
+    return parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> m (float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu(x) }'
+    )
+
+
+def test_dense_labels_that_mean_nothing_are_ignored() -> None:
+    x = np.random.default_rng(0).random((10, 3, 4, 4), np.float32)
+    labels = x.argmax(1)
+    wrong = labels.copy()
+    wrong[:, 0] = 255
+    wrong[:, 1, 0] = -100
+    dataset = data.open_dataset({"x": x, "label": wrong}, dense())
+    fit = validate(dataset, dense())
+    assert fit.ignores
+    assert dataset.notes == ("50 labels are ignored",)
+    assert dataset.held_out
+    assert Metric(fit, dataset.held_out, dense())(dense()) == 1.0
+    wrong[3, 3, 3] = 7
+    with pytest.raises(DataError, match="label 7 of sample 3"):
+        validate(data.open_dataset({"x": x, "label": wrong}, dense()), dense())
+    chosen = data.open_dataset(
+        data.arrays({"x": x, "label": np.where(labels == 2, 9, labels)}, ignore_label=9), dense()
+    )
+    assert validate(chosen, dense()).ignores
+    assert chosen.notes == (f"{int((labels == 2).sum())} labels are ignored",)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import numpy_helper, parser
 from small_task import network, samples
 
 from tgonnx.analysis.cost import Target
@@ -63,6 +64,29 @@ def test_fine_tuning_learns_and_keeps_running_averages(trained: onnx.ModelProto)
     before, after = stored(network()), stored(trained)
     assert all(not np.array_equal(before[name], after[name]) for name in before)
     assert (after["var"] > 0).all()
+
+
+def test_batches_of_several_sizes_train_one_network() -> None:
+    """A 1 x 1 convolution learns which of three channels is the largest, from images of two sizes."""
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        m (float[N,3,H,W] x) => (float[N,3,H,W] y)
+        { h = Conv (x, w) n = BatchNormalization (h, s, b, m, v) y = Conv (n, u) }"""
+    )
+    rng = np.random.default_rng(0)
+    first = {name: rng.standard_normal((3, 3, 1, 1)) for name in "wu"}
+    first |= {"b": np.zeros(3), "m": np.zeros(3), "s": np.ones(3), "v": np.ones(3)}
+    for name, array in first.items():
+        model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    images = [rng.random((16, 3, 4, 4 + 2 * (index % 2)), np.float32) for index in range(12)]
+    dataset = open_dataset([(image, image.argmax(1)) for image in images], model)
+    fit = validate(dataset, model)
+    assert dataset.held_out
+    task = Task(dataset.train, fit, Teacher(model, fit, 1, 0.0), Metric(fit, dataset.held_out, model))
+    assert task.metric
+    recipe = replace(FAST, lr=0.05)
+    trained = fine_tune(model, task, 80, recipe, Journal())
+    assert task.metric(refresh_statistics(trained, task, recipe)) > 0.9 > task.metric(model)
 
 
 def test_search_lands_near_the_target(trained: onnx.ModelProto, coupling: Coupling) -> None:

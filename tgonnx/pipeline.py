@@ -29,7 +29,7 @@ from tgonnx.io.save import save
 from tgonnx.io.summary import Shown, Summary, amount, byte_count
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit, validate
-from tgonnx.losses.metric import Metric, fixed_batch
+from tgonnx.losses.metric import Metric
 from tgonnx.options import Attention, attention_of, of_class, with_fields
 from tgonnx.passes.file_form import give_form_back
 from tgonnx.passes.gate_families import CHANNELS, GateFamily
@@ -193,9 +193,13 @@ def prune(
 
 def _at_sizes_of(dataset: Dataset, model: Model) -> Model:
     """The model analysed and counted at the sizes of the data, the number of samples aside."""
-    feeds = dataset.train.take(np.arange(1)).feeds
+    feeds = dataset.train.take(dataset.train.one_shape(1)).feeds
+    axes = dataset.train.axes.inputs
     sizes = {
-        name: (*model.shapes[name][:1], *feeds[name].shape[1:])
+        name: tuple(
+            own if place == axes.get(name, 0) else size
+            for place, (own, size) in enumerate(zip(model.shapes[name], feeds[name].shape, strict=True))
+        )
         for name in model.inputs
         if name in feeds and feeds[name].ndim and len(model.shapes.get(name, ())) == feeds[name].ndim
     }
@@ -236,6 +240,8 @@ def _with_data(
     prover: Prover,
 ) -> PruneResult:
     coupling, original, family = plan.coupling, plan.model.original, plan.family
+    for note in dataset.notes:
+        journal.note(note)
     prover.settle(prover.normal_form)  # before time is spent on it, as below
     held_out = dataset.held_out
     metric = None if held_out is None else Metric(fitting, held_out, original)
@@ -313,16 +319,21 @@ def _batch_size(model: Model, dataset: Dataset, wanted: int | None) -> int:
     """The batch to train with: what the model insists on, if it really does."""
     count = len(dataset.train)
     size = min(count, wanted or min(BATCH, max(8, count // 4)))
-    insists = fixed_batch(model.original)
+    insists, outputs_axes = dataset.train.axes.fixed, dataset.train.axes.outputs
     if insists is None or insists == size:
         return size
-    feeds = dataset.train.take(np.arange(size)).feeds
+    feeds = dataset.train.take(dataset.train.one_shape(size)).feeds
     copy = prepare_training(model.proto, {name: value.shape for name, value in feeds.items()})
     try:
         outputs = open_session(copy.model).run(feeds)
     except ModelError:
         return insists
-    return size if all(value.shape[:1] == (size,) for value in outputs.values()) else insists
+    counts = [
+        value.shape[axis]
+        for name, value in outputs.items()
+        if (axis := outputs_axes.get(name, 0)) is not None and value.ndim > axis
+    ]
+    return size if counts and set(counts) == {size} else insists
 
 
 def steps_for(per_epoch: int, epochs: int | None, train_weights: bool) -> tuple[int, int]:

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import onnx
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.data.samples import Dataset
 from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import ModelError, UnsupportedError, VerificationError
-from tgonnx.losses.metric import fixed_batch
 from tgonnx.options import VERIFY_SECONDS
 from tgonnx.passes import perform
 from tgonnx.passes.insert_gates import insert_gates
@@ -151,10 +149,11 @@ def real_feeds(data: Data | None, original: onnx.ModelProto) -> list[Feeds]:
 def data_feeds(dataset: Dataset, original: onnx.ModelProto) -> list[Feeds]:
     """Real inputs to verify with: held-out samples in batches of several sizes, or of the size the model insists on."""
     split = dataset.held_out or dataset.train
-    size = fixed_batch(original)
+    size = split.axes.fixed
     if size is not None and len(split) < size:
         split = dataset.train
-    one = split.take(np.arange(1)).feeds
+    alike = split.one_shape()
+    one = split.take(alike[:1]).feeds
     most = max(1, _MOST_BYTES // max(1, sum(value.nbytes for value in one.values())))
-    counts = [size] if size else sorted({min(count, len(split), most) for count in (*BATCHES, _LARGE_BATCH)})
-    return [split.take(np.arange(count)).feeds for count in counts]
+    counts = [size] if size else sorted({min(count, len(alike), most) for count in (*BATCHES, _LARGE_BATCH)})
+    return [split.take(alike[:count]).feeds for count in counts]

@@ -1,139 +1,218 @@
-"""Folders of images, one folder a class, decoded batch by batch."""
+"""Image files as samples: which input they are for, and what becomes of their pixels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tgonnx.data.samples import Dataset, Split, element_type, hold_out
+from tgonnx.data.axes import Axes, dims_of, find_axes
+from tgonnx.data.decode import Decoder
+from tgonnx.data.decoded import Decoded
+from tgonnx.data.options import ImageOptions
+from tgonnx.data.samples import Indices, Samples, element_type
 from tgonnx.errors import DataError, InstallationError, UsageError
-from tgonnx.graph.declared import describe_type, fixed_size
+from tgonnx.graph.declared import describe_type, model_inputs
+from tgonnx.graph.types import Array
+from tgonnx.runtime.sessions import Feeds
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-MAX_PIXELS = 80_000_000  # decoded, it takes four bytes for each
-_TEST_NAMES = ("test", "val", "valid", "validation")
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class ImageSamples:
-    """Image files of known classes, for an input N x C x H x W, or N x H x W x C (`channels_last`)."""
+class Preparation:
+    """What becomes of pixels: (pixel * scale - mean) / std, channels first or last, in the type of the input.
+
+    Integers are given the pixels as they are.
+    """
 
     value: onnx.ValueInfoProto
-    files: list[Path]
-    answers: NDArray[Any]
-    size: tuple[int, int]
-    channels: int
+    decoder: Decoder
     channels_last: bool
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
     scale: float
 
+    @property
+    def raw(self) -> bool:
+        return element_type(self.value).kind in "iu"
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Array:
+        """[N, height, width, channels] as the model takes it."""
+        values: Array = pixels
+        if not self.raw:
+            values = (pixels.astype(np.float32) * np.float32(self.scale) - self.mean) / self.std
+        if not self.channels_last:
+            values = values.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(values, element_type(self.value))
+
+    def __str__(self) -> str:
+        height, width = self.decoder.size
+        color = "grey" if self.decoder.channels == 1 else self.decoder.color
+        what = f"{width} x {height}, {self.decoder.resize}, {color}"
+        if self.raw:
+            return f"{what}, pixels as they are"
+        parts = round(1 / self.scale) if self.scale < 1 else 0
+        scale = f"1/{parts}" if parts and abs(parts * self.scale - 1) < 1e-6 else f"{self.scale:g}"
+        numbers = [", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std)]
+        return f"{what}, (pixel * {scale} - ({numbers[0]})) / ({numbers[1]})"
+
+
+@dataclass(frozen=True)
+class ImageSamples:
+    """Image files, decoded when they are asked for."""
+
+    prepare: Preparation
+    files: Sequence[Path]
+    axes: Axes
+    decoded: Decoded
+    answers: Mapping[str, Array] = field(default_factory=dict)
+    shape_of: Indices | None = None
+    slow: bool = True
+
+    @property
+    def parts(self) -> Sequence[Samples]:
+        return (self,)
+
     def __len__(self) -> int:
         return len(self.files)
 
-    def take(self, indices: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
-        pixels = np.stack([self._decode(self.files[index]) for index in indices])
-        values = (pixels.astype(np.float32) * np.float32(self.scale) - self.mean) / self.std
-        if not self.channels_last:
-            values = values.transpose(0, 3, 1, 2)
-        return {self.value.name: np.ascontiguousarray(values, element_type(self.value))}
+    def take(self, indices: Indices) -> Feeds:
+        decoder = self.prepare.decoder
+        pixels = np.stack([self.decoded.get(int(index), decoder) for index in indices])
+        return {self.prepare.value.name: self.prepare(pixels)}
+
+    def answers_of(self, indices: Indices) -> dict[str, Array]:
+        return {output: array[indices] for output, array in self.answers.items()}
 
     def check(self, name: str) -> None:
         """Nothing to add: decoding makes samples fit, and a file that cannot be decoded is named then."""
 
-    def _decode(self, path: Path) -> NDArray[np.uint8]:
-        from PIL import Image
 
-        height, width = self.size
-        try:
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise DataError(
-                        f"{path}: has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
-                    )
-                converted = image.convert("L" if self.channels == 1 else "RGB")
-                pixels = np.asarray(converted.resize((width, height), Image.Resampling.BILINEAR), np.uint8)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            raise DataError(f"{path}: not a readable image") from None
-        return pixels.reshape(height, width, self.channels)
+def image_samples(
+    files: Sequence[Path],
+    answers: Mapping[str, Array],
+    prepare: Preparation,
+    model: onnx.ModelProto,
+    cache: int,
+) -> ImageSamples:
+    """Samples of image files for a model of one input."""
+    decoded = Decoded(files, prepare.decoder.shape, cache)
+    return ImageSamples(prepare, files, find_axes(model), decoded, answers)
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """The source behind `tgonnx.data.sources.folder`."""
+def preparation(model: onnx.ModelProto, options: ImageOptions, name: str) -> Preparation:
+    """How images are prepared for a model. Raises `DataError`, `UsageError`, and `InstallationError` without Pillow."""
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        raise InstallationError("images need Pillow: pip install 'tgonnx[images]'") from None
+    inputs = model_inputs(model)
+    if len(inputs) != 1:
+        raise DataError(f"{name}: images feed one input, the model has {len(inputs)}")
+    value = inputs[0]
+    size, channels, last = _geometry(value, options, name)
+    mean, std = _normalisation(options, channels)
+    kind = element_type(value)
+    if kind.kind in "iu":
+        _check_raw(value, options, name)
+    scale = 1 / 255 if options.scale is None else options.scale
+    if not np.isfinite(scale) or scale == 0:
+        raise UsageError(f"scale must be a number other than 0, not {scale}")
+    decoder = Decoder(size, channels, options.resize, options.color)
+    return Preparation(value, decoder, last, mean, std, scale)
 
-    path: Path
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: float
 
-    def open(self, inputs: list[onnx.ValueInfoProto]) -> Dataset:
-        try:
-            import PIL  # noqa: F401
-        except ImportError:
-            raise InstallationError("images need Pillow: pip install 'tgonnx[images]'") from None
-        if not self.path.is_dir():
-            raise UsageError(f"{self.path}: no such folder")
-        if len(inputs) != 1:
-            raise DataError(f"{self.path}: a folder of images feeds one input, the model has {len(inputs)}")
-        train = self.path / "train" if (self.path / "train").is_dir() else self.path
-        test = next((self.path / name for name in _TEST_NAMES if (self.path / name).is_dir()), None)
-        if train == self.path:
-            test = None
-        classes = tuple(sorted(entry.name for entry in train.iterdir() if entry.is_dir()))
-        samples = self._samples(train, classes, inputs[0])
-        if test is None:
-            return Dataset(str(self.path), *hold_out(samples), "label", classes)
-        held = self._samples(test, classes, inputs[0])
-        whole, rest = (Split(each, np.arange(len(each))) for each in (samples, held))
-        return Dataset(str(self.path), whole, rest, "label", classes)
-
-    def _samples(self, root: Path, classes: tuple[str, ...], value: onnx.ValueInfoProto) -> ImageSamples:
-        strange = [entry.name for entry in root.iterdir() if entry.is_dir() and entry.name not in classes]
-        if strange:
-            raise DataError(f"{root}: class {min(strange)!r} is not among the training classes")
-        files, labels = [], []
-        for number, name in enumerate(classes):
-            found = (
-                sorted(
-                    path
-                    for path in (root / name).rglob("*")
-                    if path.suffix.lower() in SUFFIXES and path.is_file()
-                )
-                if (root / name).is_dir()
-                else []
-            )
-            files += found
-            labels += [number] * len(found)
-        if not files:
-            raise DataError(f"{root}: no images in class folders ({', '.join(SUFFIXES[:4])}, ...)")
-        size, channels, last = self._geometry(value)
-        mean, std = (self._per_channel(values, channels) for values in (self.mean, self.std))
-        if (std == 0).any():
-            raise UsageError("std must not be 0")
-        return ImageSamples(
-            value, files, np.array(labels, np.int64), size, channels, last, mean, std, self.scale
+def _check_raw(value: onnx.ValueInfoProto, options: ImageOptions, name: str) -> None:
+    """Models of integers are given pixels, and nothing is done to these."""
+    if (
+        (options.mean != 0 and options.mean != (0.0,))
+        or options.std not in (None, 1, (1.0,))
+        or options.scale
+    ):
+        kind = element_type(value)
+        raise UsageError(
+            f"{name}: mean, std and scale are for models of floats; input {value.name!r} is {kind}"
         )
-
-    def _geometry(self, value: onnx.ValueInfoProto) -> tuple[tuple[int, int], int, bool]:
-        """Height and width, channels, and whether these are the last axis."""
-        dims = [fixed_size(dim) or 0 for dim in value.type.tensor_type.shape.dim]
-        if len(dims) == 4 and all(dims[1:]):
-            if dims[1] in (1, 3):
-                return (dims[2], dims[3]), dims[1], False
-            if dims[3] in (1, 3):
-                return (dims[1], dims[2]), dims[3], True
+    if element_type(value) == np.int8:
         raise DataError(
-            f"{self.path}: images need an input of fixed size with 1 or 3 channels; "
-            f"{value.name!r} is {describe_type(value)}"
+            f"{name}: pixels of 0..255 do not fit input {value.name!r} of int8; give arrays instead"
         )
 
-    def _per_channel(self, values: tuple[float, ...], channels: int) -> NDArray[np.float32]:
-        if len(values) not in (1, channels):
-            raise UsageError(f"mean and std need 1 or {channels} entries, not {len(values)}")
-        return np.array(values, np.float32)
+
+def _geometry(
+    value: onnx.ValueInfoProto, options: ImageOptions, name: str
+) -> tuple[tuple[int, int], int, bool]:
+    """Height and width, channels, and whether these are the last axis."""
+    dims = dims_of(value) or []
+    if len(dims) != 4:
+        raise DataError(f"{name}: images need an input of 4 axes; {value.name!r} is {describe_type(value)}")
+    last = _channels_last(dims, options)
+    if last is None:
+        raise DataError(
+            f"{name}: images need an input with 1 or 3 channels; {value.name!r} is {describe_type(value)}"
+            + (
+                ""
+                if all(isinstance(dim, int) for dim in dims[1:])
+                else "; say where they are: layout=nchw or nhwc"
+            )
+        )
+    places, channel = ((1, 2), 3) if last else ((2, 3), 1)
+    channels = dims[channel] if isinstance(dims[channel], int) else 3
+    if channels not in (1, 3):
+        raise DataError(f"{name}: images have 1 or 3 channels; {value.name!r} is {describe_type(value)}")
+    wanted = _size(options.size)
+    fixed = tuple(dims[place] for place in places)
+    if wanted is None and not all(isinstance(dim, int) for dim in fixed):
+        raise DataError(
+            f"{name}: height and width of {value.name!r} are open ({describe_type(value)}); say which: size=224"
+        )
+    size = tuple(
+        dim if isinstance(dim, int) else own for dim, own in zip(fixed, wanted or (0, 0), strict=True)
+    )
+    if wanted is not None and size != wanted:
+        raise UsageError(
+            f"{name}: size {wanted[0]} x {wanted[1]}, but {value.name!r} is {describe_type(value)}"
+        )
+    return (int(size[0]), int(size[1])), int(channels), last
+
+
+def _channels_last(dims: Sequence[object], options: ImageOptions) -> bool | None:
+    if options.layout != "auto":
+        return options.layout == "nhwc"
+    if dims[1] in (1, 3):
+        return False
+    return True if dims[3] in (1, 3) else None
+
+
+def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    both = (size, size) if isinstance(size, int) else tuple(size)
+    if len(both) != 2 or min(both) < 1:
+        raise UsageError(f"size must be one number or height and width, of at least 1, not {size}")
+    return both
+
+
+def _normalisation(options: ImageOptions, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    mean, std = options.mean, options.std
+    imagenet = [values[::-1] if options.color == "bgr" else values for values in IMAGENET]
+    if std is None:
+        std = "imagenet" if mean == "imagenet" else 1.0
+    found = []
+    for name, values, known in (("mean", mean, imagenet[0]), ("std", std, imagenet[1])):
+        if isinstance(values, str):
+            if values != "imagenet":
+                raise UsageError(f"{name} {values!r} is neither a number nor imagenet")
+            values = known
+        numbers = np.atleast_1d(np.asarray(values, np.float32))
+        if numbers.shape not in ((1,), (channels,)):
+            raise UsageError(f"{name} needs 1 or {channels} entries, not {numbers.size}")
+        found.append(numbers)
+    if (found[1] == 0).any() or not all(np.isfinite(numbers).all() for numbers in found):
+        raise UsageError("mean and std must be finite, and std not 0")
+    return found[0], found[1]

@@ -23,8 +23,7 @@ def read_npz(path: Path) -> dict[str, Array]:
     """All arrays by name. Raises `DataError` naming the file and the array."""
     try:
         with path.open("rb") as file:
-            if file.read(len(_ARRAY)) == _ARRAY:
-                raise DataError(f"{path}: a single array; save named arrays with numpy.savez")
+            _check_kind(path, file.read(512))
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 _check_entry(archive, entry, f"{path}: array {_array_name(entry)!r}")
@@ -47,6 +46,35 @@ def read_npz(path: Path) -> dict[str, Array]:
 
 
 _ARRAY = b"\x93NUMPY"
+_ACCEPTED = "data are an .npz file of named arrays, a folder of images, or a .csv of image paths and labels"
+_KINDS = (  # how files begin
+    (_ARRAY, "a single array; save named arrays with numpy.savez"),
+    (b"\x89PNG", "an image"), (b"\xff\xd8\xff", "an image"), (b"GIF8", "an image"), (b"BM", "an image"),
+    (b"\x80\x02", "a Python pickle"), (b"\x80\x03", "a Python pickle"), (b"\x80\x04", "a Python pickle"),
+    (b"\x80\x05", "a Python pickle"), (b"\x1f\x8b", "a gzip archive"), (b"\x89HDF", "an HDF5 file"),
+    (b"PAR1", "a Parquet file"), (b"%PDF", "a PDF"), (b"{", "a JSON file"), (b"[", "a JSON file"),
+)  # fmt: skip
+
+
+def _check_kind(path: Path, start: bytes) -> None:
+    """Raise `DataError` that says what a file is that is plainly no .npz file."""
+    if start.startswith(b"PK") or not start:
+        return
+    for begins, what in _KINDS:
+        if start.startswith(begins):
+            raise DataError(f"{path}: {what}; {_ACCEPTED}")
+    if _is_text(start):
+        raise DataError(f"{path}: not a readable .npz file but text; {_ACCEPTED}")
+
+
+def _is_text(start: bytes) -> bool:
+    try:
+        text = start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(start) - 4:  # the last character may be cut
+            return False
+        text = start[: error.start].decode("utf-8")
+    return all(character.isprintable() or character in "\t\r\n" for character in text)
 
 
 def _array_name(entry: zipfile.ZipInfo) -> str:

@@ -1,48 +1,84 @@
-"""Samples, splits and batches: what every data set comes down to.
-
-Where the model wants floats, uint8 arrays are read as images and scaled to 0..1 batch by batch, which keeps
-files small.
-"""
+"""Samples, splits and batches: what every data set comes down to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from tgonnx.errors import DataError, UsageError
-from tgonnx.graph.declared import describe_type, fixed_size
+from tgonnx.data.ahead import read_ahead
+from tgonnx.data.axes import Axes
+from tgonnx.errors import UsageError
 from tgonnx.graph.types import Array
 from tgonnx.runtime.sessions import Feeds
 
 Indices = NDArray[np.intp]
+Kind = Literal["label", "target"]
 HELD_OUT = 0.1
-_CHUNK = 1 << 24  # elements looked at in one go
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs by name, cast to the model's types, and the labels or targets of the same samples."""
+    """Inputs by name, cast to the model's types, and the labels or targets of the same samples.
+
+    `answers` are those of each output that has some, samples being where the output has them; `answer` is the first's.
+    """
 
     feeds: Feeds
     answer: Array | None
+    axes: Axes = field(default_factory=Axes)
+    answers: Mapping[str, Array] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.axes.count(self.feeds)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs by name."""
+        return {name: np.shape(value) for name, value in self.feeds.items()}
 
 
 class Samples(Protocol):
     """Samples that can be taken by number, with all labels or targets in memory."""
 
     @property
-    def answers(self) -> Array | None: ...
+    def axes(self) -> Axes:
+        """Where the model has its samples."""
+        ...
+
+    @property
+    def answers(self) -> Mapping[str, Array]:
+        """Labels or targets by output, sample by sample."""
+        ...
+
+    @property
+    def parts(self) -> Sequence[Samples]:
+        """Samples of one shape each, in order of `shape_of`; only themselves if all are alike."""
+        ...
+
+    @property
+    def shape_of(self) -> Indices | None:
+        """For each sample the number of its part; None if all are alike."""
+        ...
+
+    @property
+    def slow(self) -> bool:
+        """Whether taking samples is work that should be done in the background."""
+        ...
 
     def __len__(self) -> int: ...
 
     def take(self, indices: Indices) -> Feeds:
-        """Inputs of the samples, in the model's types."""
+        """Inputs of the samples, which are of one shape, in the model's types."""
+        ...
+
+    def answers_of(self, indices: Indices) -> dict[str, Array]:
+        """Labels or targets of the samples by output."""
         ...
 
     def check(self, name: str) -> None:
@@ -52,74 +88,117 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Some of the samples, in a fixed order."""
+    """Some of the samples, in a fixed order. `first` is the output whose answers are `answers`; "": the only one."""
 
     samples: Samples
     indices: Indices
+    first: str = ""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @property
+    def axes(self) -> Axes:
+        """Where the model has its samples."""
+        return self.samples.axes
+
+    @property
     def answers(self) -> Array | None:
-        """Labels or targets of the split."""
-        return None if self.samples.answers is None else self.samples.answers[self.indices]
+        """The first output's labels or targets of the split."""
+        answers = self._of_first(self.samples.answers)
+        return None if answers is None else answers[self.indices]
+
+    def _of_first(self, answers: Mapping[str, Array]) -> Array | None:
+        return answers.get(self.first or next(iter(answers), ""))
 
     def take(self, chosen: Indices) -> Batch:
-        """The samples at the given positions of the split."""
+        """The samples at the given positions of the split; they must be of one shape."""
         indices = self.indices[chosen]
-        answers = self.samples.answers
-        return Batch(self.samples.take(indices), None if answers is None else answers[indices])
+        found = self.samples.answers_of(indices).items()
+        answers = {output: self.axes.as_output(array, output) for output, array in found}
+        return Batch(self.samples.take(indices), self._of_first(answers), self.axes, answers)
+
+    def one_shape(self, most: int | None = None) -> Indices:
+        """Positions of samples that are of one shape: the first ones of the commonest, at most `most`."""
+        return max(self._groups(np.arange(len(self))), key=len)[:most]
+
+    def pieces(self, chosen: Indices, size: int) -> Iterator[Indices]:
+        """The chosen positions in batches of at most `size`, each of samples of one shape."""
+        for group in self._groups(chosen):
+            for start in range(0, len(group), size):
+                yield group[start : start + size]
 
     def batches(self, size: int, rng: np.random.Generator | None = None, epochs: int = 1) -> Iterator[Batch]:
-        """Batches of `size` samples, never empty.
+        """Batches of `size` samples of one shape, never empty.
 
         With `rng`, samples are shuffled in each epoch and an incomplete last batch is left out, so that all
         batches are alike (unless there is only that one). Without, samples come in order and all of them.
         """
         if size < 1 or epochs < 0:
             raise UsageError("the batch size must be at least 1 and epochs at least 0")
-        count = len(self)
-        end = count if rng is None or count < size else count - count % size
         for _ in range(epochs):
-            order = np.arange(count) if rng is None else rng.permutation(count)
-            for start in range(0, end, size):
-                yield self.take(order[start : min(start + size, end)])
+            yield from self._taken(self._epoch(size, rng))
+
+    def batch_count(self, size: int) -> int:
+        """The batches of a shuffled epoch."""
+        return sum(max(1, len(group) // size) for group in self._groups(np.arange(len(self))))
+
+    def _epoch(self, size: int, rng: np.random.Generator | None) -> list[Indices]:
+        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+        groups = self._groups(order)
+        batches = []
+        for group in groups:
+            end = len(group) if rng is None or len(group) < size else len(group) - len(group) % size
+            batches += [group[start : min(start + size, end)] for start in range(0, end, size)]
+        if rng is not None and len(groups) > 1:
+            return [batches[index] for index in rng.permutation(len(batches))]
+        return batches
+
+    def _taken(self, chosen: Sequence[Indices]) -> Iterator[Batch]:
+        if self.samples.slow and len(chosen) > 1:
+            yield from read_ahead(self.take, chosen)
+        else:
+            yield from map(self.take, chosen)
+
+    def _groups(self, chosen: Indices) -> list[Indices]:
+        """The positions sorted into samples of one shape each."""
+        if self.samples.shape_of is None or not len(chosen):
+            return [chosen]
+        shape = self.samples.shape_of[self.indices[chosen]]
+        return [chosen[shape == number] for number in np.unique(shape)]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What an array says of an output: class numbers ("label") or values ("target")."""
+
+    output: str
+    kind: Kind
+    array: str
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Samples to learn from and, if there are enough, held-out ones to measure with.
 
-    `answer` says what the answers are: "label", "target" or None. `classes` are names of classes, if known.
+    `answer` says what the first output's answers are: "label", "target" or None; `taught` lists those of all
+    outputs. `classes` are names of classes, if known. `ignores`: some labels are `IGNORED` and count for nothing.
+    `notes` say what a reader should know of how the data were read.
     """
 
     name: str
     train: Split
     held_out: Split | None
-    answer: str | None
+    answer: Kind | None
     classes: tuple[str, ...] = ()
+    taught: tuple[Taught, ...] = ()
+    ignores: bool = False
+    notes: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True)
-class ArraySamples:
-    """Samples in memory; `inputs` has one array for each of `values`, the model's inputs."""
-
-    values: list[onnx.ValueInfoProto]
-    inputs: dict[str, Array]
-    answers: Array | None = None
-
-    def __len__(self) -> int:
-        return len(next(iter(self.inputs.values()), ()))
-
-    def take(self, indices: Indices) -> Feeds:
-        return {
-            value.name: _cast(self.inputs[value.name][indices], element_type(value)) for value in self.values
-        }
-
-    def check(self, name: str) -> None:
-        for value in self.values:
-            _check_input(self.inputs[value.name], value, f"{name}: array {value.name!r}")
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The parts of the data by the prefix of their arrays."""
+        return {"": self.train} | ({"test_": self.held_out} if self.held_out is not None else {})
 
 
 def element_type(value: onnx.ValueInfoProto) -> np.dtype[Any]:
@@ -127,49 +206,16 @@ def element_type(value: onnx.ValueInfoProto) -> np.dtype[Any]:
     return np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
 
 
-def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
-    if array.dtype == np.uint8 and dtype != np.uint8 and dtype.kind not in "iub":
-        array = array.astype(np.float32) / np.float32(255)
-    return np.ascontiguousarray(array, dtype)
-
-
-def everything(samples: Samples) -> Split:
+def everything(samples: Samples, first: str = "") -> Split:
     """One split of all samples."""
-    return Split(samples, np.arange(len(samples)))
+    return Split(samples, np.arange(len(samples)), first)
 
 
-def hold_out(samples: Samples) -> tuple[Split, Split | None]:
+def hold_out(samples: Samples, first: str = "") -> tuple[Split, Split | None]:
     """Split off a tenth of the samples, the same ones in every run; nothing from a single sample."""
     count = len(samples)
     if count < 2:
-        return everything(samples), None
+        return everything(samples, first), None
     order = np.random.default_rng(0).permutation(count)
     held = max(1, round(count * HELD_OUT))
-    return Split(samples, np.sort(order[held:])), Split(samples, np.sort(order[:held]))
-
-
-def _check_input(array: Array, value: onnx.ValueInfoProto, where: str) -> None:
-    dims = value.type.tensor_type.shape.dim
-    fits = array.ndim == len(dims) and all(
-        fixed_size(dim) in (None, size) for dim, size in zip(dims[1:], array.shape[1:], strict=True)
-    )
-    if value.type.tensor_type.HasField("shape") and not fits:
-        raise DataError(f"{where} has shape {array.shape}, the model wants {describe_type(value)}")
-    wanted = element_type(value)
-    if array.dtype.kind not in "biuf" or not (
-        np.can_cast(array.dtype, wanted, "same_kind") or wanted.kind not in "biu"
-    ):
-        raise DataError(f"{where} has type {array.dtype}, the model wants {wanted}")
-    check_finite(array, where)
-
-
-def check_finite(array: Array, where: str) -> None:
-    """Raise `DataError` if an array of floats contains NaN or infinite values."""
-    if array.dtype.kind != "f":
-        return
-    rows = max(1, _CHUNK // max(1, int(np.prod(array.shape[1:]))))
-    for start in range(0, len(array), rows):
-        finite = np.isfinite(array[start : start + rows])
-        if not finite.all():
-            sample = start + int(np.argwhere(~finite)[0][0])
-            raise DataError(f"{where} contains NaN or infinite values, first in sample {sample}")
+    return Split(samples, np.sort(order[held:]), first), Split(samples, np.sort(order[:held]), first)

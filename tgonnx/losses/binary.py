@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from tgonnx.data.answers import check_targets
 from tgonnx.errors import DataError
 from tgonnx.graph.builder import Value
 from tgonnx.graph.types import Array
-from tgonnx.losses.answers import check_targets
 from tgonnx.losses.loss import Loss, Seen
 from tgonnx.losses.nodes import Nodes
 

@@ -6,8 +6,8 @@ which keeps small data sets from being learned by heart.
 
 from __future__ import annotations
 
+from tgonnx.data.answers import IGNORED, check_labels
 from tgonnx.graph.builder import Value
-from tgonnx.losses.answers import check_labels
 from tgonnx.losses.distillation import divergence
 from tgonnx.losses.loss import Loss, Seen
 from tgonnx.losses.nodes import Nodes
@@ -29,6 +29,8 @@ def _labelled(nodes: Nodes) -> Value:
     if nodes.fit.class_axis not in (None, 1) and rank > 2:
         scores = scores.transpose([0, rank - 1, *range(1, rank - 1)])
     op_type = "SoftmaxCrossEntropyLoss" if logs is None else "NegativeLogLikelihoodLoss"
+    if nodes.fit.ignores:
+        return nodes.emitter.op(op_type, scores, labels, reduction="mean", ignore_index=IGNORED)
     return nodes.emitter.op(op_type, scores, labels, reduction="mean")
 
 
@@ -45,7 +47,10 @@ def _followed(nodes: Nodes) -> Value:
 
 
 def _accuracy(seen: Seen) -> float:
-    return float((seen.output.argmax(seen.fit.class_axis) == seen.wanted).mean())
+    right = seen.output.argmax(seen.fit.class_axis) == seen.wanted
+    if seen.fit.ignores:
+        right = right[seen.wanted != IGNORED]
+    return float(right.mean()) if right.size else 0.0
 
 
 CE = Loss(

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
-from tgonnx.data.samples import Dataset, Samples
-from tgonnx.errors import DataError, ModelError
-from tgonnx.graph.declared import fixed_size, model_inputs
+from tgonnx.data.answers import counted
+from tgonnx.data.probe import Probe
+from tgonnx.data.samples import Dataset, Split
+from tgonnx.errors import DataError
 from tgonnx.losses import table
 from tgonnx.losses.loss import Loss
-from tgonnx.runtime.sessions import open_session
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,13 @@ class Fit:
     """How a data set and a loss fit a model; made by `validate`.
 
     `loss` is its name, never "auto". `output` is the model's first output, which the loss is taken on, and `class_axis`
-    its axis of classes (losses on labels only).
+    its axis of classes (losses on labels only). `ignores`: labels may be `tgonnx.data.answers.IGNORED`, for nothing.
     """
 
     loss: str
     output: str
     class_axis: int | None = None
+    ignores: bool = False
 
     @property
     def definition(self) -> Loss:
@@ -45,36 +45,40 @@ def validate(dataset: Dataset, model: onnx.ModelProto, loss: str = "auto") -> Fi
     chosen = table.chosen(loss, dataset.answer)
     if chosen.answers and dataset.answer != chosen.answers:
         raise DataError(f"{dataset.name}: loss {chosen.name} needs an array {chosen.answers!r}")
-    splits = {"": dataset.train} | ({"test_": dataset.held_out} if dataset.held_out else {})
-    seen: list[Samples] = []
-    for split in splits.values():
+    first = model.graph.output[0].name
+    _only_first(dataset, first, chosen)
+    probe, class_axis = Probe(model, dataset.name), None
+    for prefix, split in _distinct(dataset):
         if not len(split):
             raise DataError(f"{dataset.name}: there are no samples")
-        if not any(split.samples is other for other in seen):
-            split.samples.check(dataset.name)
-            seen.append(split.samples)
-    output, shape = _try(dataset, model)
-    class_axis = None
-    for prefix, split in splits.items():
-        if split.answers is not None and chosen.answers:
-            where = f"{dataset.name}: array {prefix + chosen.answers!r}"
-            class_axis = chosen.check(split.answers, shape, where)
-    return Fit(chosen.name, output, class_axis)
+        split.samples.check(dataset.name)
+        for part in split.samples.parts:
+            shape = probe.shape(part, first)
+            if chosen.answers:
+                array = next(each.array for each in dataset.taught if each.output == first)
+                answers = part.answers[first]
+                where = f"{dataset.name}: array {prefix + array!r}"
+                class_axis = chosen.check(counted(answers) if dataset.ignores else answers, shape, where)
+    sample_axis = dataset.train.axes.outputs.get(first) or 0
+    if class_axis is not None and class_axis <= sample_axis:  # found with samples first
+        class_axis -= 1
+    return Fit(chosen.name, first, class_axis, dataset.ignores)
 
 
-def _try(dataset: Dataset, model: onnx.ModelProto) -> tuple[str, tuple[int, ...]]:
-    """Name and shape of the first output on a few real samples."""
-    fixed = [value.type.tensor_type.shape.dim[:1] for value in model_inputs(model)]
-    sizes = [size for dims in fixed if dims and (size := fixed_size(dims[0])) is not None]
-    count = max(sizes, default=min(2, len(dataset.train)))
-    if count > len(dataset.train):
+def _distinct(dataset: Dataset) -> list[tuple[str, Split]]:
+    """The splits by prefix; one for splits of the same samples, so that samples are counted as the user does."""
+    found: list[tuple[str, Split]] = []
+    for prefix, split in dataset.splits.items():
+        if not any(split.samples is other.samples for _, other in found):
+            found.append((prefix, split))
+    return found
+
+
+def _only_first(dataset: Dataset, first: str, loss: Loss) -> None:
+    """Labels and targets of other outputs than the first are in no loss yet: better refused than forgotten."""
+    others = [each for each in dataset.taught if each.output != first]
+    if others and (loss.answers or dataset.answer is None):
         raise DataError(
-            f"{dataset.name}: {len(dataset.train)} samples, the model's batch is fixed at {count}"
+            f"{dataset.name}: array {others[0].array!r} is for output {others[0].output!r}, but only the first output, "
+            f"{first!r}, learns from labels or targets; leave it out"
         )
-    feed = dataset.train.take(np.arange(count)).feeds
-    try:
-        outputs = open_session(model).run(feed)
-    except ModelError as error:
-        raise DataError(f"{dataset.name}: {error}") from None
-    name = model.graph.output[0].name
-    return name, outputs[name].shape

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from tgonnx.data.answers import check_targets
 from tgonnx.graph.builder import Value
 from tgonnx.graph.types import Array
-from tgonnx.losses.answers import Check, check_targets
 
 if TYPE_CHECKING:
     from tgonnx.losses.fit import Fit
     from tgonnx.losses.nodes import Nodes
+
+
+Check = Callable[
+    [Array, tuple[int, ...], str], int | None
+]  # answers, shape of the output, where they are from
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from tgonnx.data.answers import IGNORED
+from tgonnx.data.axes import find_axes
 from tgonnx.data.samples import Split
-from tgonnx.graph.declared import fixed_size, model_inputs
+from tgonnx.graph.types import Array
 from tgonnx.losses.fit import Fit
 from tgonnx.losses.loss import Seen
-from tgonnx.runtime.sessions import Feeds, open_session
+from tgonnx.runtime.sessions import open_session
 
 BATCH = 250
 
@@ -41,36 +43,28 @@ class Metric:
         chosen = np.arange(count)
         if limit is not None and limit < count:
             chosen = np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
-        size = fixed_batch(model) or BATCH
-        loss = self.fit.definition
+        axes = self.split.axes
+        fixed = axes.fixed or find_axes(model).fixed
+        loss, output = self.fit.definition, self.fit.output
         session = open_session(model, threads)
         teacher = open_session(self.teacher, threads) if loss.teacher == "outputs" else None
         activated = loss.strips is not None and ends_in(self.teacher, loss.strips)
         total = weight = 0.0
-        for start in range(0, len(chosen), size):
-            part = chosen[start : start + size]
-            filled = np.resize(part, size) if fixed_batch(model) else part  # a fixed batch must be full
+        for part in self.split.pieces(chosen, fixed or BATCH):
+            filled = np.resize(part, fixed) if fixed else part  # a fixed batch must be full
             batch = self.split.take(filled)
-            outputs = _first(session.run(batch.feeds), len(part))
-            taught = {} if teacher is None else _first(teacher.run(batch.feeds), len(part))
-            answer = None if batch.answer is None else batch.answer[: len(part)]
+            outputs = axes.first(session.run(batch.feeds), len(part))
+            taught = {} if teacher is None else axes.first(teacher.run(batch.feeds), len(part))
+            answer = None if batch.answer is None else axes.first({output: batch.answer}, len(part))[output]
             value = loss.metric(Seen(self.fit, outputs, answer, taught, activated))
-            total, weight = total + value * len(part), weight + len(part)
-        return total / max(weight, 1.0)
+            counted = len(part) * _share(answer) if self.fit.ignores else len(part)
+            total, weight = total + value * counted, weight + counted
+        return total / weight if weight else 0.0
 
 
-def _first(outputs: Feeds, count: int) -> Feeds:
-    """What was said of the first `count` samples; what has no axes is of no sample."""
-    return {name: value[:count] if np.ndim(value) else value for name, value in outputs.items()}
-
-
-def fixed_batch(model: onnx.ModelProto) -> int | None:
-    """The number of samples that the model's inputs insist on, if they do."""
-    for value in model_inputs(model):
-        dims = value.type.tensor_type.shape.dim
-        if dims and (size := fixed_size(dims[0])) is not None:
-            return size
-    return None
+def _share(labels: Array | None) -> float:
+    """How many of the labels count."""
+    return 1.0 if labels is None else float((labels != IGNORED).mean())
 
 
 def ends_in(model: onnx.ModelProto, op_type: str) -> bool:

@@ -23,7 +23,7 @@ def refresh_statistics(
     """The model with BatchNormalization's averages measured anew: mean and variance over some batches."""
     if all(node.op_type != "BatchNormalization" for node in proto.graph.node):
         return proto
-    drawn = list(islice(task.batches(recipe.batch, recipe.seed + 2), 1))
+    drawn = list(islice(task.alike(recipe.batch, recipe.seed + 2), 1))
     copy = prepare_training(proto, {name: value.shape for name, value in drawn[0].feeds.items()})
     if not copy.statistics:
         return proto
@@ -40,7 +40,7 @@ def refresh_statistics(
     sums: dict[str, Array] = {}
     squares: dict[str, Array] = {}
     count = min(batches, max(1, 3 * task.steps_per_epoch(recipe.batch)))
-    for batch in islice(task.batches(recipe.batch, recipe.seed + 2), count):
+    for batch in islice(task.alike(recipe.batch, recipe.seed + 2), count):
         for name, value in zip(copy.statistics, runner.run(None, dict(batch.feeds)), strict=True):
             precise = value.astype(np.float64)
             sums[name] = sums.get(name, 0.0) + precise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import islice
 
 import numpy as np
@@ -12,7 +13,9 @@ from onnx import numpy_helper
 from tgonnx.data.samples import Batch
 from tgonnx.engines import ParameterGroup, StepSpec, Trainer, build
 from tgonnx.engines.rehearsal import rehearse
+from tgonnx.engines.sizes import SizedTrainer
 from tgonnx.engines.trainer import session
+from tgonnx.graph.types import Array
 from tgonnx.losses.nodes import ANSWER, TEACHER
 from tgonnx.passes.add_objective import TASK, Penalty, add_objective
 from tgonnx.passes.prepare_training import LOGITS, TrainingCopy, prepare_training
@@ -43,7 +46,17 @@ def rehearsed_trainer(
     outcome = rehearse(spec, feeds, recipe.engine, recipe.threads, recipe.device)
     for note in outcome.notes:
         journal.note(note)
-    return build(spec, outcome.engine, recipe.threads, recipe.seed, recipe.device)
+    trainer = build(spec, outcome.engine, recipe.threads, recipe.seed, recipe.device)
+    if task.split.samples.shape_of is None:
+        return trainer
+
+    def at_sizes_of(given: Mapping[str, Array]) -> Trainer:
+        inputs = {name: given[name] for name in batch.feeds}
+        other = Batch(inputs, given.get(ANSWER), batch.axes)
+        again = make_spec(copy.source, task, recipe, other, penalty)
+        return build(again, outcome.engine, recipe.threads, recipe.seed, recipe.device)
+
+    return SizedTrainer(trainer, at_sizes_of, feeds)
 
 
 def make_spec(
@@ -81,7 +94,7 @@ def stake(copy: TrainingCopy, task: Task, recipe: Settings, batches: int = 4) ->
 
     The penalty is weighed in this unit, so that it means the same for losses of any size. `copy` is of a gated model.
     """
-    drawn = list(islice(task.batches(recipe.batch, recipe.seed), batches))
+    drawn = list(islice(task.alike(recipe.batch, recipe.seed), batches))
     model = with_objective(copy, task, recipe, drawn[0]).model
     logits = next(tensor for tensor in model.graph.initializer if tensor.name == LOGITS)
     losses = []

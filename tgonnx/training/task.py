@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from tgonnx.data.axes import find_axes
 from tgonnx.data.samples import Batch, Split
 from tgonnx.graph.types import Array
 from tgonnx.losses.fit import Fit
-from tgonnx.losses.metric import Metric, fixed_batch
+from tgonnx.losses.metric import Metric
 from tgonnx.losses.nodes import ANSWER, TEACHER
 from tgonnx.runtime.sessions import Feeds, Session, open_session
 
@@ -28,7 +29,7 @@ class Teacher:
         self.imitation = imitation if follows else 0.0
         asked = loss.teacher == "outputs" or self.imitation > 0
         self._session: Session | None = open_session(model, threads or 0) if asked else None
-        self._insists = fixed_batch(model)
+        self._insists = find_axes(model).fixed
         self._only = fit.output if follows else None
         self._answers = loss.answers
         self._kind = np.int64 if loss.answers == "label" else np.float32
@@ -37,7 +38,7 @@ class Teacher:
         """Inputs of the training copy for a batch: the model's own, and labels or what the teacher says."""
         feeds = dict(batch.feeds)
         if self._session is not None:
-            outputs = self._ask(self._session, batch.feeds)
+            outputs = self._ask(self._session, batch)
             used = {n: v for n, v in outputs.items() if v.dtype.kind == "f" and self._only in (None, n)}
             feeds |= {TEACHER + name: value.astype(np.float32) for name, value in used.items()}
         if self._answers is None:
@@ -45,14 +46,13 @@ class Teacher:
         assert batch.answer is not None
         return feeds | {ANSWER: np.ascontiguousarray(batch.answer, self._kind)}
 
-    def _ask(self, session: Session, feeds: Feeds) -> Feeds:
+    def _ask(self, session: Session, batch: Batch) -> Feeds:
         """The outputs for a batch of any size; a model of fixed batch is asked in pieces, the last filled up."""
-        count = len(next(iter(feeds.values())))
-        if self._insists is None or self._insists == count:
-            return session.run(feeds)
-        chosen = [np.arange(start, start + self._insists) % count for start in range(0, count, self._insists)]
-        parts = [session.run({name: value[piece] for name, value in feeds.items()}) for piece in chosen]
-        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+        count, size = len(batch), batch.axes.fixed or self._insists
+        if size is None or size == count:
+            return session.run(batch.feeds)
+        chosen = [np.arange(start, start + size) % count for start in range(0, count, size)]
+        return batch.axes.join([session.run(batch.axes.take(batch.feeds, piece)) for piece in chosen], count)
 
 
 @dataclass(frozen=True)
@@ -70,5 +70,13 @@ class Task:
         while True:
             yield from self.split.batches(min(size, len(self.split)), rng)
 
+    def alike(self, size: int, seed: int) -> Iterator[Batch]:
+        """Those of `batches` that have the shapes of the first one."""
+        shapes = None
+        for batch in self.batches(size, seed):
+            shapes = shapes or batch.shapes
+            if batch.shapes == shapes:
+                yield batch
+
     def steps_per_epoch(self, size: int) -> int:
-        return max(1, len(self.split) // min(size, len(self.split)))
+        return self.split.batch_count(min(size, len(self.split)))
