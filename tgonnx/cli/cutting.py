@@ -21,6 +21,7 @@ from tgonnx.cli.options import (
     Shapes,
     TargetText,
 )
+from tgonnx.cli.preprocessing import Preprocessing
 from tgonnx.cli.terminal import Terminal, plain
 from tgonnx.errors import TargetError, UsageError
 from tgonnx.options import ATTENTIONS, CRITERION, TARGET, attention_of
@@ -54,6 +55,7 @@ def prune(
         Path | None,
         typer.Option("--out", "-o", help="Where to write.", show_default="MODEL.pruned.onnx"),
     ] = None,
+    preprocessing: Preprocessing,
     target: TargetText = TARGET,
     recipe: Recipe,
     bounds: Bounds,
@@ -82,7 +84,7 @@ def prune(
     with terminal.progress(wanted.kind) as listener:
         result = prune_model(
             loaded,
-            data,
+            preprocessing.source(data) if data else None,
             wanted,
             recipe=recipe,
             bounds=bounds,
@@ -153,6 +155,7 @@ def gate(
         typer.Option("--mask", metavar="MASK.json", help="Gates to close; without, all are open."),
     ] = None,
     data: EvidenceData = None,
+    preprocessing: Preprocessing,
     shape: Shapes = None,
     run: Annotated[Run, VERIFIED],
     overwrite: Overwrite = False,
@@ -170,7 +173,12 @@ def gate(
     coupling = prunable(terminal, model, given.attention if given else "heads", shape)
     chosen = given or Mask.all_open(coupling)
     gated = gate_model(coupling, chosen)
-    prover = Prover(coupling, real_feeds(data, coupling.model.original), run.verify_seconds, run.unverified)
+    prover = Prover(
+        coupling,
+        real_feeds(preprocessing.source(data) if data else None, coupling.model.original),
+        run.verify_seconds,
+        run.unverified,
+    )
     with terminal.working("verifying"):
         check = prover.both(chosen, gated, cut(coupling, chosen))
     told = _settled(terminal, prover, check, gated)
@@ -186,6 +194,7 @@ def apply(
     mask_path: Annotated[Path, typer.Option("--mask", metavar="MASK.json", help="What to cut.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where to write the pruned model.")],
     data: EvidenceData = None,
+    preprocessing: Preprocessing,
     shape: Shapes = None,
     fix_shape: FixedShapes = None,
     run: Annotated[Run, VERIFIED],
@@ -203,7 +212,12 @@ def apply(
     chosen = Mask.load(mask_path)
     coupling = prunable(terminal, model, chosen.attention, shape, fix_shape)
     pruned = cut(coupling, chosen)
-    prover = Prover(coupling, real_feeds(data, coupling.model.original), run.verify_seconds, run.unverified)
+    prover = Prover(
+        coupling,
+        real_feeds(preprocessing.source(data) if data else None, coupling.model.original),
+        run.verify_seconds,
+        run.unverified,
+    )
     with terminal.working("verifying"):
         check = prover.both(chosen, gate_model(coupling, chosen), pruned)
     told = _settled(terminal, prover, check, pruned)

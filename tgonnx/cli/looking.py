@@ -15,6 +15,7 @@ from tgonnx.cli.options import (
     ModelPath,
     Shapes,
 )
+from tgonnx.cli.preprocessing import Preprocessing
 from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import (
     InstallationError,
@@ -77,6 +78,7 @@ def verify(
     a: Annotated[Path, typer.Argument(metavar="A", help="The one model.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="The other.", show_default=False)],
     data: EvidenceData = None,
+    preprocessing: Preprocessing,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Random inputs at each size.")] = 1,
     rtol: Annotated[
         float, typer.Option("--rtol", min=0, help="Difference allowed, relative to an output's channel.")
@@ -90,7 +92,7 @@ def verify(
     from tgonnx.runtime.equivalence import verify as compare
 
     first, second = read(a), read(b)
-    feeds = real_feeds(data, first) or None
+    feeds = real_feeds(preprocessing.source(data) if data else None, first) or None
     with terminal.working("comparing"):
         check = compare(first, second, feeds, samples, run.seed, rtol, seconds=run.verify_seconds)
     terminal.result(report.check_json(check), report.check_table(check))
