@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import tgonnx
 from tgonnx.analysis.coupling import Attention
 
+ROOT = Path(tgonnx.__file__).parents[1]
 HEAVY = {"onnxruntime", "networkx", "onnx_graphsurgeon"}
 
 
@@ -77,3 +80,14 @@ def test_a_model_is_analysed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["heads"]
     assert tgonnx.analyze(model, "head-dim").attention == "head-dim"
     assert asked == ["heads", "head-dim"]
+
+
+def test_onnxruntime_has_one_door() -> None:
+    door = ROOT / "tgonnx" / "runtime" / "sessions.py"
+    for path in (*(ROOT / "tgonnx").rglob("*.py"), *(ROOT / "passes").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.split(".")[0] == "onnxruntime" for name in names), path
+            if isinstance(node, ast.Attribute) and node.attr in ("InferenceSession", "SessionOptions"):
+                assert path == door

@@ -80,6 +80,7 @@ def relatives(folder: Path) -> list[str]:
 
 
 PRUNE = ("prune", "m.onnx", "--data", "d.npz", "--epochs", "500", "--threads", "1", "-o", "out.onnx")
+KEPT_NOWHERE = (*PRUNE, "--no-run-dir")
 
 
 @pytest.mark.parametrize("moment", ["imports", "rehearsal", "training"])
@@ -87,7 +88,7 @@ PRUNE = ("prune", "m.onnx", "--data", "d.npz", "--epochs", "500", "--threads", "
 def test_a_signal_ends_a_run(name: str, moment: str, folder: Path, started: Callable[..., Run]) -> None:
     number = getattr(signal, name)
     before = sorted(os.listdir(folder))
-    run = started(*PRUNE, *(() if moment == "training" else ("-q",)))
+    run = started(*KEPT_NOWHERE, *(() if moment == "training" else ("-q",)))
     if moment == "imports":
         until(lambda: catches(run, signal.SIGTERM))
     elif moment == "rehearsal":
@@ -109,7 +110,7 @@ def test_a_signal_ends_a_run(name: str, moment: str, folder: Path, started: Call
 def test_a_rehearsal_does_not_outlive_a_parent_that_was_killed(
     folder: Path, started: Callable[..., Run]
 ) -> None:
-    run = started(*PRUNE)
+    run = started(*KEPT_NOWHERE)
     until(lambda: relatives(folder))
     run.kill()
     run.communicate()

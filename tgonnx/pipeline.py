@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,8 @@ from tgonnx.selection.budget import CLOSE
 from tgonnx.selection.criteria import select
 from tgonnx.selection.mask import Mask
 from tgonnx.training.fine_tune import fine_tune
+from tgonnx.training.identity import identity
+from tgonnx.training.keeper import Keeper, open_keeper
 from tgonnx.training.loop import WATCHED
 from tgonnx.training.progress import Journal, Listener, Progress
 from tgonnx.training.recipe import BATCH, Recipe, Run, Settings
@@ -53,6 +57,7 @@ from tgonnx.training.task import Task, Teacher
 
 SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if the epochs are not given
 SEARCH_EPOCHS, TUNE_EPOCHS = 2, 4
+HURRY = 3.0  # seconds of verification when somebody waits for the prompt
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class _Plan:
     goal: Target
     bounds: Bounds
     family: GateFamily = CHANNELS
+    whole: bool = True  # or what stands before operators that nothing here runs
 
     def commit(self, scores: npt.NDArray[np.float64]) -> Mask:
         """The mask that keeps the best units and meets the goal."""
@@ -180,15 +186,35 @@ def prune(
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
     wanted = wanted.as_share(coupling.cost_model)
     if bounds.round_to is None and not recipe.train_weights:
-        bounds = replace(bounds, round_to=1)  # nothing afterwards makes up for what rounding took
-    plan = _Plan(model, coupling, wanted, _reachable(coupling, wanted, bounds), bounds)
+        bounds = replace(bounds, round_to=1)  # nothing mends afterwards what rounding took
+    plan = _Plan(model, coupling, wanted, _reachable(coupling, wanted, bounds), bounds, whole=not unknown)
     prover = Prover(coupling, (), run.verify_seconds, run.unverified)
     if dataset is None or fitting is None:
         return _without_data(plan, prover)
     settings = Settings(**(vars(recipe) | vars(run) | {"batch": _batch_size(model, dataset, recipe.batch)}))
     prover = replace(prover, feeds=data_feeds(dataset, model.original))
-    result = _with_data(plan, dataset, fitting, settings, Journal(progress), prover)
-    return _completed(result, whole, unknown) if unknown else result
+    journal = Journal(progress)
+    who = identity(model.original, dataset, run.threads)
+    keeper = open_keeper(run, str(model.source), who, _resolved(plan, settings), journal)
+    result = _with_data(plan, dataset, fitting, settings, prover, keeper)
+    result = _completed(result, whole, unknown) if unknown else result
+    keeper.finish(result.mask)
+    return result
+
+
+def _resolved(plan: _Plan, settings: Settings) -> dict[str, Any]:
+    """All that was chosen and changes the result, as plain values."""
+    own = (
+        "threads",
+        "verify_seconds",
+        "unverified",
+        "run_dir",
+        "resume",
+        "checkpoint_seconds",
+    )  # of this process alone
+    chosen = {name: value for name, value in vars(settings).items() if name not in own}
+    goal = {"target": f"{plan.target.kind}={plan.target.value!r}", "attention": plan.coupling.attention}
+    return goal | chosen | vars(plan.bounds)
 
 
 def _at_sizes_of(dataset: Dataset, model: Model) -> Model:
@@ -236,10 +262,10 @@ def _with_data(
     dataset: Dataset,
     fitting: Fit,
     recipe: Settings,
-    journal: Journal,
     prover: Prover,
+    keeper: Keeper,
 ) -> PruneResult:
-    coupling, original, family = plan.coupling, plan.model.original, plan.family
+    coupling, original, family, journal = plan.coupling, plan.model.original, plan.family, keeper.journal
     for note in dataset.notes:
         journal.note(note)
     prover.settle(prover.normal_form)  # before time is spent on it, as below
@@ -248,27 +274,55 @@ def _with_data(
     task = Task(dataset.train, fitting, Teacher(original, fitting, recipe.threads), metric)
     steps = steps_for(task.steps_per_epoch(recipe.batch), recipe.epochs, recipe.train_weights)
     journal.later = steps[1] * math.sqrt(plan.target.value)  # fine-tuning is about so much faster
-    found = search(coupling, task, plan.goal, steps[0], recipe, journal, plan.bounds)
-    mask = plan.commit(found.scores)
-    full = with_values(plan.model.proto, found.values) if recipe.train_weights else plan.model.proto
-    pruned = family.cut(full, coupling, mask)
-    prover.settle(prover.cut(mask, family.insert(full, coupling, mask), pruned))
-    pruned = refresh_statistics(pruned, task, recipe)
-    left = coupling.cost_model.ratio(mask.open, plan.target.kind)
-    watched = None if metric is None else metric(pruned, WATCHED, recipe.threads or 0)
-    journal.record(Progress("commit", 1, 1, 1, 1, journal.records[-1].loss, watched, left))
+    if metric is not None:
+        keeper.better = operator.gt if metric.higher_is_better else operator.lt
+    with keeper.salvaging():
+        found = search(coupling, task, plan.goal, steps[0], recipe, journal, plan.bounds, keeper)
+        mask = plan.commit(found.scores)
+        keeper.keep_mask(mask)
+        full = with_values(plan.model.proto, found.values) if recipe.train_weights else plan.model.proto
+        cut = family.cut(full, coupling, mask)
+        tunes_already = keeper.resumed("fine-tune") is not None
+        if not tunes_already:
+            prover.settle(prover.cut(mask, family.insert(full, coupling, mask), cut))
+        cut = refresh_statistics(cut, task, recipe)
+        left = coupling.cost_model.ratio(mask.open, plan.target.kind)
+        if not tunes_already:
+            watched = None if metric is None else metric(cut, WATCHED, recipe.threads or 0)
+            journal.record(Progress("commit", 1, 1, 1, 1, journal.records[-1].loss, watched, left))
     journal.later = 0.0
-    if recipe.train_weights:
-        pruned = fine_tune(pruned, task, steps[1], recipe, journal, left)
-        pruned = refresh_statistics(pruned, task, recipe)
-    gated = family.insert(embed(full, pruned, coupling, mask), coupling, mask)
-    pruned = give_form_back(pruned, original)
+
+    def so_far() -> Path | None:
+        """Write the model with the weights as they are, verified in a hurry."""
+        if keeper.folder is None or not plan.whole:
+            return None
+        values = keeper.latest.values() if keeper.latest is not None else {}
+        tuned = refresh_statistics(with_values(cut, values), task, recipe)
+        hurried = replace(prover, seconds=min(prover.seconds, HURRY))
+        path = keeper.folder.path / "model.onnx"
+        save(_verified(plan, mask, full, tuned, hurried)[0], path, overwrite=True)
+        return path
+
+    with keeper.salvaging(so_far):
+        pruned = cut
+        if recipe.train_weights:
+            pruned = fine_tune(pruned, task, steps[1], recipe, journal, left, keeper)
+            pruned = refresh_statistics(pruned, task, recipe)
+        pruned, check, doubt = _verified(plan, mask, full, pruned, prover)
+        notes = () if metric is not None else ("there are no held-out samples: accuracy was not measured",)
+        return _result(
+            plan, mask, pruned, check, journal, metric, (*filter(None, [doubt]), *notes, *journal.notes)
+        )
+
+
+def _verified(
+    plan: _Plan, mask: Mask, full: onnx.ModelProto, pruned: onnx.ModelProto, prover: Prover
+) -> tuple[onnx.ModelProto, Check, str]:
+    """The pruned model in the form of the original, its check, and a doubt. Raises VerificationError."""
+    gated = plan.family.insert(embed(full, pruned, plan.coupling, mask), plan.coupling, mask)
+    pruned = give_form_back(pruned, plan.model.original)
     check = prover.both(mask, gated, pruned)
-    doubt = prover.settle(check, pruned)
-    notes = () if metric is not None else ("there are no held-out samples: accuracy was not measured",)
-    return _result(
-        plan, mask, pruned, check, journal, metric, (*filter(None, [doubt]), *notes, *journal.notes)
-    )
+    return pruned, check, prover.settle(check, pruned)
 
 
 def embed(full: onnx.ModelProto, pruned: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +61,7 @@ def prune(
     recipe: Recipe,
     bounds: Bounds,
     run: Run,
+    no_run_dir: Annotated[bool, typer.Option("--no-run-dir", help="Keep nothing of the training.")] = False,
     attention: AttentionCut = ATTENTIONS[0],
     shape: Shapes = None,
     fix_shape: FixedShapes = None,
@@ -80,6 +82,8 @@ def prune(
     if report_path:
         check_destination(report_path, overwrite, [*protected, out])
     wanted = Target.parse(target)
+    if data and not (no_run_dir or run.run_dir or run.resume):
+        run = replace(run, run_dir="auto")
     loaded = read_model(model, shape, fix_shape)  # once: the file may be another one when training is over
     with terminal.progress(wanted.kind) as listener:
         result = prune_model(

@@ -128,16 +128,21 @@ class Split:
             for start in range(0, len(group), size):
                 yield group[start : start + size]
 
-    def batches(self, size: int, rng: np.random.Generator | None = None, epochs: int = 1) -> Iterator[Batch]:
+    def batches(
+        self, size: int, rng: np.random.Generator | None = None, epochs: int = 1, skip: int = 0
+    ) -> Iterator[Batch]:
         """Batches of `size` samples of one shape, never empty.
 
         With `rng`, samples are shuffled in each epoch and an incomplete last batch is left out, so that all
         batches are alike (unless there is only that one). Without, samples come in order and all of them.
+        The first `skip` batches, of all epochs together, are left out without being made.
         """
         if size < 1 or epochs < 0:
             raise UsageError("the batch size must be at least 1 and epochs at least 0")
         for _ in range(epochs):
-            yield from self._taken(self._epoch(size, rng))
+            chosen = self._epoch(size, rng)
+            yield from self._taken(chosen[skip:])
+            skip = max(0, skip - len(chosen))
 
     def batch_count(self, size: int) -> int:
         """The batches of a shuffled epoch."""

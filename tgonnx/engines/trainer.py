@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
 from tgonnx.engines.spec import Device
-from tgonnx.engines.step import StepGraph
+from tgonnx.engines.step import Slot, StepGraph
 from tgonnx.errors import UsageError
 from tgonnx.graph.builder import Array
 from tgonnx.runtime.sessions import TRAINING, import_onnxruntime, native_session
@@ -20,6 +21,32 @@ def session(
 ) -> Any:
     """onnxruntime's own session for training; see `native_session`."""
     return native_session(model, threads, TRAINING, device, seed)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a trainer between two steps, which later steps do not change.
+
+    `values` by the names that the state has in the step graph; some lie in the memory of `kept`. `slots` says where
+    in them the initializers are.
+    """
+
+    values: Mapping[str, Any]
+    kept: Mapping[str, Array]
+    slots: Mapping[str, Slot]
+
+    def arrays(self) -> dict[str, Array]:
+        """Copies of all of it: parameters, moments, counts and statistics."""
+        return {name: np.array(value.numpy()) for name, value in self.values.items()}
+
+    def parameters(self, names: Iterable[str] | None = None) -> dict[str, Array]:
+        """Copies of the parameters and statistics by initializer name: all, or those named."""
+        slots = self.slots if names is None else {name: self.slots[name] for name in names}
+        flat = {state: self.values[state].numpy().reshape(-1) for state in {s.state for s in slots.values()}}
+        return {
+            name: np.array(flat[s.state][s.start : s.start + int(np.prod(s.shape))].reshape(s.shape))
+            for name, s in slots.items()
+        }
 
 
 class Trainer:
@@ -62,12 +89,7 @@ class Trainer:
 
     def parameters(self, names: Iterable[str] | None = None) -> dict[str, Array]:
         """Copies of the parameters and statistics by initializer name: all, or those named."""
-        slots = self._slots if names is None else {name: self._slots[name] for name in names}
-        flat = {state: self._state[state].numpy().reshape(-1) for state in {s.state for s in slots.values()}}
-        return {
-            name: np.array(flat[s.state][s.start : s.start + int(np.prod(s.shape))].reshape(s.shape))
-            for name, s in slots.items()
-        }
+        return self.snapshot().parameters(names)
 
     def load(self, values: Mapping[str, Array]) -> None:
         """Replace parameters and statistics (moments stay). Raises UsageError for a wrong name or shape."""
@@ -83,3 +105,17 @@ class Trainer:
         for name, array in changed.items():
             self._kept[name] = array
             self._state[name] = self._value(array)
+
+    def snapshot(self) -> Snapshot:
+        """The whole state as it is now; nothing is copied."""
+        return Snapshot(dict(self._state), dict(self._kept), self._slots)
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Go on from a state that `Snapshot.arrays` gave. Raises UsageError if it is another graph's."""
+        expected = {name: (value.shape(), value.numpy().dtype) for name, value in self._state.items()}
+        given = {name: (list(array.shape), array.dtype) for name, array in arrays.items()}
+        if given != expected:
+            name = min({*given, *expected}, key=lambda name: (given.get(name) == expected.get(name), name))
+            raise UsageError(f"the training state does not fit this model and recipe: {name!r} differs")
+        self._kept = {name: np.array(array, order="C") for name, array in arrays.items()}
+        self._state = {name: self._value(array) for name, array in self._kept.items()}

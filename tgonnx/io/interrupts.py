@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, NoReturn
 
+TWICE = 0.5  # seconds in which one Ctrl-C may come twice, from the terminal and from a program between
 UNWINDING = 4.0  # seconds in which a repeated signal changes nothing, so that cleaning up is not interrupted
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -30,8 +31,8 @@ class Interrupted(BaseException):
     """A signal asked the command to end."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(message(number))
-        self.exit_code = 128 + number
+        super().__init__(message(number) + _State.advice)
+        self.number, self.exit_code = number, 128 + number
 
 
 def message(number: int) -> str:
@@ -47,6 +48,7 @@ class _State:
     received: int | None = None
     when = 0.0  # a signal was last acted on, in seconds of the monotonic clock
     reminder: threading.Timer | None = None
+    advice = ""  # what the one line says behind the message
 
 
 def received() -> Interrupted | None:
@@ -57,7 +59,7 @@ def received() -> Interrupted | None:
 @contextmanager
 def raised() -> Iterator[None]:
     """Within, signals raise `Interrupted` in the main thread; a signal that was ignored (nohup) still is."""
-    _State.received = _State.pending = None
+    _State.received, _State.pending, _State.advice = None, None, ""
     _State.when = -UNWINDING
     before = _install(_raise)
     try:
@@ -97,6 +99,31 @@ def deferred() -> Iterator[None]:
         if not _State.depth and _State.pending is not None:
             number, _State.pending = _State.pending, None
             raise Interrupted(number)
+
+
+@contextmanager
+def salvaging() -> Iterator[None]:
+    """Within, after a signal, nothing reminds of it, and another one ends the process at once."""
+    before = {}
+    if _State.received is not None:
+        if _State.reminder is not None:
+            _State.reminder.cancel()
+        before = _install(_end_repeated)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_repeated(number: int, frame: FrameType | None) -> None:
+    if time.monotonic() - _State.when > TWICE:
+        _end(number, frame)
+
+
+def advise(text: str) -> None:
+    """Say more in the one line that tells of the signal: where the work is, and how to go on."""
+    _State.advice = f"; {text}"
 
 
 @contextmanager

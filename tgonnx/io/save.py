@@ -35,6 +35,7 @@ StrPath = str | os.PathLike[str]
 # A protobuf file ends at 2 GiB; initializers of at least EXTERNAL_BYTES move out of larger models.
 PROTOBUF_LIMIT = 2**31 - 1
 EXTERNAL_BYTES = 1024
+_PREFIX, _SUFFIX = ".tgonnx-", ".tmp"  # of files that are being written
 LONGEST_NAME = 255  # bytes of a file name, on all common file systems
 
 
@@ -44,8 +45,6 @@ def check_destination(path: StrPath, overwrite: bool = False, protect: Iterable[
     `protect` lists the inputs of the run: none of them may be overwritten, whatever link leads to it.
     Raises `UsageError`.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise UsageError(f"a file is written to a path, not to a {type(path).__name__}")
     try:
         there = _status(Path(path))
         target = Path(os.path.realpath(path))
@@ -158,6 +157,18 @@ def _free_name(folder: Path, wanted: Path) -> Path:
     return path
 
 
+def save_bytes(data: bytes, path: StrPath, overwrite: bool = False) -> None:
+    """Write any file (a checkpoint) as safely as a model. Raises `UsageError`."""
+    _write(check_destination(path, overwrite), data, overwrite, check=False)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed; nobody else may be writing there."""
+    for file in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        with suppress(OSError):
+            file.unlink()
+
+
 # --- one file ---------------------------------------------------------------------------------------
 
 
@@ -181,7 +192,7 @@ def _temporary(target: Path) -> Iterator[Path]:
     name = None
     try:
         with deferred():
-            handle, name = tempfile.mkstemp(prefix=".tgonnx-", suffix=".tmp", dir=target.parent)
+            handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=target.parent)
         os.close(handle)
         mask = os.umask(0)
         os.umask(mask)

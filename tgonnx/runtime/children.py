@@ -19,8 +19,9 @@ def run_child(command: Sequence[str], environment: Mapping[str, str]) -> tuple[i
     process only, which ends the child.
     """
     reading, writing = os.pipe()
+    child = None
     try:
-        with deferred():  # a signal must find a child that is known, or none
+        with deferred():  # a signal must find a child that is known, or none; it may come at the end of this
             child = subprocess.Popen(
                 command,
                 env=dict(environment),
@@ -29,13 +30,14 @@ def run_child(command: Sequence[str], environment: Mapping[str, str]) -> tuple[i
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
-        with child:
-            try:
-                errors = child.communicate()[1]
-            except BaseException:
-                child.kill()
-                raise
+        errors = child.communicate()[1]
         return child.returncode, errors
+    except BaseException:
+        if child is not None:
+            child.kill()
+            with child:  # which waits for it and closes its pipe
+                pass
+        raise
     finally:
         os.close(reading)
         os.close(writing)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import onnx
 
 from tgonnx.graph.proto import with_values
+from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import WATCHED, Loop
 from tgonnx.training.progress import Journal
 from tgonnx.training.recipe import Settings
@@ -22,19 +21,22 @@ def fine_tune(
     recipe: Settings,
     journal: Journal,
     cost: float | None = None,
+    keeper: Keeper | None = None,
 ) -> onnx.ModelProto:
     """The model with its weights trained for `steps` steps. Raises DivergedError, UnsupportedError."""
-    batches = task.batches(recipe.batch, recipe.seed + 1)
-    first = next(batches)
+    seed = recipe.seed + 1
+    first = next(task.batches(recipe.batch, seed))
     trainer = rehearsed_trainer(training_copy(proto, recipe, first), task, recipe, first, journal)
-    loop = Loop(trainer, task, "fine-tune", steps, recipe, journal)
-    for index, batch in enumerate(islice(batches, steps)):
+    loop = Loop(trainer, task, "fine-tune", steps, recipe, journal, keeper or Keeper())
+
+    def measure() -> float | None:
+        if task.metric is None:
+            return None
+        return task.metric(with_values(proto, trainer.parameters()), WATCHED, recipe.threads or 0)
+
+    if loop.resume() is not None:
+        loop.catch_up(cost, measure)
+    for index, batch in loop.batches(seed):
         loop.step(index, batch, {"tgonnx.lr": recipe.lr * rate(index / steps)})
-        if not loop.ends_epoch(index):
-            journal.tell(loop.progress(index, cost))
-            continue
-        if task.metric is not None:
-            now = with_values(proto, trainer.parameters())
-            loop.metric = task.metric(now, WATCHED, recipe.threads or 0)
-        journal.record(loop.progress(index, cost))
+        loop.done(index, cost, measure)
     return with_values(proto, trainer.parameters())

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from tgonnx.data.samples import Batch
 from tgonnx.engines import Trainer
-from tgonnx.errors import DivergedError
+from tgonnx.errors import DivergedError, UsageError
 from tgonnx.graph.types import Array
 from tgonnx.passes.add_objective import LOSS, TASK
+from tgonnx.training.keeper import Keeper
 from tgonnx.training.progress import Journal, Phase, Progress
 from tgonnx.training.recipe import Settings
+from tgonnx.training.state import State
 from tgonnx.training.task import Task
 
 WATCHED = 2000  # held-out samples that are looked at during training
+
+
+Measure = Callable[[], float | None]
 
 
 class Diverged(DivergedError):
@@ -29,18 +34,53 @@ class Diverged(DivergedError):
 
 
 class Loop:
-    """Runs steps, watches the loss, keeps the last good state and says how long it will take."""
+    """Runs steps, watches the loss, keeps the last good state and says how long it will take.
+
+    After each step the `keeper` gets the state, from which `resume` goes on in another process.
+    """
 
     def __init__(
-        self, trainer: Trainer, task: Task, phase: Phase, steps: int, recipe: Settings, journal: Journal
+        self,
+        trainer: Trainer,
+        task: Task,
+        phase: Phase,
+        steps: int,
+        recipe: Settings,
+        journal: Journal,
+        keeper: Keeper,
     ) -> None:
         self.trainer, self.task, self.phase, self.steps, self.journal = trainer, task, phase, steps, journal
+        self.keeper, self.batch, self.start = keeper, recipe.batch, 0
         self.per_epoch = task.steps_per_epoch(recipe.batch)
         self.epochs = max(1, math.ceil(steps / self.per_epoch))
         self.began = time.monotonic()
         self.loss = math.nan
         self.metric: float | None = None
         self.good = trainer.parameters()
+
+    def resume(self) -> State | None:
+        """Go on from the state that the keeper has of this phase, if it has one. Raises UsageError."""
+        state = self.keeper.resumed(self.phase)
+        if state is None:
+            return None
+        if state.engine != self.trainer.engine:
+            raise UsageError(f"the run trained with engine {state.engine}, here it is {self.trainer.engine}")
+        self.trainer.restore(state.trainer())
+        self.start, self.loss, self.good = state.step, state.loss, self.trainer.parameters()
+        self.began = time.monotonic() - state.seconds
+        return state
+
+    def catch_up(self, cost: float | None, measure: Measure | None = None) -> None:
+        """After `resume`: tell the end of an epoch that was trained, but not told any more."""
+        told = [record for record in self.journal.records if record.phase == self.phase]
+        self.metric = told[-1].metric if told else None
+        if self.start and self.ends_epoch(self.start - 1) and not (told and told[-1].step == self.start):
+            self._tell(self.start - 1, cost, measure)
+
+    def batches(self, seed: int) -> Iterator[tuple[int, Batch]]:
+        """The steps that are left, with their batches; the first of all batches was the rehearsal's."""
+        drawn = self.task.batches(self.batch, seed, 1 + self.start)
+        return zip(range(self.start, self.steps), drawn, strict=False)
 
     def step(self, index: int, batch: Batch, scalars: Mapping[str, float]) -> dict[str, float]:
         """One step. Raises Diverged if the loss is not finite."""
@@ -56,6 +96,35 @@ class Loop:
         if (index + 1) % 50 == 0:
             self.good = self.trainer.parameters()
         return found
+
+    def done(
+        self,
+        index: int,
+        cost: float | None,
+        measure: Measure | None = None,
+        numbers: Mapping[str, float] | None = None,
+        arrays: Mapping[str, Array] | None = None,
+    ) -> None:
+        """After all that belongs to a step: hand on the state, `numbers` and `arrays` of the phase in it, and tell.
+
+        At the end of an epoch, `measure` gives the metric.
+        """
+        spent = time.monotonic() - self.began
+        snapshot = self.trainer.snapshot()
+        self.keeper.latest = State(
+            self.phase, self.trainer.engine, index + 1, self.loss, spent, snapshot.arrays, numbers or {},
+            arrays or {}, snapshot.parameters,
+        )  # fmt: skip
+        self._tell(index, cost, measure)
+        self.keeper.keep_if_due(self.ends_epoch(index))
+
+    def _tell(self, index: int, cost: float | None, measure: Measure | None) -> None:
+        if not self.ends_epoch(index):
+            self.journal.tell(self.progress(index, cost))
+            return
+        if measure is not None:
+            self.metric = measure()
+        self.journal.record(self.progress(index, cost))
 
     def progress(self, index: int, cost: float | None) -> Progress:
         done = index + 1

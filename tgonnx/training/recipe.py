@@ -84,7 +84,9 @@ class Run:
     """How a run goes. Raises OptionError, which is a UsageError.
 
     `verify_seconds` is for each verification. What cannot be verified, because nothing here runs it or the inputs
-    cannot tell, is returned with `unverified` only, and marked.
+    cannot tell, is returned with `unverified` only, and marked. Training with data is kept in the folder `run_dir`
+    ("auto": `runs/MODEL-N`), if one is named; `resume` names the folder of a run that goes on, which wants the same
+    model, data and options.
     """
 
     seed: int = option(0, "Seed of everything random.", low=0)
@@ -99,6 +101,9 @@ class Run:
         VERIFY_SECONDS, "About how long sizes may be tried; two always are.", low=0
     )
     unverified: bool = option(False, "Write what cannot be verified, too, and mark it in its metadata.")
+    run_dir: str = option("", "Keep the training there: checkpoints, history, mask.", metavar="FOLDER")
+    resume: str = option("", "Go on with the run of this folder, which was interrupted.", metavar="RUN")
+    checkpoint_seconds: float = option(60.0, "Seconds between two checkpoints.", low=0)
 
     def __post_init__(self) -> None:
         settle(self)

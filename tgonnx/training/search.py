@@ -14,17 +14,12 @@ so that gates come to rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import islice
-
 import numpy as np
 import numpy.typing as npt
 
 from tgonnx.analysis import kinds
 from tgonnx.analysis.cost import Target
 from tgonnx.analysis.coupling import Coupling
-from tgonnx.graph.types import Array
 from tgonnx.passes.add_objective import (
     COST,
     HYSTERESIS,
@@ -36,9 +31,11 @@ from tgonnx.passes.gate_families import CHANNELS
 from tgonnx.passes.prepare_training import LOGITS
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.budget import DEFAULT, floors
+from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import Loop
 from tgonnx.training.progress import Journal
 from tgonnx.training.recipe import Settings
+from tgonnx.training.state import Found
 from tgonnx.training.step import rehearsed_trainer, stake, training_copy
 from tgonnx.training.task import Task
 
@@ -51,15 +48,6 @@ SETTLE = 0.8  # of the search: by then gates rest where they cost least
 MEMORY = 0.1  # of the search: the steps over which it counts how often each gate was open
 
 
-@dataclass(frozen=True)
-class Found:
-    """The outcome of a search: `scores` [units] rank the units, `values` are the trained initializers."""
-
-    scores: npt.NDArray[np.float64]
-    values: Mapping[str, Array]
-    cost: float  # the ratio at which the gates themselves stand
-
-
 def search(
     coupling: Coupling,
     task: Task,
@@ -68,22 +56,27 @@ def search(
     recipe: Settings,
     journal: Journal,
     bounds: Bounds = DEFAULT,
+    keeper: Keeper | None = None,
 ) -> Found:
     """Learn which units to keep, and weights with them. Raises DivergedError, UnsupportedError."""
+    keeper = keeper or Keeper()
+    if keeper.found is not None:
+        return keeper.found
     cost = coupling.cost_model
-    batches = task.batches(recipe.batch, recipe.seed)
-    first = next(batches)
+    first = next(task.batches(recipe.batch, recipe.seed))
     copy = training_copy(CHANNELS.insert(coupling.model.proto, coupling, None), recipe, first)
     unit = stake(copy, task, recipe)
     strength = STRENGTH * unit if recipe.lambda_ is None else recipe.lambda_
     trainer = rehearsed_trainer(copy, task, recipe, first, journal, Penalty(cost, target.kind, strength))
-    loop = Loop(trainer, task, "search", steps, recipe, journal)
+    loop = Loop(trainer, task, "search", steps, recipe, journal, keeper)
     fewest = search_floors(coupling, target, bounds)
     start = np.full(coupling.units, min(0.5, recipe.gate_lr * steps / 20), np.float32)
     trainer.load({LOGITS: start})  # zero is near enough to be reached in a short search
-    mu, left = 0.0, 1.0
-    openness = np.ones(coupling.units)
-    for index, batch in enumerate(islice(batches, steps)):
+    mu, left, openness = 0.0, 1.0, np.ones(coupling.units)
+    if (state := loop.resume()) is not None:
+        mu, left, openness = state.numbers["mu"], state.numbers["left"], state.arrays["openness"]
+        loop.catch_up(left)
+    for index, batch in loop.batches(recipe.seed):
         done = index / steps
         rho, hysteresis = target.value, 0.0
         if recipe.lambda_ is None:
@@ -100,11 +93,13 @@ def search(
         logits = trainer.parameters([LOGITS])[LOGITS]
         if lift(logits, coupling, fewest):
             trainer.load({LOGITS: logits})
-        openness += ((logits > 0) - openness) / (MEMORY * steps + 1)
-        (journal.record if loop.ends_epoch(index) else journal.tell)(loop.progress(index, left))
+        openness = openness + ((logits > 0) - openness) / (MEMORY * steps + 1)
+        loop.done(index, left, numbers={"mu": mu, "left": left}, arrays={"openness": openness})
     values = trainer.parameters()
     last = values.pop(LOGITS).astype(np.float64)
-    return Found(openness + 1e-3 * np.tanh(last), values, left)
+    found_units = Found(openness + 1e-3 * np.tanh(last), values, left)
+    keeper.keep_found(found_units)
+    return found_units
 
 
 def search_floors(coupling: Coupling, target: Target, bounds: Bounds) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,11 +65,10 @@ class Task:
     teacher: Teacher
     metric: Metric | None
 
-    def batches(self, size: int, seed: int) -> Iterator[Batch]:
-        """Shuffled full batches without end."""
-        rng = np.random.default_rng(seed)
-        while True:
-            yield from self.split.batches(min(size, len(self.split)), rng)
+    def batches(self, size: int, seed: int, skip: int = 0) -> Iterator[Batch]:
+        """Shuffled full batches without end: those that the seed gives, from the one after `skip` on."""
+        size = min(size, len(self.split))
+        return self.split.batches(size, np.random.default_rng(seed), sys.maxsize, skip)
 
     def alike(self, size: int, seed: int) -> Iterator[Batch]:
         """Those of `batches` that have the shapes of the first one."""

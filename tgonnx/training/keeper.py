@@ -1,0 +1,185 @@
+"""When what a run holds is written down, and what it goes on from."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGINT
+from typing import Any
+
+from tgonnx.errors import TgonnxError, UsageError
+from tgonnx.io import interrupts
+from tgonnx.selection.mask import Mask
+from tgonnx.training import run_folder
+from tgonnx.training.progress import Journal, Phase
+from tgonnx.training.recipe import Run
+from tgonnx.training.run_folder import Best, RunFolder
+from tgonnx.training.state import Found, State
+
+SHORT = 0.1  # of the interval: the end of an epoch that comes sooner after a checkpoint is not worth one
+
+
+@dataclass
+class Keeper:
+    """Writes checkpoints to the folder of a run, if there is one, and gives back what was read from it.
+
+    `latest` is the state after the last step. `better(a, b)` says whether metric a is better than b.
+    """
+
+    folder: RunFolder | None = None
+    journal: Journal = field(default_factory=Journal)
+    interval: float = 60.0  # seconds between two checkpoints
+    better: Callable[[float, float], bool] | None = None
+    latest: State | None = None
+    found: Found | None = None
+    _read: State | None = None
+    _found_is_kept: bool = False
+    _written: float = field(default_factory=time.monotonic)
+    _best: Best | None = None
+
+    def resume(self) -> None:
+        """Read what the folder has: state, outcome of the search, journal. Raises UsageError."""
+        kept = None if self.folder is None else self.folder.newest()
+        if kept is None:
+            return
+        self._read, self.found, self._best = kept.state, kept.found, kept.best
+        self._found_is_kept = kept.found is not None
+        self.journal.records[:] = kept.records
+        for note in kept.notes:
+            self.journal.note(note)
+
+    def resumed(self, phase: Phase) -> State | None:
+        """The state that this phase goes on from; None if it starts anew."""
+        return self._read if self._read is not None and self._read.phase == phase else None
+
+    def keep_if_due(self, ends_epoch: bool) -> None:
+        """Write a checkpoint if the last one is old, at the end of an epoch sooner, and if the metric is the best."""
+        if self.folder is None:
+            return
+        age = time.monotonic() - self._written
+        best = ends_epoch and self._is_best()
+        if best or age >= self.interval * (SHORT if ends_epoch else 1):
+            self.keep(best)
+
+    def keep(self, best: bool = False) -> bool:
+        """Write the latest state. What prevents it is noted, and the run goes on: the earlier checkpoint is there."""
+        if self.folder is None or self.latest is None:
+            return False
+        state, self._written = self.latest, time.monotonic()
+        metric = self.journal.records[-1].metric if best else None
+        chosen = self._best if metric is None else (metric, self.folder.name_of(state))
+        try:
+            self._keep_found()
+            self.folder.keep(state, self.journal, chosen)
+        except UsageError as error:
+            self.journal.note(f"checkpoint not written: {error}")
+            return False
+        self._best = chosen
+        return True
+
+    def keep_found(self, found: Found) -> None:
+        """Write the outcome of the search. What prevents it is noted, and tried again with the next checkpoint."""
+        if self.folder is None:
+            return
+        self.found, self.latest = found, None
+        try:
+            self._keep_found()
+        except UsageError as error:
+            self.journal.note(f"checkpoint not written: {error}")
+
+    @contextmanager
+    def salvaging(self, model: Callable[[], Path | None] | None = None) -> Iterator[None]:
+        """Within, an interruption is answered with a checkpoint; Ctrl-C also with the model as far as it is.
+
+        `model`, if the search is over, writes that and says where. A signal that comes meanwhile ends the process
+        at once.
+        """
+        try:
+            yield
+        except (interrupts.Interrupted, KeyboardInterrupt) as error:
+            if self.folder is not None:
+                with interrupts.salvaging():
+                    advice = self._salvaged(model if getattr(error, "number", SIGINT) == SIGINT else None)
+                    advice = f"{advice}go on with {_command(self.folder)}"
+                interrupts.advise(advice)
+                if hasattr(error, "add_note"):  # Python 3.11 and later: for those who call the library
+                    error.add_note(advice)
+            raise
+
+    def _salvaged(self, model: Callable[[], Path | None] | None) -> str:
+        """Write what can be written. Says what there is, and what could not be written."""
+        told = len(self.journal.notes)
+        self.keep()
+        parts = self.journal.notes[told:]
+        try:
+            place = None if model is None else model()
+        except TgonnxError as error:
+            parts.append(f"there is no model yet: {error}")
+        else:
+            parts += [] if place is None else [f"the model so far is {place}"]
+        return "".join(f"{part}; " for part in parts)
+
+    def keep_mask(self, mask: Mask) -> None:
+        """Write the choice. What prevents it is noted."""
+        self._try(lambda folder: folder.write_mask(mask))
+
+    def finish(self, mask: Mask) -> None:
+        """Say that the run is over. What prevents it is noted."""
+        self._try(lambda folder: folder.finish(mask, self.journal))
+
+    def _try(self, write: Callable[[RunFolder], None]) -> None:
+        if self.folder is not None:
+            try:
+                write(self.folder)
+            except UsageError as error:
+                self.journal.note(f"not kept: {error}")
+
+    def _keep_found(self) -> None:
+        if self.folder is not None and self.found is not None and not self._found_is_kept:
+            self.folder.keep_found(self.found, self.journal)
+            self._found_is_kept = True
+
+    def _is_best(self) -> bool:
+        record = self.journal.records[-1]
+        if record.phase != "fine-tune" or record.metric is None or self.better is None:
+            return False
+        return self._best is None or self.better(record.metric, self._best[0])
+
+
+def open_keeper(
+    run: Run, source: str, who: Mapping[str, Any], how: Mapping[str, Any], journal: Journal
+) -> Keeper:
+    """The keeper of a run: of a new folder, of the one that it goes on with, or of none.
+
+    `who` and `how` are what must be the same when a run goes on. Raises UsageError; where no folder was asked for by
+    name, that there is none is noted.
+    """
+    keeper = Keeper(None, journal, run.checkpoint_seconds)
+    if run.resume:
+        keeper.folder = run_folder.reopen(Path(run.resume), who, how)
+        keeper.resume()
+    elif run.run_dir == "auto":
+        try:
+            keeper.folder = run_folder.create_numbered(source, who, how)
+        except UsageError as error:
+            journal.note(f"nothing was kept of the run: {error}")
+    elif run.run_dir:
+        keeper.folder = run_folder.create(Path(run.run_dir), who, how)
+    return keeper
+
+
+def _command(folder: RunFolder) -> str:
+    """How to go on with a run: the command that was given, or the option in Python."""
+    if not interrupts.COMMAND:
+        return f"resume={str(folder.path)!r}"
+    kept, skip = [], False
+    for word in sys.argv[1:]:
+        if not (skip or word.startswith(("--run-dir", "--resume", "--no-run-dir"))):
+            kept.append(word)
+        skip = word in ("--run-dir", "--resume")
+    return shlex.join(["tgonnx", *kept, "--resume", str(folder.path)])
