@@ -32,6 +32,7 @@ class Mask(Shown):
     structure: str = ""
     initializers: Kept = field(default_factory=dict)
     source: str = field(default="", compare=False)
+    _coupling: Coupling | None = field(default=None, compare=False)  # what it was made from: `open` may be edited
 
     @classmethod
     def all_open(cls, coupling: Coupling) -> Mask:
@@ -46,8 +47,8 @@ class Mask(Shown):
 
     @classmethod
     def _made(cls, coupling: Coupling, opened: Open) -> Mask:
-        kept = _kept(coupling, opened)
-        return cls(opened, _outline(coupling), coupling.attention, coupling.model.structure, kept)
+        kept, structure = _kept(coupling, opened), coupling.model.structure
+        return cls(opened, _outline(coupling), coupling.attention, structure, kept, _coupling=coupling)
 
     def summary(self) -> Summary:
         """How much of each group stays, the most cut first."""
@@ -85,7 +86,8 @@ class Mask(Shown):
                 f"{coupling.model.source}, where {self._difference(coupling)}; make a mask of this model"
             )
         self._check_units(coupling)
-        if self.structure and not _same(self.initializers, _kept(coupling, self.open)):
+        read = self.structure and self._coupling is None
+        if read and not _same(self.initializers, _kept(coupling, self.open)):
             raise self._refused("the mask keeps other indices of the initializers than its groups say")
 
     def _check_units(self, coupling: Coupling) -> None:
@@ -126,7 +128,8 @@ class Mask(Shown):
 
         `protect` lists files that must not be overwritten. Raises UsageError.
         """
-        contents = Contents(self.open, self.groups, self.attention, self.structure, self.initializers)
+        kept = self.initializers if self._coupling is None else _kept(self._coupling, self.open)
+        contents = Contents(self.open, self.groups, self.attention, self.structure, kept)
         save_text(as_text(contents), path, overwrite, protect)
 
     @classmethod
