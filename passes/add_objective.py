@@ -1,6 +1,7 @@
 """The objective: a task loss, and the paper's penalty (Kim et al., equation 7) on what the open gates cost.
 
-The loss writes its own nodes (`tgonnx.losses`), each in its file.
+The loss writes its own nodes (`tgonnx.losses`), each in its file. Outputs that the loss is not taken on follow the
+original: else nothing would hold them.
 
 The penalty is mu d + strength d^2 with d = C(w)/Ctot - rho, mu and rho being inputs. The paper's form with a
 fixed lambda is mu = 0, strength = lambda, rho = the target; the host makes an augmented Lagrangian of it by
@@ -26,6 +27,7 @@ from onnx import TensorProto, helper
 from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.kinds import Kind
 from tgonnx.graph.builder import Value
+from tgonnx.losses.distillation import followed
 from tgonnx.losses.fit import Fit
 from tgonnx.losses.nodes import Nodes
 from tgonnx.passes import PassResult, perform
@@ -86,6 +88,8 @@ def _with_objective(model: onnx.ModelProto, asked: AddObjective) -> onnx.ModelPr
     copy.CopyFrom(model)
     nodes = Nodes(copy, fit, asked.answer_shape or (), asked.outputs, asked.imitation)
     task = fit.definition.emit(nodes)
+    for name in fit.others:
+        task = task + followed(nodes, name)
     del copy.graph.output[:]
     loss = task
     if penalty is not None:

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import parser
+from onnx import numpy_helper, parser
 from PIL import Image
 
+import tgonnx as tg
 from tgonnx import data
 from tgonnx.data.samples import Dataset
 from tgonnx.errors import DataError, UsageError
 from tgonnx.losses.fit import Fit, validate
 from tgonnx.losses.metric import Metric
+from tgonnx.runtime.sessions import open_session
 
 
 def classifier(batch: str = "N") -> onnx.ModelProto:
@@ -413,3 +415,23 @@ def test_dense_labels_that_mean_nothing_are_ignored() -> None:
     )
     assert validate(chosen, dense()).ignores
     assert chosen.notes == (f"{int((labels == 2).sum())} labels are ignored",)
+
+
+def test_outputs_that_nobody_teaches_follow_the_original() -> None:
+    """Two heads with branches of their own: labels of the one must not let the other rot."""
+    rng = np.random.default_rng(0)
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,8] x) => (float[N,3] age, float[N,2] gender) '
+        "{ a = MatMul(x, a1) r = Relu(a) age = MatMul(r, a2) b = MatMul(x, b1) s = Relu(b) gender = MatMul(s, b2) }"
+    )
+    for name, shape in (("a1", (8, 24)), ("a2", (24, 3)), ("b1", (8, 24)), ("b2", (24, 2))):
+        values = rng.standard_normal(shape) / np.sqrt(shape[0])
+        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    x = rng.standard_normal((400, 8)).astype(np.float32)
+    age, gender = open_session(model).run({"x": x}).values()
+    result = tg.prune(
+        model, tg.data.arrays({"x": x, "label": age.argmax(1)}), "params=0.4", epochs=12, threads=1
+    )
+    assert any("'gender'" in note for note in result.notes)
+    ours = open_session(result.model).run({"x": x})["gender"]
+    assert np.square(ours - gender).mean() < 0.3 * gender.var()

@@ -268,6 +268,9 @@ def _with_data(
     coupling, original, family, journal = plan.coupling, plan.model.original, plan.family, keeper.journal
     for note in dataset.notes:
         journal.note(note)
+    if fitting.others:
+        names = ", ".join(map(repr, fitting.others))
+        journal.note(f"nothing is given for {names}: what the original says there is imitated")
     prover.settle(prover.normal_form)  # before time is spent on it, as below
     held_out = dataset.held_out
     metric = None if held_out is None else Metric(fitting, held_out, original)

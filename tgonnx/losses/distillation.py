@@ -18,14 +18,15 @@ from tgonnx.losses.nodes import Nodes
 def _emit(nodes: Nodes) -> Value:
     if not nodes.outputs:
         raise UnsupportedError("loss distill: the model has no output of floats")
-    parts = [_followed(nodes, name) for name in nodes.outputs]
+    parts = [followed(nodes, name) for name in nodes.outputs]
     total = parts[0]
     for part in parts[1:]:
         total = total + part
     return total
 
 
-def _followed(nodes: Nodes, output: str) -> Value:
+def followed(nodes: Nodes, output: str) -> Value:
+    """How far an output is from the original's."""
     teacher = nodes.taught(output)
     logs = nodes.log_probabilities(output)
     if logs is not None:

@@ -5,6 +5,7 @@ A label out of range or an empty batch would crash the runtime.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx
@@ -15,6 +16,7 @@ from tgonnx.data.samples import Dataset, Split
 from tgonnx.errors import DataError
 from tgonnx.losses import table
 from tgonnx.losses.loss import Loss
+from tgonnx.ops.aspects.row import FLOATS
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class Fit:
 
     `loss` is its name, never "auto". `output` is the model's first output, which the loss is taken on, and `class_axis`
     its axis of classes (losses on labels only). `ignores`: labels may be `tgonnx.data.answers.IGNORED`, for nothing.
+    `others` are further outputs of floats: nothing is given for them, so that they follow the original.
     """
 
     loss: str
     output: str
     class_axis: int | None = None
     ignores: bool = False
+    others: tuple[str, ...] = ()
 
     @property
     def definition(self) -> Loss:
@@ -62,7 +66,15 @@ def validate(dataset: Dataset, model: onnx.ModelProto, loss: str = "auto") -> Fi
     sample_axis = dataset.train.axes.outputs.get(first) or 0
     if class_axis is not None and class_axis <= sample_axis:  # found with samples first
         class_axis -= 1
-    return Fit(chosen.name, first, class_axis, dataset.ignores)
+    others = () if chosen.teacher == "outputs" else tuple(_of_floats(model.graph.output[1:]))
+    return Fit(chosen.name, first, class_axis, dataset.ignores, others)
+
+
+def _of_floats(outputs: Iterable[onnx.ValueInfoProto]) -> Iterator[str]:
+    """The names of those outputs that are tensors of floats."""
+    for value in outputs:
+        if value.type.tensor_type.elem_type in FLOATS:
+            yield value.name
 
 
 def _distinct(dataset: Dataset) -> list[tuple[str, Split]]:

@@ -28,10 +28,12 @@ class Teacher:
         loss = fit.definition
         follows = loss.teacher == "output"
         self.imitation = imitation if follows else 0.0
-        asked = loss.teacher == "outputs" or self.imitation > 0
+        asked = loss.teacher == "outputs" or self.imitation > 0 or bool(fit.others)
         self._session: Session | None = open_session(model, threads or 0) if asked else None
         self._insists = find_axes(model).fixed
-        self._only = fit.output if follows else None
+        self._wanted = (
+            None if loss.teacher == "outputs" else {*fit.others, *([fit.output] if self.imitation else [])}
+        )
         self._answers = loss.answers
         self._kind = np.int64 if loss.answers == "label" else np.float32
 
@@ -40,7 +42,8 @@ class Teacher:
         feeds = dict(batch.feeds)
         if self._session is not None:
             outputs = self._ask(self._session, batch)
-            used = {n: v for n, v in outputs.items() if v.dtype.kind == "f" and self._only in (None, n)}
+            wanted = outputs.keys() if self._wanted is None else self._wanted
+            used = {n: v for n, v in outputs.items() if v.dtype.kind == "f" and n in wanted}
             feeds |= {TEACHER + name: value.astype(np.float32) for name, value in used.items()}
         if self._answers is None:
             return feeds
