@@ -32,7 +32,9 @@ class Mask(Shown):
     structure: str = ""
     initializers: Kept = field(default_factory=dict)
     source: str = field(default="", compare=False)
-    _coupling: Coupling | None = field(default=None, compare=False)  # what it was made from: `open` may be edited
+    _coupling: Coupling | None = field(
+        default=None, compare=False
+    )  # what it was made from: `open` may be edited
 
     @classmethod
     def all_open(cls, coupling: Coupling) -> Mask:
