@@ -169,7 +169,17 @@ def main() -> int:
     print(f"{model}\n{data}: {len(pages)} pages, {len(test_pages)} to measure with", flush=True)
     if options.render_only:
         return 0
-    command = ["prune", str(model), "--data", str(data), "-o", str(out), "--target", options.target]
+    command = [
+        "prune",
+        str(model),
+        "--data",
+        str(data),
+        "-o",
+        str(out),
+        "--no-run-dir",
+        "--target",
+        options.target,
+    ]
     command += ["--epochs", str(options.epochs), "--batch", str(options.batch), "--seed", str(options.seed)]
     command += ["--overwrite", *options.more]
     print("$ tgonnx " + shlex.join(command), flush=True)

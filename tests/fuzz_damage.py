@@ -198,7 +198,19 @@ def damage(folder: Path, rng: Rng) -> str:
 def command(which: str, folder: Path, rng: Rng) -> list[str]:
     """A command that reads the file."""
     model, mask, data = (str(folder / name) for name in ("m.onnx", "k.json", "d.npz"))
-    train = ["prune", model, "--data", data, "--target", "params=0.7", "--epochs", "1", "--threads", "1"]
+    train = [
+        "prune",
+        model,
+        "--data",
+        data,
+        "--target",
+        "params=0.7",
+        "--epochs",
+        "1",
+        "--threads",
+        "1",
+        "--no-run-dir",
+    ]
     cut = [["apply", model, "--mask", mask], ["gate", model, "--mask", mask]]
     options: dict[str, Sequence[list[str]]] = {
         "m.onnx": [*cut, ["inspect", model], ["mask", model, "--target", "params=0.7"], ["verify", model, model],

@@ -122,4 +122,4 @@ def test_a_target_that_cannot_be_met_is_flagged_and_the_best_is_written(
 def main_prune(model: Path, out: Path, *arguments: str) -> int:
     from tgonnx.cli.app import main
 
-    return main(["prune", str(model), "-o", str(out), *arguments])
+    return main(["prune", str(model), "-o", str(out), "--no-run-dir", *arguments])

@@ -195,7 +195,9 @@ def prune(
     prover = replace(prover, feeds=data_feeds(dataset, model.original))
     journal = Journal(progress)
     who = identity(model.original, dataset, run.threads)
-    keeper = open_keeper(run, str(model.source), who, _resolved(plan, settings), journal)
+    keeper = open_keeper(
+        run, str(model.source), who, _resolved(plan, replace(settings, loss=fitting.loss)), journal
+    )
     result = _with_data(plan, dataset, fitting, settings, prover, keeper)
     result = _completed(result, whole, unknown) if unknown else result
     keeper.finish(result.mask)
