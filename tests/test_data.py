@@ -16,6 +16,7 @@ import tgonnx as tg
 from tgonnx import data
 from tgonnx.data.samples import Dataset
 from tgonnx.errors import DataError, UsageError
+from tgonnx.losses import fit
 from tgonnx.losses.fit import Fit, validate
 from tgonnx.losses.metric import Metric
 from tgonnx.runtime.sessions import open_session
@@ -417,7 +418,7 @@ def test_dense_labels_that_mean_nothing_are_ignored() -> None:
     assert chosen.notes == (f"{int((labels == 2).sum())} labels are ignored",)
 
 
-def test_outputs_that_nobody_teaches_follow_the_original() -> None:
+def test_outputs_that_nobody_teaches_follow_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two heads with branches of their own: labels of the one must not let the other rot."""
     rng = np.random.default_rng(0)
     model = parser.parse_model(
@@ -429,9 +430,12 @@ def test_outputs_that_nobody_teaches_follow_the_original() -> None:
         model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
     x = rng.standard_normal((400, 8)).astype(np.float32)
     age, gender = open_session(model).run({"x": x}).values()
-    result = tg.prune(
-        model, tg.data.arrays({"x": x, "label": age.argmax(1)}), "params=0.4", epochs=12, threads=1
-    )
-    assert any("'gender'" in note for note in result.notes)
-    ours = open_session(result.model).run({"x": x})["gender"]
-    assert np.square(ours - gender).mean() < 0.3 * gender.var()
+    data = tg.data.arrays({"x": x, "label": age.argmax(1)})
+
+    def error() -> float:
+        result = tg.prune(model, data, "params=0.4", epochs=30, threads=1)
+        return float(np.square(open_session(result.model).run({"x": x})["gender"] - gender).mean())
+
+    held = error()
+    monkeypatch.setattr(fit, "_of_floats", lambda outputs: ())
+    assert held < 0.6 * error()
