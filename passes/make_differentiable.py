@@ -1,4 +1,4 @@
-"""Bring a training copy to the form that the gradient rows expect. The user's graph is never touched."""
+"""Bring a training copy to the form that the gradient rules expect. The user's graph is never touched."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make_differentiable(
     model: ModelProto, newest: int | None = None, newest_ir: int | None = None
 ) -> ModelProto:
     """A copy at opset 18 or later (at most `newest`), with BatchNormalization statistics explicit, Einsum of one
-    operand as sum and transpose, and definitions in place of forms that no gradient row reaches.
+    operand as sum and transpose, and definitions in place of forms that no gradient rule reaches.
 
     Raises UnsupportedError if the opset cannot be converted.
     """
@@ -75,7 +75,7 @@ def _differentiable(model: ModelProto, newest: int | None, newest_ir: int | None
 
 
 def _spelled_out(model: ModelProto, newest: int | None) -> ModelProto:
-    """Standard operators that have neither a gradient row nor a form at opset `newest`, as their definitions."""
+    """Standard operators that have neither a gradient rule nor a form at opset `newest`, as their definitions."""
 
     def wanted(op_type: str) -> bool:
         too_new = newest is not None and not onnx.defs.has(op_type, min(newest, SETTLED), "")

@@ -1,7 +1,7 @@
 """The training copy: the graph as it is trained, never the user's.
 
 Handled:
-* the opset is raised to what the gradient rows expect, and everything is computed in float32;
+* the opset is raised to what the gradient rules expect, and everything is computed in float32;
 * BatchNormalization normalises with the batch's statistics and keeps running averages (`statistics`), unless
   the batch is too small to have any; Dropout does nothing;
 * free dimensions of the inputs are bound to the sizes of the batches;

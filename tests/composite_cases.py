@@ -1,4 +1,4 @@
-"""Cases of operators that are written out in simpler ones: recurrent, sampling, attention, deformable."""
+"""Cases of operators that are decomposed into simpler ones: recurrent, sampling, attention, deformable."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def recurrent(op_type: str, directions: int, used: tuple[int, ...], inputs: str,
 
 
 BOTH: dict[str, Any] = {"direction": "bidirectional"}
-STEP_BY_STEP = [  # forms that are written out
+STEP_BY_STEP = [  # forms that are decomposed
     recurrent("LSTM", 1, (0, 1, 2), "bl"),
     recurrent("LSTM", 1, (0, 1, 2), "lhc", direction="reverse"),
     recurrent("LSTM", 2, (0, 1, 2), "blhc", **BOTH),

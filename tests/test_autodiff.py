@@ -1,4 +1,4 @@
-"""Every gradient row against finite differences, with both engines."""
+"""Every gradient rule against finite differences, with both engines."""
 
 from __future__ import annotations
 

@@ -158,6 +158,12 @@ def test_batches_are_of_one_size_each() -> None:
     assert {len(batch) for batch in shuffled} == {4}
 
 
+def test_as_many_sizes_as_samples_are_refused() -> None:
+    items = [{"image": np.zeros((1, 3, 4, 4 + index), np.float32)} for index in range(70)]
+    with pytest.raises(DataError, match="item 65 has the shape number 65; resize or pad"):
+        data.open_dataset(items, scores())
+
+
 def test_dense_labels_of_several_sizes() -> None:
     rng = np.random.default_rng(0)
     items = []

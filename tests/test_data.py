@@ -439,3 +439,14 @@ def test_outputs_that_nobody_teaches_follow_the_original(monkeypatch: pytest.Mon
     held = error()
     monkeypatch.setattr(fit, "_of_floats", lambda outputs: ())
     assert held < 0.6 * error()
+
+
+def test_samples_without_a_label_that_counts_are_left_out() -> None:
+    x = np.random.default_rng(0).random((10, 3, 4, 4), np.float32)
+    labels = x.argmax(1)
+    labels[[2, 5]] = 255
+    dataset = data.open_dataset({"x": x, "label": labels}, dense())
+    assert not {2, 5} & set(dataset.train.indices.tolist())
+    assert "2 samples have no label that counts, and are left out" in dataset.notes
+    with pytest.raises(DataError, match="all labels are ignored"):
+        data.open_dataset({"x": x, "label": np.full_like(labels, 255)}, dense())

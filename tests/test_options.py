@@ -238,6 +238,10 @@ def test_paths_masks_and_bools_are_taken_where_objects_are(path: str) -> None:
     lambda: tg.select(None, 0.5), lambda: tg.select(network(), []), lambda: tg.select(network(), {}),
     lambda: tg.Target(), lambda: tg.Target(flops=0.5, params=0.5), lambda: tg.Target(speed=0.5),
     lambda: tg.select(network(), 0.5, criterion="l3"), lambda: tg.select(network(), 0.5, bounds={}),
+    lambda: tg.load(network(), 5), lambda: tg.verify(network(), network(), feeds=5), lambda: tg.data.npz(5),
+    lambda: tg.verify(network(), network(), sizes=3), lambda: tg.data.arrays(5), lambda: tg.data.folder(None),
+    lambda: tg.prune(network()).save(3), lambda: tg.select(network(), 0.5).save(None), lambda: tg.Mask.load(3),
+    lambda: tg.Mask.of(tg.analyze(network()), "abc"), lambda: tg.analyze(network(), attention=None),
     lambda: tg.select(network(), 0.5).save("none/mask.json"), lambda: tg.prune(""), lambda: tg.Target(flops=True),
 ])  # fmt: skip
 def test_what_a_caller_does_wrong_is_an_error_of_ours(call: Any) -> None:

@@ -10,9 +10,9 @@ import pytest
 from onnx import numpy_helper, parser
 from random_graphs import random_model
 
-from tgonnx.analysis.cost import REPORTED, CostModel, Target
+from tgonnx.analysis.cost import CostModel, Target
 from tgonnx.analysis.coupling import Coupling
-from tgonnx.analysis.kinds import Kind
+from tgonnx.analysis.kinds import KINDS, Kind
 from tgonnx.analysis.solver import analyze
 from tgonnx.errors import TargetError, UsageError
 from tgonnx.loading import load
@@ -81,7 +81,7 @@ def test_an_emptied_group_is_refused(coupling: Coupling) -> None:
         Mask.of(coupling, opened)
 
 
-@pytest.mark.parametrize("kind", REPORTED)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("criterion", ["l2", "random"])
 def test_targets_are_met(coupling: Coupling, kind: Kind, criterion: str) -> None:
     ratio = CostModel(coupling).ratio(random_mask(coupling, 0.5).open, kind)  # one that can be reached

@@ -16,7 +16,7 @@ from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.target import Given
 from tgonnx.errors import OptionError
 from tgonnx.loading import load, read
-from tgonnx.options import ATTENTIONS, CRITERION, VERIFY_SECONDS, Attention, number, whole_number
+from tgonnx.options import ATTENTIONS, CRITERION, VERIFY_SECONDS, Attention, is_a, number, whole_number
 from tgonnx.runtime import equivalence
 from tgonnx.runtime.equivalence import RTOL, Check
 from tgonnx.selection import criteria
@@ -86,6 +86,8 @@ def verify(
 
     Raises UsageError, ModelError, UnsupportedError.
     """
+    is_a("feeds", () if feeds is None else feeds, Iterable, "a list of feed dicts")
+    is_a("sizes", sizes or {}, Mapping, "a mapping of the names of axes to sizes")
     return equivalence.verify(
         _proto(a),
         _proto(b),

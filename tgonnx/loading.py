@@ -14,6 +14,7 @@ from tgonnx.analysis.shapes import Shape
 from tgonnx.errors import UsageError
 from tgonnx.io import read as files
 from tgonnx.io.limits import check_elements
+from tgonnx.options import is_a
 from tgonnx.passes import Pipeline, perform
 from tgonnx.passes.file_form import PutFormAside
 from tgonnx.passes.fold_shapes import fold
@@ -43,6 +44,7 @@ def load(source: Model | Source, sizes: Mapping[str, Shape] | None = None) -> Mo
     written. Dynamic axes of other inputs get sizes that fit.
     Raises ModelError naming the file and the reason, UsageError for a path that does not exist or sizes that cannot be.
     """
+    is_a("sizes", sizes or {}, Mapping, "a mapping of the names of inputs to shapes")
     if isinstance(source, Model):
         return source if sizes is None else replace(load(source.original, sizes), source=source.source)
     original = read(source)

@@ -138,6 +138,12 @@ def number(name: str, value: Any, low: float = 0) -> float:
     return float(Spec("", float, low, low).read(name, value))
 
 
+def is_a(name: str, value: Any, kind: type | tuple[type, ...], wanted: str) -> None:
+    """Raise OptionError unless the value is of this kind, which `wanted` says in words."""
+    if not isinstance(value, kind):
+        raise OptionError(name, f"is a {type(value).__name__}, not {wanted}")
+
+
 def attention_of(value: Any) -> Attention:
     """What of attention is cut. Raises OptionError."""
     return cast(Attention, one_of("attention", value, ATTENTIONS))

@@ -186,7 +186,7 @@ def prune(
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
     wanted = wanted.as_share(coupling.cost_model)
     if bounds.round_to is None and not recipe.train_weights:
-        bounds = replace(bounds, round_to=1)  # nothing mends afterwards what rounding took
+        bounds = replace(bounds, round_to=1)  # nothing afterwards makes up for what rounding took
     plan = _Plan(model, coupling, wanted, _reachable(coupling, wanted, bounds), bounds, whole=not unknown)
     prover = Prover(coupling, (), run.verify_seconds, run.unverified)
     if dataset is None or fitting is None:

@@ -221,7 +221,10 @@ def _channels(axes: Axes) -> Products:
 
 
 def _size(axes: Axes) -> Products:
-    """Bytes of the file: elements as they are stored, and the rest of the file, which stays."""
+    """Bytes of the file: those of the initializers, and the rest of it, which stays as it is.
+
+    Near enough: surgery may store a size or two more.
+    """
     labelled, model = axes.coupling.labelling.axes, axes.coupling.model
     terms = list[Term]()
     for name, tensor in model.initializers.items():

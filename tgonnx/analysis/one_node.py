@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 Dims = Sequence[int | str | None] | None
 Typed = tuple[int, Dims]  # element type, and sizes or their names; None: no rank is known
 
-MOST = 1 << 14  # answers that are remembered; then all are forgotten
-MAX_BYTES = 1 << 15  # of values that are remembered or compared
+MOST = 1 << 13  # answers that are remembered; then all are forgotten
+MAX_BYTES = 1 << 12  # of values and attributes that are compared and remembered
 
 _Answer = TypeVar("_Answer")
 
@@ -35,12 +35,17 @@ class Refused(Exception):
 
 
 class _Memory(dict[Hashable, Any]):
-    def get_or_make(self, key: Hashable, make: Callable[[], _Answer]) -> _Answer:
-        if key not in self:
+    def ask(
+        self, key: Hashable, make: Callable[[], _Answer], worth: Callable[[_Answer], bool] = bool
+    ) -> _Answer:
+        """What is remembered, or else what `make` says; that is remembered if it is `worth` it."""
+        found: _Answer | None = self.get(key)
+        if found is None:
+            found = make()
             if len(self) >= MOST:
                 self.clear()
-            self[key] = make()
-        found: _Answer = self[key]
+            if worth(found):
+                self[key] = found
         return found
 
 
@@ -85,16 +90,17 @@ def inferred(
             return str(error).strip().splitlines()[0]
         return [found.get(name) for name in node.output]
 
-    if (values := _contents(known)) is None or any(a.HasField("g") for a in node.attribute):
+    places = _places(node)
+    form, values = _form(node, places), _contents(known)
+    if values is None or form is None:
         answer = ask()
     else:
-        places = _places(node)
         types = tuple(
             (places[n], kind, None if dims is None else tuple(dims)) for n, (kind, dims) in inputs.items()
         )
         held = tuple((places[name], value) for name, value in zip(known, values, strict=True))
-        key = (_form(node, places), types, held, tuple(opsets.items()), ir_version)
-        answer = _types.get_or_make(key, ask)
+        key = (form, types, held, tuple(opsets.items()), ir_version)
+        answer = _types.ask(key, ask)
     if isinstance(answer, str):
         raise Refused(answer)
     return {n: proto for n, proto in zip(node.output, answer, strict=True) if n and proto is not None}
@@ -105,14 +111,17 @@ def evaluated(
 ) -> list[np.ndarray] | None:
     """The outputs of a node of the standard for these inputs; None if it cannot be evaluated."""
     places = _places(node)
-    form = (_form(node, places), opset, ir_version)
+    form, values = _form(node, places), _contents(feeds)
+
+    def make() -> ReferenceEvaluator:
+        return _evaluator(node, feeds, places, opset, ir_version)
 
     def run() -> list[np.ndarray] | None:
-        key = (form, tuple((places[n], value.dtype.str) for n, value in feeds.items()))
+        types = tuple((places[name], value.dtype.str) for name, value in feeds.items())
         with np.errstate(all="ignore"):
             try:
-                evaluator = _evaluators.get_or_make(
-                    key, lambda: _evaluator(node, feeds, places, opset, ir_version)
+                evaluator = (
+                    make() if form is None else _evaluators.ask((form, types, opset, ir_version), make)
                 )
                 results = evaluator.run(None, {f"i{places[name]}": value for name, value in feeds.items()})
             except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError):
@@ -121,10 +130,14 @@ def evaluated(
             return None
         return [np.asarray(value) for value in results]
 
-    if (values := _contents(feeds)) is None:
+    if form is None or values is None:
         return run()
     held = tuple((places[name], value) for name, value in zip(feeds, values, strict=True))
-    return _values.get_or_make((form, held), run)
+    return _values.ask((form, held, opset, ir_version), run, _is_small)
+
+
+def _is_small(values: list[np.ndarray] | None) -> bool:
+    return values is not None and sum(value.nbytes for value in values) <= MAX_BYTES
 
 
 def _evaluator(
@@ -151,28 +164,34 @@ def _evaluator(
 
 
 def _places(node: onnx.NodeProto) -> dict[str, int]:
-    """A number for each name that a node reads."""
-    places: dict[str, int] = {}
-    for name in filter(None, node.input):
-        places.setdefault(name, len(places))
+    """A number for each name that a node reads; -1 for an input that is left out."""
+    places = {"": -1}
+    for name in node.input:
+        if name not in places:
+            places[name] = len(places)
     return places
 
 
-def _form(node: onnx.NodeProto, places: Mapping[str, int]) -> Hashable:
-    """All that a node says, but for names."""
-    return (
-        node.op_type,
-        node.domain,
-        tuple(places[name] if name else -1 for name in node.input),
-        tuple(map(bool, node.output)),
-        tuple(attribute.SerializeToString(deterministic=True) for attribute in node.attribute),
-    )
+def _form(node: onnx.NodeProto, places: Mapping[str, int]) -> Hashable | None:
+    """All that a node says, but for names; None if that is long, or of subgraphs, which read names of their own."""
+    attributes = []
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            return None
+        attributes.append(attribute.SerializeToString())
+    if sum(map(len, attributes)) > MAX_BYTES:
+        return None
+    inputs = [places[name] for name in node.input]
+    return (node.op_type, node.domain, *inputs, None, *map(bool, node.output), None, *attributes)
 
 
 def _contents(values: Mapping[str, np.ndarray]) -> list[Hashable] | None:
     """What arrays hold; None if that is too much, or no numbers."""
-    if sum(value.nbytes for value in values.values()) > MAX_BYTES:
-        return None
-    if any(value.dtype.kind not in "biuf" for value in values.values()):
-        return None
-    return [(value.dtype.str, value.shape, value.tobytes()) for value in values.values()]
+    found: list[Hashable] = []
+    left = MAX_BYTES
+    for value in values.values():
+        left -= value.nbytes
+        if left < 0 or value.dtype.kind not in "biuf":
+            return None
+        found.append((value.dtype.str, value.shape, value.tobytes()))
+    return found

@@ -65,9 +65,8 @@ class Sweep:
         """Set an initializer; its value is read only if it is small and no weight."""
         shape = tuple(tensor.dims)
         self.declare(tensor.name, tensor.data_type, shape)
-        size = int(np.prod(shape, dtype=np.int64))
         limit = MAX_KNOWN if tensor.data_type in EXACT_TYPES else MAX_FLOAT_LEAF if len(shape) < 2 else 0
-        if size <= limit and tensor.data_type != TensorProto.STRING:
+        if math.prod(shape) <= limit and tensor.data_type != TensorProto.STRING:
             self.known[tensor.name] = numpy_helper.to_array(tensor)
 
     def visit(self, node: onnx.NodeProto) -> None:
@@ -340,12 +339,8 @@ def _has_sizes(proto: onnx.TypeProto | None) -> bool:
 
 
 def _static_shape(tensor_type: onnx.TypeProto.Tensor) -> Shape | None:
-    if not tensor_type.HasField("shape"):
-        return None
-    dims = tensor_type.shape.dim
-    if not all(d.HasField("dim_value") for d in dims):
-        return None
-    return tuple(d.dim_value for d in dims)
+    sizes = _sizes(tensor_type)
+    return None if sizes is None or None in sizes else sizes  # type: ignore[return-value]
 
 
 def _sizes(tensor_type: onnx.TypeProto.Tensor) -> Hint | None:

@@ -110,6 +110,8 @@ class Symbols:
 
     def _holds(self, claim: Element, trial: tuple[Number, Number]) -> bool:
         """Is the claim what the sweeps found? An atom that is met for the first time is what they say."""
+        if not isinstance(claim, Size):
+            return trial == (claim, claim)
         key = self.algebra.lone(claim)
         if key is not None and self._trial(key) is None:
             self._trials[key] = trial

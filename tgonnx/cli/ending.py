@@ -68,7 +68,7 @@ def _report(terminal: Terminal, error: BaseException) -> int:
         code, message = InstallationError.exit_code, f"not enough memory: {error}".removesuffix(": ")
     elif isinstance(error, ImportError):
         code = InstallationError.exit_code
-        message = f"a package is missing or broken: {error}; `tgonnx doctor` may tell how to mend it"
+        message = f"a package is missing or broken: {error}; `tgonnx doctor` may tell how to fix it"
     else:
         code, message = 1, f"internal error: {type(error).__name__}: {error} (-vv shows where)"
     terminal.error(message, type(error).__name__, code)

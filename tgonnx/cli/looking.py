@@ -134,7 +134,7 @@ def bench(
 
 @command
 def doctor(terminal: Terminal) -> None:
-    """Show versions, which onnxruntime really works, which engine training will use, and how to mend it."""
+    """Show versions, which onnxruntime really works, which engine training will use, and how to fix it."""
     from tgonnx.report import tables as report
     from tgonnx.runtime.doctor import diagnose
 

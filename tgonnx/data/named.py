@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tgonnx.data.answers import IGNORED_BY_DEFAULT, check_labels, check_targets, counted, ignoring
+from tgonnx.data.answers import IGNORED, IGNORED_BY_DEFAULT, check_labels, check_targets, counted, ignoring
 from tgonnx.data.arrays import ArraySamples, GroupedSamples, check_input, wants_scale
 from tgonnx.data.axes import Axes, Dim, dims_of, find_axes, settled
 from tgonnx.data.names import SCALE, TEST, check_read, nearest_input, taught_by
@@ -63,6 +63,14 @@ def dataset_of_groups(
 
 def _dataset(reader: _Reader, split: tuple[Split, Split | None], notes: tuple[str, ...]) -> Dataset:
     own = next((each for each in reader.taught if each.output == split[0].first), None)
+    if own is not None and reader.ignores:
+        split, left_out = _that_count(split, own.output)
+        notes = (
+            *notes,
+            *([f"{left_out:,} samples have no label that counts, and are left out"] if left_out else []),
+        )
+        if not len(split[0]):
+            raise DataError(f"{reader.name}: array {own.array!r}: all labels are ignored")
     kind = own.kind if own else None
     named = [
         f"array {each.array!r} is read as {each.kind}s of output {each.output!r}"
@@ -70,6 +78,21 @@ def _dataset(reader: _Reader, split: tuple[Split, Split | None], notes: tuple[st
         if each.array not in ("label", "target")
     ]
     return Dataset(reader.name, *split, kind, (), reader.taught, reader.ignores, (*named, *notes))
+
+
+def _that_count(split: tuple[Split, Split | None], output: str) -> tuple[tuple[Split, Split | None], int]:
+    """The samples of which at least one label counts (a batch without any has no loss), and how many do not."""
+    found: list[Split | None] = []
+    left_out = 0
+    for part in split:
+        if part is not None and output in part.samples.answers:
+            labels = part.samples.answers[output][part.indices]
+            counts = (labels != IGNORED).reshape(len(labels), -1).any(1)
+            left_out += int((~counts).sum())
+            part = replace(part, indices=part.indices[counts]) if counts.any() or part is split[0] else None
+        found.append(part)
+    assert found[0] is not None
+    return (found[0], found[1]), left_out
 
 
 class _Reader:

@@ -28,6 +28,7 @@ from tgonnx.data.samples import Dataset
 from tgonnx.data.streams import dataset_of_items, is_item
 from tgonnx.errors import UsageError
 from tgonnx.graph.types import Array
+from tgonnx.options import is_a
 
 
 @runtime_checkable
@@ -50,6 +51,7 @@ def npz(
     axes: Mapping[str, int | None] | None = None,
 ) -> Source:
     """The arrays of an .npz file; options as in `tgonnx.data.options.ArrayOptions`."""
+    is_a("data.npz", path, (str, os.PathLike), "a path")
     return _Npz(Path(path), _options(scale, ignore_label, const, axes))
 
 
@@ -61,6 +63,7 @@ def arrays(
     axes: Mapping[str, int | None] | None = None,
 ) -> Source:
     """Arrays in memory, named as in an .npz file."""
+    is_a("data.arrays", values, Mapping, "a mapping of arrays")
     return _Arrays(dict(values), _options(scale, ignore_label, const, axes))
 
 
@@ -97,6 +100,7 @@ def folder(
     of the model's only input and its size, and given as (pixel * scale - mean) / std; integers are given pixels.
     Options as in `tgonnx.data.options.ImageOptions`.
     """
+    is_a("data.folder", path, (str, os.PathLike), "a path")
     options = ImageOptions(
         mean=mean, std=std, scale=scale, size=size, resize=resize, color=color, layout=layout, classes=classes
     )

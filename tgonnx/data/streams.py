@@ -25,6 +25,7 @@ from tgonnx.graph.declared import model_inputs
 from tgonnx.graph.types import Array
 
 IN_MEMORY, MOST = 1 << 30, 64 << 30  # bytes
+MOST_SHAPES = 64  # each has a training step of its own
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -112,6 +113,10 @@ class _Gathering:
             raise DataError(f"{where}: arrays differ in their number of samples: {listed}")
         shapes = tuple((key, array.shape[1:]) for key, array in piled.items())
         group = self.groups.setdefault(shapes, {key: _Pile() for key in piled})
+        if len(self.groups) > MOST_SHAPES:
+            raise DataError(
+                f"{where} has the shape number {len(self.groups)}; resize or pad samples to fewer shapes"
+            )
         self.group_of += [list(self.groups).index(shapes)] * next(iter(counts.values()), 0)
         try:
             for key, array in piled.items():

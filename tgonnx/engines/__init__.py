@@ -1,7 +1,7 @@
 """Training engines: one step (forward, loss, backward, update) is one graph in one ordinary session.
 
 `ort-training` takes the backward graph from onnxruntime-training's GradientGraphBuilder, with our gradient
-rows registered as custom gradients; `portable` writes it in standard operators for any onnxruntime.
+rules registered as custom gradients; `portable` writes it in standard operators for any onnxruntime.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reverse-mode differentiation of an ONNX graph: the backward graph in standard ONNX operators.
 
-A gradient row, `@gradient("Relu")` in tgonnx.ops, receives a `Row` (one node and the gradients that
+A gradient rule, `@gradient("Relu")` in tgonnx.ops, receives a `Row` (one node and the gradients that
 arrive at its outputs) and returns one gradient per input, None where there is none. Rows may assume
 opset >= 18; `tgonnx.passes.make_differentiable` converts older graphs.
 """
@@ -31,8 +31,8 @@ class Backward:
 def backward(model: ModelProto, loss: str, names: Iterable[str]) -> Backward:
     """Append the gradients of the scalar value `loss` with respect to `names` (initializers or inputs).
 
-    The graph must be flat; model-local functions without a gradient row are inlined. An initializer that the
-    loss does not depend on gets zeros. Raises UnsupportedError naming the node without a gradient row.
+    The graph must be flat; model-local functions without a gradient rule are inlined. An initializer that the
+    loss does not depend on gets zeros. Raises UnsupportedError naming the node without a gradient rule.
     """
     model = inline(model)
     names = list(names)
@@ -80,11 +80,11 @@ def backward(model: ModelProto, loss: str, names: Iterable[str]) -> Backward:
 
 
 def differentiate_row(row: Callable[[Row], Grads] | None, context: Row) -> list[Value | None]:
-    """Apply a gradient row: one gradient per input, None where there is none or none is needed."""
+    """Apply a gradient rule: one gradient per input, None where there is none or none is needed."""
     node = context.node
     if row is None:
         label = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        advice = traits_of(node).advice or f"add a row @gradient({label!r})"
+        advice = traits_of(node).advice or f"add a rule @gradient({label!r})"
         raise context.unsupported(
             f"no gradient is known for {label}; {advice}, or prune without data, by the size of the weights"
         )
@@ -121,7 +121,7 @@ def is_stop(node: NodeProto) -> bool:
 
 
 def inline(model: ModelProto) -> ModelProto:
-    """A copy in which model-local functions without a gradient row are inlined."""
+    """A copy in which model-local functions without a gradient rule are inlined."""
     plain = [(f.domain, f.name) for f in model.functions if gradient.get(f.name, f.domain) is None]
     if not plain:
         copy = ModelProto()

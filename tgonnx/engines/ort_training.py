@@ -1,8 +1,8 @@
-"""onnxruntime-training's GradientGraphBuilder, with our gradient rows registered as custom gradients.
+"""onnxruntime-training's GradientGraphBuilder, with our gradient rules registered as custom gradients.
 
 A custom gradient definition cannot read attributes, so both sides become model-local functions ("function to
 function"): the forward node is wrapped in a function of its own, whose registered gradient is one node, again
-a function, with the body that the gradient row emits. Only operators whose built-in gradient was found right
+a function, with the body that the gradient rule emits. Only operators whose built-in gradient was found right
 and fast stay as they are (`Traits.native_gradient`); for the rest the built-in one is missing, slow, or silently wrong.
 onnxruntime-training is used through its C module: its Python package would need torch.
 """

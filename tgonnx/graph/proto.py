@@ -118,7 +118,7 @@ def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
 
 
 def dense(tensor: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
-    """A sparse tensor with its zeros written out. Its indices are linear ([n]) or one per axis ([n, rank])."""
+    """A sparse tensor with its zeros stored. Its indices are linear ([n]) or one per axis ([n, rank])."""
     values, indices = numpy_helper.to_array(tensor.values), numpy_helper.to_array(tensor.indices)
     full = np.zeros(tuple(tensor.dims), values.dtype)
     places = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), full.shape)

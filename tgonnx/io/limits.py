@@ -14,7 +14,7 @@ from tgonnx.errors import ModelError
 from tgonnx.io.visible import shortened
 
 MAX_ELEMENTS = 2**31  # of one value at the sizes that analysis tries: 8 GiB of float32
-MAX_NODES = 100_000  # of a model with functions, when all of them are written out
+MAX_NODES = 100_000  # of a model with functions, when all of them are inlined
 MAX_DEPTH = 64  # of subgraphs and functions within each other
 
 
@@ -48,7 +48,7 @@ def check_structure(model: onnx.ModelProto, name: str) -> None:
 
 
 class _Counter:
-    """Counts nodes, and how deep they are, as if every function were written out; looks at each function once."""
+    """Counts nodes, and how deep they are, as if every function were inlined; looks at each function once."""
 
     def __init__(self, model: onnx.ModelProto, name: str) -> None:
         self.functions = {(_plain(f.domain), f.name): f for f in model.functions}
@@ -75,7 +75,7 @@ class _Counter:
         if depth + levels > MAX_DEPTH:
             raise ModelError(f"{self.name}: subgraphs or functions are more than {MAX_DEPTH} deep")
         if count > self.limit:
-            raise ModelError(f"{self.name}: more than {MAX_NODES:,} nodes with all functions written out")
+            raise ModelError(f"{self.name}: more than {MAX_NODES:,} nodes with all functions inlined")
         return count, levels + 1
 
     def _parts(self, nodes: Iterable[onnx.NodeProto], depth: int) -> Iterator[tuple[int, int]]:

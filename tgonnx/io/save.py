@@ -45,6 +45,8 @@ def check_destination(path: StrPath, overwrite: bool = False, protect: Iterable[
     `protect` lists the inputs of the run: none of them may be overwritten, whatever link leads to it.
     Raises `UsageError`.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"a file is written to a path, not to a {type(path).__name__}")
     try:
         there = _status(Path(path))
         target = Path(os.path.realpath(path))

@@ -1,7 +1,7 @@
 """Cross-entropy of labels. A Softmax at the end of the model is taken off first.
 
 With `imitation`, that share of the loss is cross-entropy of the original model's probabilities (less their entropy),
-which keeps small data sets from being learned by heart.
+which keeps small data sets from being overfitted.
 """
 
 from __future__ import annotations

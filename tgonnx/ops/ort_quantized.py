@@ -153,7 +153,7 @@ def concat_definition(row: Row, opset: int) -> Outputs:
 
 @rule("QGemm", domain=MICROSOFT)
 def qgemm(view: View) -> Iterator[Relation]:
-    """A and B quantised, C in products of their steps; B may have a step for each column. Gates act on A."""
+    """A and B quantised, C in products of their scales; B may have a scale for each column. Gates act on A."""
     a, b = view.input(0), view.input(3)
     yield from on_data(gemm(_as_gemm(view)), a, 1 - view.attribute("transA", 0))
     yield from for_each(b[1 - view.attribute("transB", 0)], view.inputs[4:6])

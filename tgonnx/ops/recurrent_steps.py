@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN written out step by step: every form that the standard has (ONNX, opset 14).
+"""LSTM, GRU and RNN decomposed step by step: every form that the standard has (ONNX, opset 14).
 
 For training where the rows of `recurrent` do not reach: lengths of sequences, peepholes, other activations, clip,
 input_forget, layout 1. The number of steps must be known.
@@ -42,7 +42,7 @@ def pick(value: Value, axis: int, index: int) -> Value:
 
 
 def plain(row: Row) -> bool:
-    """Is this a form that the gradient rows reach? Others are trained step by step (`recurrent_steps`)."""
+    """Is this a form that the gradient rules reach? Others are trained step by step (`recurrent_steps`)."""
     if row.has(4) or row.has(7) or any(row.attribute(name) for name in ("clip", "input_forget", "layout")):
         return False
     directions = 2 if row.attribute("direction") == "bidirectional" else 1

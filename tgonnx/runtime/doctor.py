@@ -1,4 +1,4 @@
-"""What is installed, what of it works, and how to mend the rest."""
+"""What is installed, what of it works, and how to fix the rest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Diagnosis:
 
     `versions` maps packages to versions (None: not installed), `runtimes` the installed onnxruntime packages.
     `importable` is the version that `import onnxruntime` gives, `engine` what training will use and `why`.
-    `remedy` is the command that mends what `problems` lists.
+    `remedy` is the command that fixes what `problems` lists.
     """
 
     python: str
@@ -40,7 +40,7 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing needs mending."""
+        """Whether nothing needs fixing."""
         return not self.problems
 
 

@@ -1,4 +1,4 @@
-"""Commands that mend an installation; whoever finds something missing tells the one that helps."""
+"""Commands that fix an installation; whoever finds something missing tells the one that helps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Iterable
 
-DOCTOR = "`tgonnx doctor` tells how to mend it"
+DOCTOR = "`tgonnx doctor` tells how to fix it"
 TRAINING_PART = (
     "run `pip uninstall -y onnxruntime && pip install --force-reinstall onnxruntime-training-cpu` "
     "(Python 3.12 or older) or use --engine portable"

@@ -43,7 +43,7 @@ class Mask(Shown):
     @classmethod
     def of(cls, coupling: Coupling, open_units: Open) -> Mask:
         """Raises UsageError if the size does not fit or a group would be emptied."""
-        opened = np.asarray(open_units, bool)
+        opened = np.atleast_1d(np.asarray(open_units, bool))
         cls(opened, _outline(coupling), coupling.attention)._check_units(coupling)
         return cls._made(coupling, opened)
 

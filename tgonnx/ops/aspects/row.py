@@ -1,4 +1,4 @@
-"""One node to differentiate, as a gradient row sees it."""
+"""One node to differentiate, as a gradient rule sees it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def static_shape(shape: tuple[Dim, ...] | None) -> tuple[int, ...] | None:
 
 @dataclass
 class Row:
-    """One node to differentiate, as a gradient row sees it; to a definition and to sizes, no gradients arrive."""
+    """One node to differentiate, as a gradient rule sees it; to a definition and to sizes, no gradients arrive."""
 
     node: NodeProto
     emitter: Emitter
