@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tgonnx.analysis.classes import Classes
-from tgonnx.ops.aspects.relations import Alternative, Labels, Tie, distinct, mentioned, pairs
+from tgonnx.ops.aspects.relations import Alternative, Labels, Tie, distinct, mentioned, pairs, unique
 
 
 @dataclass(eq=False)
@@ -38,7 +38,7 @@ class OpenChoice:
         tied = np.concatenate([none, *ends]), np.concatenate([none, *others])
         self.mentions = [_tied(mentioned(a.relations), *tied) for a in self.alternatives]
         # only a chosen alternative keeps these free
-        self.mentioned = np.unique(np.concatenate(self.mentions))
+        self.mentioned = unique(np.concatenate(self.mentions))
 
     def pinned_by(self, alternative: Alternative | None) -> Labels:
         """What is kept if this alternative, or none, is chosen."""
@@ -51,7 +51,7 @@ class OpenChoice:
 def _tied(labels: Labels, ends: Labels, others: Labels) -> Labels:
     """`labels` and all that a chain of ties connects them with; `ends[i]` is tied to `others[i]`, and the reverse."""
     while True:
-        more = np.union1d(labels, others[np.isin(ends, labels)])
+        more = unique(np.concatenate([labels, others[np.isin(ends, labels)]]))
         if len(more) == len(labels):
             return more
         labels = more
@@ -75,6 +75,9 @@ class _Watchers:
     def __init__(self) -> None:
         self._of: dict[int, list[int]] = {}
         self._merged: list[tuple[int, list[int] | None, list[int], int]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
 
     def add(self, root: int, number: int) -> None:
         self._of.setdefault(root, []).append(number)
@@ -122,7 +125,7 @@ class _Decider:
             self._force(number)
         for number in sorted(self.waiting):
             factors = [distinct(a.factor) for a in self.choices[number].alternatives]
-            roots = np.unique(self.classes.find(np.concatenate(factors)))
+            roots = unique(self.classes.find(np.concatenate(factors)))
             for root in roots[self.classes.reason[roots] == Classes.FREE].tolist():
                 self.watchers.add(root, number)
         self._force_all(sorted(self.waiting))
@@ -201,7 +204,7 @@ class _Decider:
         choice.decided = alternative
         self.waiting.remove(number)
         self.decided.append(number)
-        before = np.unique(classes.find(choice.mentioned))
+        before = unique(classes.find(choice.mentioned))
         before = before[classes.reason[before] == Classes.FREE]
         for relation in alternative.relations if alternative is not None else ():
             if isinstance(relation, Tie):
@@ -213,6 +216,8 @@ class _Decider:
 
     def _changed(self, before: Labels) -> list[int]:
         """Follow classes that were free before a decision. Returns the waiting choices that a pin reached."""
+        if not self.watchers:  # the first choices are forced before there are any
+            return []
         after = self.classes.find(before)
         pinned = self.classes.reason[after] != Classes.FREE
         reached = {n for root in before[pinned].tolist() for n in self.watchers.of(root)}

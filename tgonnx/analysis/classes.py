@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tgonnx.ops.aspects.relations import Labels, distinct, pairs
+from tgonnx.ops.aspects.relations import Labels, distinct, pairs, unique
 
 
 class Classes:
@@ -72,7 +72,7 @@ class Classes:
     def live(self, labels: Labels) -> int:
         """How many classes these labels are that are not pinned."""
         roots = self.find(distinct(labels))
-        return len(np.unique(roots[self.reason[roots] == self.FREE]))
+        return len(unique(roots[self.reason[roots] == self.FREE]))
 
     def begin(self) -> None:
         """Note from now on what is overwritten."""

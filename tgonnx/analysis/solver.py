@@ -19,7 +19,18 @@ from tgonnx.analysis.labelling import Labelling
 from tgonnx.analysis.model import Model, Node, known_elements
 from tgonnx.analysis.sizes_read import sizes_read
 from tgonnx.errors import UnsupportedError
-from tgonnx.ops.aspects.relations import Choice, Labels, Relation, Site, Tie, distinct, flat, is_whole, pairs
+from tgonnx.ops.aspects.relations import (
+    Choice,
+    Labels,
+    Relation,
+    Site,
+    Tie,
+    distinct,
+    flat,
+    is_whole,
+    pairs,
+    unique,
+)
 from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View
 from tgonnx.ops.unprunable import COMPILED_DOMAINS
@@ -180,7 +191,7 @@ class _Solver:
         np.add.at(signature, roots, token[axis_of])
         in_weight = weights[axis_of]
         np.minimum.at(first, roots[in_weight], place[axis_of[in_weight]])
-        candidates = np.unique(roots[free])
+        candidates = unique(roots[free])
         candidates = candidates[first[candidates] < len(names)]
         kinds: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for root in candidates.tolist():
@@ -202,7 +213,7 @@ class _Solver:
             unit_number[members] = units
             spans = [np.searchsorted(roots, [r, r + 1], sorter=order) for r in (kind[0] for kind in family)]
             held = [axis_of[order[low:high]] for low, high in spans]
-            member_axes = tuple(names[a] for a in np.unique(np.concatenate(held)))
+            member_axes = tuple(names[a] for a in unique(np.concatenate(held)))
             width = max(int(np.bincount(axes).max()) for axes in held)
             kind_of = np.repeat(np.arange(len(family)), [len(kind) for kind in family])
             groups.append(Group(_group_name(member_axes, self.model), units, member_axes, width, kind_of))
