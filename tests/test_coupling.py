@@ -80,7 +80,7 @@ def with_constant_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=seeds, opset=st.sampled_from([11, 17, 21]), length=st.integers(1, 4))
 @example(seed=26741940, opset=11, length=4)  # units of kinds of their own, in weights of another order
 def test_the_way_of_writing_does_not_matter(seed: int, opset: int, length: int) -> None:
@@ -91,7 +91,7 @@ def test_the_way_of_writing_does_not_matter(seed: int, opset: int, length: int) 
     assert outline(coupling_of(with_constant_nodes(model))) == expected
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(seed=seeds, length=st.integers(1, 4))
 def test_the_result_is_the_same_every_time(seed: int, length: int) -> None:
     model = random_model(seed, 17, length)
@@ -103,7 +103,7 @@ def test_the_result_is_the_same_every_time(seed: int, length: int) -> None:
     ]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=seeds, keep=st.floats(0.01, 0.5))
 def test_no_group_and_no_axis_is_emptied(seed: int, keep: float) -> None:
     coupling = coupling_of(random_model(seed, 17, 3))
@@ -115,7 +115,7 @@ def test_no_group_and_no_axis_is_emptied(seed: int, keep: float) -> None:
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=seeds)
 def test_every_unit_is_in_one_group_and_in_a_weight(seed: int) -> None:
     coupling = coupling_of(random_model(seed, 17, 3))
@@ -126,7 +126,7 @@ def test_every_unit_is_in_one_group_and_in_a_weight(seed: int) -> None:
         assert set(group.units.tolist()) <= set(np.concatenate(held).tolist())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=seeds)
 def test_a_group_is_connected_in_the_axis_graph(seed: int) -> None:
     coupling = coupling_of(random_model(seed, 17, 3))
@@ -135,7 +135,7 @@ def test_a_group_is_connected_in_the_axis_graph(seed: int) -> None:
         assert set(group.members) <= inside
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=seeds)
 def test_a_reason_reaches_the_axis_that_it_pins(seed: int) -> None:
     coupling = coupling_of(random_model(seed, 17, 3))

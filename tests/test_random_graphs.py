@@ -6,11 +6,13 @@ python tests/test_random_graphs.py --minutes 60 --seed 3     # as many models of
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
+import independent
 import numpy as np
 import pytest
 from hunting import hunt
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from independent import Crash, faults_of
 from oracle import check_exact
@@ -18,11 +20,14 @@ from random_forms import OPSETS as SIZED_OPSETS
 from random_forms import wild_model
 from random_graphs import random_model
 
+from tgonnx.runtime import child
+from tgonnx.runtime.child import ask
+
 OPSETS = (9, 11, 13, 17, 18, 21)
 seeds = st.integers(0, 2**32 - 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(seed=seeds, opset=st.sampled_from(OPSETS), length=st.integers(2, 5))
 def test_gated_equals_pruned(seed: int, opset: int, length: int) -> None:
     check_exact(random_model(seed, opset, length), seed)
@@ -46,10 +51,21 @@ def check_wild(seed: int) -> int:
     return looked
 
 
-@settings(max_examples=60, deadline=None)
+def check_watched(stage: Callable[[str], None], seed: int) -> int:
+    """`check_wild` in a process of its own, which tells what it runs."""
+    independent.watch = stage
+    return check_wild(seed)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(seed=seeds)
+@example(seed=17375)  # onnxruntime 1.19.2 ends the process that runs the original
 def test_true_at_every_size_at_which_the_original_runs(seed: int) -> None:
-    check_wild(seed)
+    try:
+        ask(check_watched, seed)
+    except child.Crash as crash:
+        if crash.stage not in ("starting", "original"):
+            raise
 
 
 @pytest.mark.long

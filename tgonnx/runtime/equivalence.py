@@ -25,7 +25,7 @@ from tgonnx.runtime.sessions import Feeds, Session
 from tgonnx.runtime.trial_sizes import Size, Trials
 
 RTOL = 1e-4
-_CRASHES = 6  # sizes at which the runtime may crash before it is given up
+_CRASHES = 30  # sizes at which the runtime may crash before it is given up
 SHOWN = 3  # reasons of a check that are printed with it
 CURE = "give real inputs with --data"
 
