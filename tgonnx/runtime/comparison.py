@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -191,7 +191,7 @@ class _Pair:
             finding.ran_by.append(reference.optimised.ran_by)
         self.names = list(zip(reference.optimised.outputs, other.optimised.outputs, strict=False))
         self.spread: dict[str, _Spread] = defaultdict(_Spread)
-        self.last: tuple[Feeds, Feeds] | None = None
+        self.kept: dict[str, tuple[Feeds, Feeds]] = {}
         self._twins: dict[tuple[int, float | None], Session] = {}
 
     def at(self, feeds: Feeds) -> None:
@@ -199,13 +199,15 @@ class _Pair:
         want = self.reference.run(self.reference.optimised, feeds)
         plain = self._plain(feeds)
         noise = _NoiseSource(self, feeds, want, plain)
-        again = want if self.last is not None else self.reference.run(self.reference.optimised, feeds)
+        again = want if self.kept else self.reference.run(self.reference.optimised, feeds)
         for name, value in want.items():
             self.spread[name].add(value)
             if measure(value, again[name], RUNS_APART).reason:
                 self.spread[name].random = True
-        if self.last is None or (_extent(feeds) >= _extent(self.last[0]) and any(map(_tells, want.values()))):
-            self.last = (feeds, want)  # the largest: what is short may not reach the outputs
+        for by, extent in _EXTENTS.items():  # what is short may not reach the outputs
+            largest = by not in self.kept or extent(feeds) >= extent(self.kept[by][0])
+            if not self.kept or (largest and any(map(_tells, want.values()))):
+                self.kept[by] = (feeds, want)
         self._judge(self.other.optimised, feeds, want, noise, "")
         if plain is not None and self.other.plain is not None:
             self._judge(self.other.plain, feeds, plain, noise, " (not optimised)")
@@ -256,26 +258,28 @@ class _Pair:
                 self.finding.doubts.append(f"output {name!r} of {self.reference.name} {doubt}")
                 if spread.is_one_number:
                     self.finding.constant.append(name)
-        if judge_inputs and self.last is not None:
-            self._judge_inputs(*self.last, seed)
+        if judge_inputs and self.kept:
+            self._judge_inputs(seed)
 
-    def _judge_inputs(self, feeds: Feeds, want: Feeds, seed: int) -> None:
+    def _judge_inputs(self, seed: int) -> None:
         """Note the inputs that change nothing, though the outputs depend on them."""
         drawer, rng = Drawer(self.reference.model), np.random.default_rng(seed)
+        feeds, want = next(iter(self.kept.values()))
         if len(feeds) < 2:
             return  # if it changed nothing, the outputs would be constant
         for name in feeds:
             if not reached_from(self.reference.model, [name]) & set(want):
                 continue
-            if not self._changes(drawer, name, rng):
+            if not any(self._changes(drawer, name, rng, *kept) for kept in self.kept.values()):
                 self.finding.doubts.append(f"input {name!r} changes nothing at the values tried")
 
-    def _changes(self, drawer: Drawer, name: str, rng: np.random.Generator) -> bool:
-        assert self.last is not None
-        feeds, want = self.last
-        for _ in range(3):
+    def _changes(
+        self, drawer: Drawer, name: str, rng: np.random.Generator, feeds: Feeds, want: Feeds
+    ) -> bool:
+        for style in ("wide", "normal", "unit", "wide"):  # large values show a clip, small ones no saturation
+            changed = drawer.redraw(name, feeds, rng, style)
             try:
-                got = self.reference.run(self.reference.optimised, drawer.redraw(name, feeds, rng))
+                got = self.reference.run(self.reference.optimised, changed)
             except ModelError:  # another value is another size, for one
                 return True
             if any(not _same(got[key], value) for key, value in want.items()):
@@ -283,8 +287,10 @@ class _Pair:
         return False
 
 
-def _extent(feeds: Feeds) -> int:
-    return sum(value.size for value in feeds.values())
+_EXTENTS: dict[str, Callable[[Feeds], int]] = {
+    "elements": lambda feeds: sum(value.size for value in feeds.values()),
+    "length": lambda feeds: sum(max(value.shape, default=0) for value in feeds.values()),
+}  # a long sample reaches further than many short ones
 
 
 def _tells(value: NDArray[Any]) -> bool:

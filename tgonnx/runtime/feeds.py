@@ -68,11 +68,11 @@ class Drawer:
         return {value.name: self._array(value, shapes[value.name], rng, style) for value in self.inputs}
 
     def redraw(
-        self, name: str, feeds: Mapping[str, NDArray[Any]], rng: np.random.Generator
+        self, name: str, feeds: Mapping[str, NDArray[Any]], rng: np.random.Generator, style: str
     ) -> dict[str, NDArray[Any]]:
         """The same inputs, but for one."""
         value = next(value for value in self.inputs if value.name == name)
-        return {**feeds, name: self._array(value, feeds[name].shape, rng, "wide")}
+        return {**feeds, name: self._array(value, feeds[name].shape, rng, style)}
 
     def open_integers(self) -> list[str]:
         """The inputs of integers of whose range nothing is known, those that decide on sizes excepted."""
