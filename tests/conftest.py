@@ -9,11 +9,15 @@ import pytest
 
 
 @pytest.fixture(autouse=True, scope="session")
-def hangups_end_a_process() -> Iterator[None]:
-    """Started with nohup, the tests would hand an ignored SIGHUP on to the commands they send signals to."""
-    if not hasattr(signal, "SIGHUP"):
-        yield
-        return
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def signals_end_a_process() -> Iterator[None]:
+    """Started with nohup or in the background, the tests would hand ignored signals on to the commands they send them."""
+    ignored = [
+        number
+        for name in ("SIGINT", "SIGHUP")
+        if (number := getattr(signal, name, None)) and signal.getsignal(number) is signal.SIG_IGN
+    ]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
