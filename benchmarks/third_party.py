@@ -102,7 +102,7 @@ def check_trained(trained: Trained, path: Path) -> str:
             str(target),
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-        message = done.stderr.strip()
+        message = done.stderr.strip().replace(str(path), path.name)
         assert done.returncode in {0, trained.code}, f"exit {done.returncode}: {message[-300:]}"
         if done.returncode:
             return f"exit {done.returncode}: {message.rpartition('.onnx: ')[2]}"

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def signals_end_a_process() -> Iterator[None]:
-    """Started with nohup or in the background, the tests would hand ignored signals on to the commands they send them."""
+    """In the background, or with nohup, the tests would hand ignored signals on to the commands they signal."""
     ignored = [
         number
         for name in ("SIGINT", "SIGHUP")
