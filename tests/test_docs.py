@@ -20,9 +20,8 @@ SOURCES = [
     if "tgonnx/passes" not in str(path)
 ]
 PLACES = ("", "tgonnx", "tests", "benchmarks")  # where a file may be that is named in short
-# what `.ci/long` writes, files of other projects, and names in models
+# files of other projects, and names in models
 ELSEWHERE = {
-    "docs/reliability.md",
     "IR.md",
     "docs/ContribOperators.md",
     "zoo_pack.py",
