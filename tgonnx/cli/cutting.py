@@ -32,6 +32,7 @@ from tgonnx.training.recipe import Recipe, Run
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
     import onnx
 
+    from tgonnx.analysis.coupling import Coupling
     from tgonnx.proof import Prover
     from tgonnx.runtime.equivalence import Check
 
@@ -168,7 +169,6 @@ def gate(
     from tgonnx.io.save import check_destination, save
     from tgonnx.passes.insert_gates import gate as gate_model
     from tgonnx.passes.remove_channels import apply as cut
-    from tgonnx.proof import Prover, real_feeds
     from tgonnx.selection.mask import Mask
 
     inputs = [path for path in (model, mask_path, data) if path]
@@ -177,12 +177,7 @@ def gate(
     coupling = prunable(terminal, model, given.attention if given else "heads", shape)
     chosen = given or Mask.all_open(coupling)
     gated = gate_model(coupling, chosen)
-    prover = Prover(
-        coupling,
-        real_feeds(preprocessing.source(data) if data else None, coupling.model.original),
-        run.verify_seconds,
-        run.unverified,
-    )
+    prover = _prover(coupling, data, preprocessing, run)
     with terminal.working("verifying"):
         check = prover.both(chosen, gated, cut(coupling, chosen))
     told = _settled(terminal, prover, check, gated)
@@ -208,7 +203,6 @@ def apply(
     from tgonnx.io.save import check_destination, save
     from tgonnx.passes.insert_gates import gate as gate_model
     from tgonnx.passes.remove_channels import apply as cut
-    from tgonnx.proof import Prover, real_feeds
     from tgonnx.selection.mask import Mask
 
     inputs = [path for path in (model, mask_path, data) if path]
@@ -216,18 +210,21 @@ def apply(
     chosen = Mask.load(mask_path)
     coupling = prunable(terminal, model, chosen.attention, shape, fix_shape)
     pruned = cut(coupling, chosen)
-    prover = Prover(
-        coupling,
-        real_feeds(preprocessing.source(data) if data else None, coupling.model.original),
-        run.verify_seconds,
-        run.unverified,
-    )
+    prover = _prover(coupling, data, preprocessing, run)
     with terminal.working("verifying"):
         check = prover.both(chosen, gate_model(coupling, chosen), pruned)
     told = _settled(terminal, prover, check, pruned)
     save(pruned, out, overwrite, inputs)
     costs = coupling.cost_model
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open), told)
+
+
+def _prover(coupling: Coupling, data: Path | None, preprocessing: Preprocessing, run: Run) -> Prover:
+    """What verifies on the user's data, if there is some."""
+    from tgonnx.proof import Prover, real_feeds
+
+    feeds = real_feeds(preprocessing.source(data) if data else None, coupling.model.original)
+    return Prover(coupling, feeds, run.verify_seconds, run.unverified)
 
 
 def _settled(terminal: Terminal, prover: Prover, check: Check, result: onnx.ModelProto) -> dict[str, Any]:
