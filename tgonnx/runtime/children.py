@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -46,10 +47,16 @@ def run_child(command: Sequence[str], environment: Mapping[str, str]) -> tuple[i
 def watch_parent(folder: Path) -> None:
     """In the child: when the parent is gone, remove `folder`, which the parent made, and end."""
 
+    removing = threading.Event()
+
     def watch() -> None:
         while os.read(0, 1):
             pass
+        removing.set()
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    # what misses its files ends this process, which must not cut the removal short
+    atexit.register(lambda: watcher.join() if removing.is_set() else None)
