@@ -77,10 +77,11 @@ class _Compensation:
         threads: int,
     ) -> None:
         self.cut, self.batches = cut, batches
+        self.coupling, self.kept = coupling, np.append(mask.open, True)
         self.before, self.after = Uses(full), Uses(cut)
         self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in full.graph.initializer}
         self.values = {tensor.name: numpy_helper.to_array(tensor) for tensor in cut.graph.initializer}
-        self.targets = self._find_targets(coupling, mask)
+        self.targets = self._find_targets()
         wanted = {use.output for target in self.targets for use in target.uses}
         self.original = Walk(full, batches, wanted, ROOM // 2, threads)
         self.pruned = Walk(cut, batches, wanted, ROOM // 2, threads)
@@ -96,9 +97,15 @@ class _Compensation:
             waiting = waiting[len(wave) :]
         return with_values(self.cut, self.values), refits
 
-    def _find_targets(self, coupling: Coupling, mask: Mask) -> list[_Target]:
+    def _keeps(self, name: str) -> list[NDArray[np.int64]] | None:
+        """The indices that stay of each axis of a value; None if it has no labels."""
+        axes = self.coupling.labelling.axes.get(name)
+        if axes is None:
+            return None
+        return [np.flatnonzero(self.kept[self.coupling.units_of(labels)]) for labels in axes]
+
+    def _find_targets(self) -> list[_Target]:
         """The weights that are given something else than before the cut, in order of the last node that reads them."""
-        kept = np.append(mask.open, True)
         changed = _changed(self.cut, self.weights)
         targets = []
         for name, uses in self.after.by_weight.items():
@@ -107,10 +114,9 @@ class _Compensation:
                 (use.output, use.number) in earlier for use in uses
             ):
                 continue
-            axes = coupling.labelling.axes.get(name)
-            if axes is None:
+            keeps = self._keeps(name)
+            if keeps is None or any(self._keeps(use.operand) is None for use in uses):
                 continue
-            keeps = [np.flatnonzero(kept[coupling.units_of(labels)]) for labels in axes]
             pairs = tuple((earlier[use.output, use.number], use) for use in uses)
             shift = find_shift(self.after, uses[0], self.values) if len(uses) == 1 else None
             target = _Target.of(name, pairs, self.weights[name].shape, keeps, shift)
@@ -146,8 +152,21 @@ class _Compensation:
         for before, after in target.pairs:
             draw = Draw(most, number)
             x = after.product.rows(new[after.operand].astype(np.float32), draw)
-            given = before.product.rows(old[before.operand].astype(np.float32), draw)
+            given = before.product.rows(self._of_kept_rows(old[before.operand], before), draw)
             yield x, target.pick(given @ before.matrix(weight))
+
+    def _of_kept_rows(self, operand: Array, use: Use) -> NDArray[np.float32]:
+        """The original's operand without the rows that are gone: those along channels that are not summed."""
+        keeps = self._keeps(use.operand) or []
+        for axis, keep in enumerate(keeps):
+            summed = {place % operand.ndim for place in use.product.summed if place >= -operand.ndim}
+            if axis not in summed and len(keep) < operand.shape[axis] == self._length(use.operand, axis):
+                operand = operand.take(keep, axis)
+        return operand.astype(np.float32)
+
+    def _length(self, name: str, axis: int) -> int:
+        """The size of an axis in the analysis, whose labels `_keeps` counts."""
+        return len(self.coupling.labelling.axes[name][axis])
 
     def _solve(self, target: _Target, learnt: Moments, held_out: Moments) -> Refit:
         """Put the new weight, and what is added, among the values."""

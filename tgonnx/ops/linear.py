@@ -86,7 +86,9 @@ def gemm_products(node: NodeProto, constant: Mapping[int, tuple[int, ...]]) -> I
 
     along = len(constant.get(2, ())) == 1 and beta == 1.0  # a bias by column
     matrix = turned_matrix if across else plain_matrix
-    yield Product(0, 1, rows, matrix, 2 if along else None, one_group if along else None)
+    yield Product(
+        0, 1, rows, matrix, 2 if along else None, one_group if along else None, summed=(0 if turned else 1,)
+    )
 
 
 traits("MatMul", are=Traits(weights=(0, 1), common=True))
@@ -121,9 +123,10 @@ def matmul_products(node: NodeProto, constant: Mapping[int, tuple[int, ...]]) ->
         yield Product(0, 1, plain_rows, plain_matrix)
     elif 1 in constant and len(constant[1]) > 2:
         lead = constant[1][:-2]
-        yield Product(0, 1, partial(_rows_by_matrix, lead=lead), lambda w: w.reshape(-1, *w.shape[-2:]))
+        rows, summed = partial(_rows_by_matrix, lead=lead), (-1, *range(-2 - len(lead), -2))
+        yield Product(0, 1, rows, lambda w: w.reshape(-1, *w.shape[-2:]), summed=summed)
     elif 0 in constant and len(constant[0]) == 2:
-        yield Product(1, 0, turned_rows, turned_matrix)
+        yield Product(1, 0, turned_rows, turned_matrix, summed=(-2,))
 
 
 def _rows_by_matrix(x: Array, draw: Draw, lead: tuple[int, ...]) -> Array:

@@ -48,7 +48,8 @@ class Product:
     `matrix` only rearranges the elements of the weight. `rows` gives the rows that its `Draw` chooses, the same of
     operands of any number of channels. `bias` is the input that holds what is added to each output, and `added`
     rearranges it to [groups, outputs]; None where the operator has no such input. With `state`, the operand is not an
-    input but this output. Outputs lie along `axis` of what the operator puts out.
+    input but this output. Outputs lie along `axis` of what the operator puts out;
+    terms and groups along the axes `summed` of the operand, and all other axes are rows.
     """
 
     operand: int
@@ -59,6 +60,7 @@ class Product:
     added: Places | None = None
     state: int | None = None
     axis: int = -1
+    summed: tuple[int, ...] = (-1,)
 
 
 def plain_rows(x: Array, draw: Draw) -> Array:
