@@ -12,7 +12,8 @@ Handled:
 * the mean: a bias, the constant of an addition, the mean of a BatchNormalization behind;
 * weights of half precision.
 
-Only sums over rows are kept, of at most `ROWS` rows a weight (more for many terms). The ridge is chosen by the error on
+Only sums over rows are kept, of at most `ROWS` rows a weight (more for many terms; for very many, few rows
+themselves). The ridge is chosen by the error on
 rows that were held out, and a weight that does not get better on them stays as it is.
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,13 +33,14 @@ from tgonnx.analysis.uses import Use, Uses
 from tgonnx.graph.proto import with_values
 from tgonnx.graph.types import Array
 from tgonnx.ops.aspects.products import Draw
-from tgonnx.passes.least_squares import Moments, fitted
 from tgonnx.passes.shifts import Shift, find_shift
 from tgonnx.runtime.noise import read_by
 from tgonnx.runtime.walk import Walk
+from tgonnx.selection.least_squares import KeptRows, Moments, S, fitted
 from tgonnx.selection.mask import Mask
 
 ROWS, ROWS_A_TERM = 1 << 15, 8
+MOST_TERMS, MOST_KEPT = 6144, 2048  # of a weight whose sums are kept; of the others, rows
 HELD_OUT = 4  # every so many batches, one is held out
 ROOM = 1 << 30  # bytes of activations that may be kept, of both models together
 
@@ -126,7 +129,8 @@ class _Compensation:
 
     def _refit(self, wave: Sequence[_Target]) -> Iterator[Refit]:
         """Refit weights that do not depend on one another."""
-        sums = {target.weight: (Moments(), Moments()) for target in wave}
+        kinds = {target.weight: KeptRows if target.terms > MOST_TERMS else Moments for target in wave}
+        sums: dict[str, tuple[Any, Any]] = {name: (kind(), kind()) for name, kind in kinds.items()}
         olds = {before.operand for target in wave for before, _ in target.pairs}
         news = {after.operand for target in wave for _, after in target.pairs}
         every = min(HELD_OUT, len(self.batches))
@@ -148,7 +152,8 @@ class _Compensation:
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Rows of what the cut model gives, and what the original puts out, of each use of a weight."""
         weight = self.weights[target.weight].astype(np.float32)
-        most = max(ROWS, ROWS_A_TERM * target.terms) // len(self.batches) + 1
+        most = MOST_KEPT if target.terms > MOST_TERMS else max(ROWS, ROWS_A_TERM * target.terms)
+        most = most // len(self.batches) + 1
         for before, after in target.pairs:
             draw = Draw(most, number)
             x = after.product.rows(new[after.operand].astype(np.float32), draw)
@@ -168,10 +173,10 @@ class _Compensation:
         """The size of an axis in the analysis, whose labels `_keeps` counts."""
         return len(self.coupling.labelling.axes[name][axis])
 
-    def _solve(self, target: _Target, learnt: Moments, held_out: Moments) -> Refit:
+    def _solve(self, target: _Target, learnt: S, held_out: S) -> Refit:
         """Put the new weight, and what is added, among the values."""
         stored = self.values[target.weight]
-        start = stored.astype(np.float64).reshape(-1)[target.places]
+        start: NDArray[np.float64] = stored.astype(np.float64).reshape(-1)[target.places]
         start = np.concatenate([start, np.zeros((*start.shape[::2],))[:, None]], 1)
         if not held_out.count:  # a single batch
             held_out = learnt
@@ -247,7 +252,9 @@ class _Target:
 def _changed(cut: onnx.ModelProto, before: Mapping[str, Array]) -> set[str]:
     """The values of a cut model that are not what they were."""
     changed = {
-        tensor.name for tensor in cut.graph.initializer if tuple(tensor.dims) != before[tensor.name].shape
+        tensor.name
+        for tensor in cut.graph.initializer
+        if tensor.name in before and tuple(tensor.dims) != before[tensor.name].shape
     }
     for node in cut.graph.node:
         if changed & read_by(node):

@@ -14,10 +14,10 @@ import tgonnx as tg
 from tgonnx.passes import compensate as module
 from tgonnx.passes.compensate import Refit, compensate
 from tgonnx.passes.insert_gates import insert_gates
-from tgonnx.passes.least_squares import Moments, fitted
 from tgonnx.passes.remove_channels import remove_channels
 from tgonnx.pipeline import embed
 from tgonnx.runtime.sessions import open_session
+from tgonnx.selection.least_squares import KeptRows, Moments, fitted
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -220,6 +220,31 @@ def test_a_weight_that_gets_no_better_stays() -> None:
     found = fitted(learnt, held_out, start, True)
     assert np.array_equal(found.weights, start)
     assert found.after == found.before < 1e-9
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+def test_rows_and_their_sums_give_the_same_weights(shifted: bool) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2, 40, 60)).astype(np.float32)
+    y = (x @ rng.standard_normal((2, 60, 3)) + 2 + rng.standard_normal((2, 40, 3))).astype(np.float32)
+    start = np.concatenate([rng.standard_normal((2, 60, 3)), np.zeros((2, 1, 3))], 1)
+    sums, kept = Moments(), KeptRows()
+    for part in (slice(25), slice(25, None)):
+        sums.add(x[:, part], y[:, part])
+        kept.add(x[:, part], y[:, part])
+    solved = sums.solve(start, 1e-2, shifted)
+    np.testing.assert_allclose(kept.solve(start, 1e-2, shifted), solved, rtol=1e-3, atol=1e-3)
+    assert kept.error(solved) == pytest.approx(sums.error(solved), rel=1e-4)
+    assert kept.count == sums.count == 40
+
+
+def test_many_terms_are_fitted_from_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, stored, declared = CONSUMERS["flattened"]
+    model = model_of(nodes, declared, stored, ["y"])
+    coupling, mask, cut = cut_odd(model)
+    monkeypatch.setattr(module, "MOST_TERMS", 200)
+    new, _ = compensate(coupling.model.proto, cut, coupling, mask, batches(64, 3, 9, 7))
+    assert error(model, new, (64, 3, 9, 7)) < 1e-5 < 0.01 < error(model, cut, (64, 3, 9, 7))
 
 
 def test_what_is_kept_on_the_way_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

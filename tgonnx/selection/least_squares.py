@@ -1,8 +1,13 @@
-"""Least squares from sums: what rows of inputs and of wanted outputs leave behind when they have gone by."""
+"""Least squares from sums: what rows of inputs and of wanted outputs leave behind when they have gone by.
+
+Where terms are too many for that, and then rows are few (a picture is one row of a flattened layer), the rows
+themselves are kept.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +40,11 @@ class Moments:
         result.power, result.count = self.power + other.power, self.count + other.count
         return result
 
+    def centred(self) -> Numbers:
+        """The second moments of x about its means [groups, terms, terms], a row's share."""
+        total = self.gram[:, :-1, -1:]
+        return (self.gram[:, :-1, :-1] - total @ total.swapaxes(1, 2) / self.count) / self.count
+
     @property
     def finite(self) -> bool:
         return all(bool(np.isfinite(part).all()) for part in (self.gram, self.cross, self.power))
@@ -64,16 +74,69 @@ class Moments:
         return result
 
 
+class KeptRows:
+    """The same of few rows of many terms, in half the precision: what is solved has the size of the rows."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+
+    def add(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+        self.parts.append((x, y))
+
+    def __add__(self, other: KeptRows) -> KeptRows:
+        result = KeptRows()
+        result.parts = self.parts + other.parts
+        return result
+
+    @property
+    def count(self) -> int:
+        return sum(x.shape[1] for x, _ in self.parts)
+
+    @property
+    def finite(self) -> bool:
+        return all(bool(np.isfinite(part).all()) for pair in self.parts for part in pair)
+
+    def error(self, weights: NDArray[Any]) -> float:
+        """As that of `Moments`."""
+        x, y = self._together()
+        spread = y.var(1)
+        left = x @ weights[:, :-1].astype(np.float32) + weights[:, -1:].astype(np.float32) - y
+        moving = spread > 1e-9 * np.maximum(np.square(y).mean(1), 1e-30)
+        return float((np.square(left).mean(1)[moving] / spread[moving]).mean()) if moving.any() else 0.0
+
+    def solve(self, start: NDArray[Any], ridge: float, shifted: bool) -> NDArray[np.float32]:
+        """As that of `Moments`: X'(XX' + r)^-1 is (X'X + r)^-1 X'."""
+        x, y = self._together()
+        result = start.astype(np.float32)
+        left = y - x @ result[:, :-1] - result[:, -1:]
+        pull = ridge * np.einsum("grk,grk->g", x, x, dtype=np.float64) / x.shape[2]
+        means = (x.mean(1, keepdims=True), left.mean(1, keepdims=True)) if shifted else (np.float32(0),) * 2
+        x, left = x - means[0], left - means[1]
+        kernel = (x @ x.swapaxes(1, 2)).astype(np.float64)
+        kernel += np.maximum(pull, 1e-30)[:, None, None] * np.eye(x.shape[1])
+        moved = x.swapaxes(1, 2) @ np.linalg.solve(kernel, left).astype(np.float32)
+        result[:, :-1] += moved
+        if shifted:
+            result[:, -1:] += means[1] - means[0] @ moved
+        return result
+
+    def _together(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return np.concatenate([x for x, _ in self.parts], 1), np.concatenate([y for _, y in self.parts], 1)
+
+
 @dataclass(frozen=True)
 class Fitted:
     """Weights [groups, terms + 1, outputs], and the error on rows that they were not fitted to, before and after."""
 
-    weights: Numbers
+    weights: NDArray[Any]
     before: float
     after: float
 
 
-def fitted(learnt: Moments, held_out: Moments, start: Numbers, shifted: bool) -> Fitted:
+S = TypeVar("S", Moments, KeptRows)
+
+
+def fitted(learnt: S, held_out: S, start: NDArray[Any], shifted: bool) -> Fitted:
     """The weights that compute what is wanted; `start`, if none are better on rows that were not learnt from."""
     before = held_out.error(start)
     tried = [(held_out.error(learnt.solve(start, ridge, shifted)), ridge) for ridge in RIDGES]
