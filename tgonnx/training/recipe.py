@@ -13,6 +13,10 @@ from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, Optimiz
 
 Weights = Literal["train", "frozen"]
 
+GATES, CHOSEN_BY = (
+    "gates",
+    "obs",
+)  # the criterion that is learned, and what "auto" means where there are samples
 BATCH = 64  # at most, if nothing else is asked for
 DECAY: dict[Optimizer, float] = {"adamw": 1e-2, "sgd": 1e-4}  # AdamW's is not divided by the gradients' size
 
@@ -27,6 +31,12 @@ def _engines() -> Iterable[str]:
     from tgonnx.engines.table import AUTO, ENGINES
 
     return (AUTO, *ENGINES)
+
+
+def _criteria() -> Iterable[str]:
+    from tgonnx.selection.scoring import CRITERIA
+
+    return ("auto", GATES, *CRITERIA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +55,12 @@ class Recipe:
         "(the original's outputs).",
         names=_losses,
     )
+    criterion: str = option(
+        "auto",
+        "What chooses the units that stay: gates (learned), or one of the criteria of `tgonnx mask`; auto: obs.",
+        names=_criteria,
+    )
+    compensate: bool = option(True, "Refit what reads of cut channels by least squares.")
     epochs: int | None = option(
         None, "Passes over the data, search and fine-tuning together.", kind=int, low=1
     )
@@ -72,6 +88,17 @@ class Recipe:
     @property
     def train_weights(self) -> bool:
         return self.weights == "train"
+
+    @property
+    def criterion_used(self) -> str:
+        """The name in the table of criteria, or `GATES`."""
+        return CHOSEN_BY if self.criterion == "auto" else self.criterion
+
+    @property
+    def by_gates(self) -> bool:
+        """Whether gates learn which units stay. With frozen weights they alone can learn."""
+        frozen = self.criterion == "auto" and not self.train_weights
+        return frozen or self.criterion_used == GATES
 
     @property
     def decay(self) -> float:
