@@ -16,7 +16,8 @@ from tgonnx.graph.structure import structure_hash
 from tgonnx.loading import load
 from tgonnx.losses.fit import validate
 from tgonnx.options import Attention, attention_of, of_class, with_fields
-from tgonnx.pipeline.learning import with_data, without_data
+from tgonnx.pipeline.learning import with_data
+from tgonnx.pipeline.no_data import without_data
 from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, reachable
 from tgonnx.pipeline.result import PruneResult
 from tgonnx.proof import Prover, data_feeds
@@ -82,7 +83,7 @@ def prune(
     plan = Plan(model, coupling, wanted, reachable(coupling, wanted, bounds), bounds, whole=not unknown)
     prover = Prover(coupling, (), run.verify_seconds, run.unverified)
     if dataset is None or fitting is None:
-        return without_data(plan, prover)
+        return without_data(plan, recipe, run, prover)
     settings = Settings(**(vars(recipe) | vars(run) | {"batch": batch_size(model, dataset, recipe.batch)}))
     prover = replace(prover, feeds=data_feeds(dataset, model.original))
     journal = Journal(progress)
