@@ -20,7 +20,6 @@ Attention = Literal["heads", "head-dim"]
 EngineName = str  # a name in the table of engines, or "auto"
 Device = Literal["cpu", "cuda"]
 Gradient = Literal["one", "sigmoid", "tanh"]
-Optimizer = Literal["adamw", "sgd"]
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 TARGET = "flops=0.5"  # what may stay if nobody says
 CRITERION = "l2"
@@ -33,14 +32,16 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class Spec:
-    """What one option may be: a `kind` of int, float, bool or str; `low` is the least number; `names` are the words
-    that are allowed, or a function that lists them; `many` for several words. `empty`: there may be no choice.
+    """What one option may be: a `kind` of int, float, bool or str; `low` is the least number, and numbers are below
+    `below`; `names` are the words that are allowed, or a function that lists them; `many` for several words. `empty`:
+    there may be no choice.
     """
 
     help: str
     kind: type
     default: Any
     low: float = -math.inf
+    below: float = math.inf
     names: Names | None = None
     many: bool = False
     metavar: str = ""
@@ -67,12 +68,14 @@ class Spec:
         wanted = "a whole number" if self.kind is int else "a number"
         if self.low > -math.inf:
             wanted += f" of at least {self.low:g}"
+        if self.below < math.inf:
+            wanted += f" and below {self.below:g}"
         if self.empty:
             wanted += f" or {NO_CHOICE}"
         number = _parsed(self.kind, value)
         if number is None:
             raise OptionError(name, f"{_shown(value)} is not {wanted}")
-        if not self.low <= number < math.inf:
+        if not self.low <= number < self.below:
             raise OptionError(name, f"{number:g} is not {wanted}")
         return number
 

@@ -277,7 +277,9 @@ def _with_data(
     held_out = dataset.held_out
     metric = None if held_out is None else Metric(fitting, held_out, original)
     task = Task(dataset.train, fitting, Teacher(original, fitting, recipe.threads), metric)
-    steps = steps_for(task.steps_per_epoch(recipe.batch), recipe.epochs, recipe.train_weights)
+    steps = steps_for(
+        task.steps_per_epoch(recipe.batch, recipe.accumulate), recipe.epochs, recipe.train_weights
+    )
     journal.later = steps[1] * math.sqrt(plan.target.value)  # fine-tuning is about so much faster
     if metric is not None:
         keeper.better = operator.gt if metric.higher_is_better else operator.lt

@@ -9,18 +9,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, Optimizer, option, settle
+from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, option, settle
 
 Weights = Literal["train", "frozen"]
 
 BATCH = 64  # at most, if nothing else is asked for
-DECAY: dict[Optimizer, float] = {"adamw": 1e-2, "sgd": 1e-4}  # AdamW's is not divided by the gradients' size
 
 
 def _losses() -> Iterable[str]:
     from tgonnx.losses.table import LOSSES
 
     return ("auto", *LOSSES)
+
+
+def _optimizers() -> Iterable[str]:
+    from tgonnx.engines.optimizers import OPTIMIZERS
+
+    return tuple(OPTIMIZERS)
+
+
+def _schedules() -> Iterable[str]:
+    from tgonnx.training.schedule import SCHEDULES
+
+    return tuple(SCHEDULES)
 
 
 def _engines() -> Iterable[str]:
@@ -35,8 +46,10 @@ class Recipe:
 
     `epochs` counts all passes over the data, of which a third goes to the search. `lambda_` is the fixed weight of
     the cost in the objective; None adapts it. `weights="frozen"` learns gates only and trains nothing afterwards.
-    `weight_decay` is what the optimiser takes: times rate and weight off the weight (AdamW: Loshchilov and Hutter
-    2019), times weight onto the gradient (SGD).
+    In each step the share `weight_decay` times rate is taken off every matrix and kernel, whatever the optimiser
+    (Loshchilov and Hutter 2019); biases and the scales of normalisations, all that has one axis, do not decay.
+    A step learns from `accumulate` batches. `clip` bounds the norm of the gradients of all weights together; the gates
+    have theirs.
     """
 
     loss: str = option(
@@ -61,10 +74,19 @@ class Recipe:
         "Train the weights, too, or learn which channels to keep and nothing else.",
         names=get_args(Weights),
     )
-    optimizer: Optimizer = option("adamw", "What updates the weights.", names=get_args(Optimizer))
+    optimizer: str = option("adamw", "What updates the weights: adamw, adam or sgd.", names=_optimizers)
     weight_decay: float | None = option(
-        None, "Decay of matrices and kernels; auto: 0.01 for adamw, 0.0001 for sgd.", kind=float, low=0
+        None,
+        "Decay of matrices and kernels, a share of the rate; auto: 0.01 for adamw, 0 for adam, 0.001 for sgd.",
+        kind=float,
+        low=0,
     )
+    schedule: str = option(
+        "cosine", "How the rate falls in fine-tuning: constant, cosine or step.", names=_schedules
+    )
+    warmup: float = option(0.05, "Share of the steps in which the rate rises.", low=0, below=1)
+    clip: float = option(0.0, "Largest norm of the gradients of all weights; 0: any.", low=0)
+    accumulate: int = option(1, "Batches whose gradients are averaged for one step.", low=1)
 
     def __post_init__(self) -> None:
         settle(self)
@@ -76,7 +98,9 @@ class Recipe:
     @property
     def decay(self) -> float:
         """The weight decay, or what suits the optimiser."""
-        return DECAY[self.optimizer] if self.weight_decay is None else self.weight_decay
+        from tgonnx.engines.optimizers import named
+
+        return named(self.optimizer).decay if self.weight_decay is None else self.weight_decay
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,7 @@ def with_objective(
         groups += _weight_groups(copy.model, copy.weights, recipe)
     if penalty is not None:
         groups.append(ParameterGroup((LOGITS,), "adamw", "tgonnx.gate_lr", betas=(0.9, 0.99)))
-    return StepSpec(model, tuple(groups), copy.statistics)
+    return StepSpec(model, tuple(groups), copy.statistics, recipe.clip, recipe.accumulate)
 
 
 def stake(copy: TrainingCopy, task: Task, recipe: Settings, batches: int = 4) -> float:
@@ -114,5 +114,7 @@ def _weight_groups(model: onnx.ModelProto, names: tuple[str, ...], recipe: Setti
         (tuple(n for n in names if rank[n] <= 1), 0.0),
     )
     return [
-        ParameterGroup(members, recipe.optimizer, "tgonnx.lr", decay) for members, decay in parts if members
+        ParameterGroup(members, recipe.optimizer, "tgonnx.lr", decay, clipped=True)
+        for members, decay in parts
+        if members
     ]

@@ -81,5 +81,6 @@ class Task:
             if batch.shapes == shapes:
                 yield batch
 
-    def steps_per_epoch(self, size: int) -> int:
-        return self.split.batch_count(min(size, len(self.split)))
+    def steps_per_epoch(self, size: int, accumulate: int = 1) -> int:
+        """How many steps of `accumulate` batches see about all samples, at least one."""
+        return max(1, self.split.batch_count(min(size, len(self.split))) // accumulate)
