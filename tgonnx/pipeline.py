@@ -62,11 +62,13 @@ HURRY = 3.0  # seconds of verification when somebody waits for the prompt
 
 @dataclass(frozen=True)
 class Figures:
-    """One model in figures. `metric` was measured on all held-out samples; None if there are none."""
+    """One model in figures. `metric` was measured on all held-out samples; None if there are none. `others` are the
+    figures of further outputs, by what they are called."""
 
     cost: Cost
     file_bytes: int
     metric: float | None = None
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,7 +107,9 @@ class PruneResult(Shown):
         rows = [(name, say(a), say(b), f"{b / a:.1%}" if a else "") for name, a, b, say in costs]
         if self.before.metric is not None and self.after.metric is not None:
             a, b = self.before.metric, self.after.metric
-            rows.append((self.metric_name or "metric", f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}"))
+            measured = [(self.metric_name or "metric", a, b)]
+            measured += [(name, a, self.after.others[name]) for name, a in self.before.others.items()]
+            rows += [(name, f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}") for name, a, b in measured]
         met = "met" if self.target_met else f"not met: {self.achieved:.3f}"
         facts = [
             ("target", f"{self.target}, {met}"),
@@ -176,7 +180,7 @@ def prune(
     if unknown:  # nothing here runs them: what stands before them is trained
         model = replace(load(known_part(whole, unknown)), source=model.source)
     dataset = None if data is None else open_dataset(data, model.original)
-    fitting = None if dataset is None else validate(dataset, model.original, recipe.loss)
+    fitting = None if dataset is None else validate(dataset, model.original, recipe.asked())
     if dataset is not None and not model.sizes:
         model = _at_sizes_of(dataset, model)
     coupling = analyze(model, attention)
@@ -214,7 +218,10 @@ def _resolved(plan: _Plan, settings: Settings) -> dict[str, Any]:
         "resume",
         "checkpoint_seconds",
     )  # of this process alone
-    chosen = {name: value for name, value in vars(settings).items() if name not in own}
+    plain = {
+        n: getattr(v, "__qualname__", v) for n, v in vars(settings).items()
+    }  # a metric may be a function
+    chosen = {name: value for name, value in plain.items() if name not in own}
     goal = {"target": f"{plan.target.kind}={plan.target.value!r}", "attention": plan.coupling.attention}
     return goal | chosen | vars(plan.bounds)
 
@@ -270,8 +277,9 @@ def _with_data(
     coupling, original, family, journal = plan.coupling, plan.model.original, plan.family, keeper.journal
     for note in dataset.notes:
         journal.note(note)
-    if fitting.others:
-        names = ", ".join(map(repr, fitting.others))
+    followers = [part.output for part in fitting.others if part.definition.teacher == "whole"]
+    if followers and fitting.definition.teacher != "whole":
+        names = ", ".join(map(repr, followers))
         journal.note(f"nothing is given for {names}: what the original says there is imitated")
     prover.settle(prover.normal_form)  # before time is spent on it, as below
     held_out = dataset.held_out
@@ -431,8 +439,10 @@ def _result(
         notes += (
             f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found",
         )
-    before = Figures(cost.cost(), original.ByteSize(), None if metric is None else metric(original))
-    after = Figures(cost.cost(mask.open), pruned.ByteSize(), None if metric is None else metric(pruned))
+    before, after = (
+        Figures(cost.cost(chosen), each.ByteSize(), *((metric(each), metric.others(each)) if metric else ()))
+        for each, chosen in ((original, None), (pruned, mask.open))
+    )
     name = None if metric is None else metric.name
     return PruneResult(
         pruned, mask, before, after, name, tuple(journal.records), check, plan.target, achieved, notes,

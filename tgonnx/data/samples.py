@@ -37,6 +37,10 @@ class Batch:
     def __len__(self) -> int:
         return self.axes.count(self.feeds)
 
+    def answer_of(self, output: str) -> Array | None:
+        """The labels or targets of an output."""
+        return self.answers.get(output, None if self.answers else self.answer)
+
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the inputs by name."""

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, option, settle
+from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, numbers_of, option, settle
+
+if TYPE_CHECKING:
+    from tgonnx.losses.asked import Asked
 
 Weights = Literal["train", "frozen"]
 
@@ -20,6 +23,17 @@ def _losses() -> Iterable[str]:
     from tgonnx.losses.table import LOSSES
 
     return ("auto", *LOSSES)
+
+
+def _metrics() -> Iterable[str]:
+    from tgonnx.losses.figures import METRICS
+
+    return ("auto", *METRICS)
+
+
+def _function(value: Any) -> Any:
+    """A function as a metric, or where it stands."""
+    return value if callable(value) or (isinstance(value, str) and ".py:" in value) else None
 
 
 def _optimizers() -> Iterable[str]:
@@ -49,7 +63,7 @@ class Recipe:
     In each step the share `weight_decay` times rate is taken off every matrix and kernel, whatever the optimiser
     (Loshchilov and Hutter 2019); biases and the scales of normalisations, all that has one axis, do not decay.
     A step learns from `accumulate` batches. `clip` bounds the norm of the gradients of all weights together; the gates
-    have theirs.
+    have theirs. Losses of several outputs are added, each times its `loss_weight`, which may be a mapping.
     """
 
     loss: str = option(
@@ -57,6 +71,23 @@ class Recipe:
         "What to learn from: ce, mse, l1, bce or distill; auto: ce with labels, mse with targets, else distill "
         "(the original's outputs).",
         names=_losses,
+    )
+    loss_weight: tuple[str, ...] = option(
+        (),
+        "How much the loss of an output counts in the sum; 1 by default.",
+        many=True,
+        metavar="OUTPUT=NUMBER",
+    )
+    free_output: tuple[str, ...] = option(
+        (), "An output that may become anything: it has no loss.", many=True, metavar="OUTPUT"
+    )
+    smoothing: float = option(0.0, "Share of a label that all classes get.", low=0, below=1)
+    metric: Any = option(
+        "auto",
+        "What is measured on held-out data: accuracy, top5, miou, token-accuracy, r2, mse, mae, agreement, or "
+        "script.py:function of (output, answer); auto: what suits the loss.",
+        names=_metrics,
+        also=_function,
     )
     epochs: int | None = option(
         None, "Passes over the data, search and fine-tuning together.", kind=int, low=1
@@ -90,6 +121,20 @@ class Recipe:
 
     def __post_init__(self) -> None:
         settle(self)
+        numbers_of("loss_weight", self.loss_weight)
+
+    def asked(self) -> Asked:
+        """What is to be learned and measured. Raises UsageError for names and functions that are not there."""
+        from tgonnx.losses.asked import Asked
+        from tgonnx.losses.own_metric import metric_of
+
+        return Asked(
+            loss=self.loss,
+            weights=numbers_of("loss_weight", self.loss_weight),
+            free=self.free_output,
+            smoothing=self.smoothing,
+            metric=metric_of(self.metric),
+        )
 
     @property
     def train_weights(self) -> bool:

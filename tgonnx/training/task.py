@@ -19,36 +19,33 @@ from tgonnx.runtime.sessions import Feeds, Session, open_session
 
 
 class Teacher:
-    """The original model, asked for its outputs batch by batch where the loss wants that.
+    """The original model, asked for its outputs batch by batch where a loss wants that.
 
     `imitation` is the share of a loss that follows it instead of the answers, where the loss can (`ce` does).
     """
 
     def __init__(self, model: onnx.ModelProto, fit: Fit, threads: int | None, imitation: float = 0.5) -> None:
-        loss = fit.definition
-        follows = loss.teacher == "output"
-        self.imitation = imitation if follows else 0.0
-        asked = loss.teacher == "outputs" or self.imitation > 0 or bool(fit.others)
-        self._session: Session | None = open_session(model, threads or 0) if asked else None
+        in_part = {part.output for part in fit.parts if part.definition.teacher == "part"}
+        whole = {part.output for part in fit.parts if part.definition.teacher == "whole"}
+        self.imitation = imitation if in_part else 0.0
+        self._wanted = whole | (in_part if self.imitation else set())
+        self._session: Session | None = open_session(model, threads or 0) if self._wanted else None
         self._insists = find_axes(model).fixed
-        self._wanted = (
-            None if loss.teacher == "outputs" else {*fit.others, *([fit.output] if self.imitation else [])}
-        )
-        self._answers = loss.answers
-        self._kind = np.int64 if loss.answers == "label" else np.float32
+        kinds = {"label": np.int64, "target": np.float32}
+        self._answers = {p.output: kinds[p.definition.answers] for p in fit.parts if p.definition.answers}
 
     def feeds(self, batch: Batch) -> dict[str, Array]:
         """Inputs of the training copy for a batch: the model's own, and labels or what the teacher says."""
         feeds = dict(batch.feeds)
         if self._session is not None:
             outputs = self._ask(self._session, batch)
-            wanted = outputs.keys() if self._wanted is None else self._wanted
-            used = {n: v for n, v in outputs.items() if v.dtype.kind == "f" and n in wanted}
+            used = {n: v for n, v in outputs.items() if v.dtype.kind == "f" and n in self._wanted}
             feeds |= {TEACHER + name: value.astype(np.float32) for name, value in used.items()}
-        if self._answers is None:
-            return feeds
-        assert batch.answer is not None
-        return feeds | {ANSWER: np.ascontiguousarray(batch.answer, self._kind)}
+        for output, kind in self._answers.items():
+            answer = batch.answer_of(output)
+            assert answer is not None  # made sure of by `validate`
+            feeds[ANSWER + output] = np.ascontiguousarray(answer, kind)
+        return feeds
 
     def _ask(self, session: Session, batch: Batch) -> Feeds:
         """The outputs for a batch of any size; a model of fixed batch is asked in pieces, the last filled up."""
