@@ -31,6 +31,7 @@ from tgonnx.losses.fit import Fit
 from tgonnx.losses.nodes import Nodes
 from tgonnx.passes import PassResult, perform
 from tgonnx.passes.gate_families import CHANNELS, GateFamily
+from tgonnx.passes.merge_loss import merged
 
 MU, RHO, HYSTERESIS = "tgonnx.mu", "tgonnx.rho", "tgonnx.hysteresis"  # scalars
 LOSS, TASK, COST = "tgonnx.loss", "tgonnx.task_loss", "tgonnx.cost"  # scalars; COST is a ratio
@@ -86,9 +87,10 @@ def _with_objective(model: onnx.ModelProto, asked: AddObjective) -> onnx.ModelPr
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     nodes = Nodes(copy, fit, asked.answers, asked.outputs, asked.imitation)
-    task = _weighted(nodes, fit)
-    for part in fit.others:
-        task = task + _weighted(nodes.of(part), part)
+    first, *others = (_weighted(nodes.of(part), part, copy) for part in fit.parts if part.weight)
+    task = first
+    for each in others:
+        task = task + each
     del copy.graph.output[:]
     loss = task
     if penalty is not None:
@@ -103,9 +105,9 @@ def _with_objective(model: onnx.ModelProto, asked: AddObjective) -> onnx.ModelPr
     return copy
 
 
-def _weighted(nodes: Nodes, part: Fit) -> Value:
+def _weighted(nodes: Nodes, part: Fit, model: onnx.ModelProto) -> Value:
     """The loss of one output, as much as it counts."""
-    found = part.definition.emit(nodes)
+    found = part.definition.emit(nodes) if part.graph is None else merged(nodes, part.graph, model)
     return found if part.weight == 1 else found * part.weight
 
 

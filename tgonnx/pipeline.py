@@ -30,7 +30,7 @@ from tgonnx.graph.types import Array
 from tgonnx.io.save import save
 from tgonnx.io.summary import Shown, Summary, amount, byte_count
 from tgonnx.loading import load
-from tgonnx.losses.fit import Fit, validate
+from tgonnx.losses.fit import Fit, try_graph, validate
 from tgonnx.losses.metric import Metric
 from tgonnx.options import Attention, attention_of, of_class, with_fields
 from tgonnx.passes.file_form import give_form_back
@@ -196,9 +196,12 @@ def prune(
     if dataset is None or fitting is None:
         return _without_data(plan, prover)
     settings = Settings(**(vars(recipe) | vars(run) | {"batch": _batch_size(model, dataset, recipe.batch)}))
+    if fitting.graph:
+        try_graph(fitting, dataset, open_session(model.original), settings.batch)
     prover = replace(prover, feeds=data_feeds(dataset, model.original))
     journal = Journal(progress)
     who = identity(model.original, dataset, run.threads)
+    who |= {"loss": fitting.graph.digest} if fitting.graph else {}
     keeper = open_keeper(
         run, str(model.source), who, _resolved(plan, replace(settings, loss=fitting.loss)), journal
     )
@@ -277,8 +280,8 @@ def _with_data(
     coupling, original, family, journal = plan.coupling, plan.model.original, plan.family, keeper.journal
     for note in dataset.notes:
         journal.note(note)
-    followers = [part.output for part in fitting.others if part.definition.teacher == "whole"]
-    if followers and fitting.definition.teacher != "whole":
+    followers = [part.output for part in fitting.others if part.originals]
+    if followers and (fitting.graph or fitting.answers):
         names = ", ".join(map(repr, followers))
         journal.note(f"nothing is given for {names}: what the original says there is imitated")
     prover.settle(prover.normal_form)  # before time is spent on it, as below

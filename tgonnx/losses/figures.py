@@ -29,6 +29,7 @@ class Seen:
     `outputs` are the model's by name, `taught` the original's if the loss or the metric wants them (else empty),
     `answer` the labels or targets of the output of `fit`. `activated`: the original ends with the activation that the
     loss takes off. `count` samples are in it, along `sample_axis` of the output.
+    `answers` are the labels or targets of all outputs.
     """
 
     fit: Fit
@@ -38,6 +39,7 @@ class Seen:
     activated: bool = False
     count: int = 1
     sample_axis: int = 0
+    answers: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def output(self) -> Array:

@@ -13,16 +13,18 @@ import onnx
 
 from tgonnx.data.answers import counted
 from tgonnx.data.probe import Probe
-from tgonnx.data.samples import Dataset, Split, Taught
+from tgonnx.data.samples import Dataset, Kind, Split, Taught
 from tgonnx.errors import DataError, UnsupportedError, UsageError
 from tgonnx.losses import table
 from tgonnx.losses.asked import Asked
-from tgonnx.losses.figures import AGREEMENT, MetricKind
+from tgonnx.losses.figures import AGREEMENT, MetricKind, Seen
+from tgonnx.losses.graph_loss import LossGraph, is_graph, read_loss
 from tgonnx.losses.loss import Loss
 from tgonnx.losses.nodes import Nodes
 from tgonnx.losses.spread import Spread, spread_of
 from tgonnx.ops.aspects.row import FLOATS
 from tgonnx.options import nearest
+from tgonnx.runtime.sessions import Session
 
 LOOKED_AT, AT_ONCE = 64, 8  # samples by which the spread of an output is known, and of them in a batch
 
@@ -47,6 +49,7 @@ class Fit:
     smoothing: float = 0.0
     spread: Spread | None = field(default=None, compare=False)
     metric: MetricKind | None = field(default=None, compare=False)
+    graph: LossGraph | None = field(default=None, compare=False)
 
     @property
     def definition(self) -> Loss:
@@ -56,7 +59,27 @@ class Fit:
     @property
     def figure(self) -> MetricKind:
         """What is measured of the output."""
-        return self.metric or self.definition.figure
+        own = self.definition.figure if self.graph is None else self.graph.figure
+        return self.metric or own
+
+    @property
+    def answers(self) -> Mapping[str, Kind]:
+        """The answers that the loss needs, by output."""
+        if self.graph is not None:
+            return self.graph.answers
+        return {self.output: kind} if (kind := self.definition.answers) and self.weight else {}
+
+    @property
+    def originals(self) -> set[str]:
+        """The outputs of which the loss needs what the original says; it may follow that of others."""
+        if self.graph is not None:
+            return self.graph.originals
+        return {self.output} if self.weight and self.definition.teacher == "whole" else set()
+
+    @property
+    def may_follow(self) -> bool:
+        """Whether the loss follows the original for a part."""
+        return self.graph is None and bool(self.weight) and self.definition.teacher == "part"
 
     @property
     def parts(self) -> tuple[Fit, ...]:
@@ -68,13 +91,12 @@ def validate(dataset: Dataset, model: onnx.ModelProto, loss: str | Asked = "auto
     """Check all samples and answers against the model and what is asked for, by running the model on a few of them.
 
     `loss` is a name in the table of losses (`tgonnx.losses.table`), "auto" for what the answers of each output allow,
-    or that and more. Raises `DataError`, `UsageError` for unknown names, UnsupportedError if nothing can be learned.
+    the path of a graph, or that and more. Raises `DataError`, `UsageError` for unknown names, UnsupportedError if
+    nothing can be learned, ModelError for a graph.
     """
     asked = loss if isinstance(loss, Asked) else Asked(loss=loss)
-    outputs = {value.name: value for value in model.graph.output}
-    _check_names(asked, outputs, dataset)
-    taught = {each.output: each for each in dataset.taught}
-    losses = _losses(asked, model, taught, dataset)
+    graph = read_loss(asked.loss, model, dataset.taught, dataset.name) if is_graph(asked.loss) else None
+    _check_names(asked, [value.name for value in model.graph.output], graph, dataset)
     probe = Probe(model, dataset.name)
     for _, split in _distinct(dataset):
         if not len(split):
@@ -82,22 +104,47 @@ def validate(dataset: Dataset, model: onnx.ModelProto, loss: str | Asked = "auto
         split.samples.check(dataset.name)
         for samples in split.samples.parts:
             probe.shape(samples, model.graph.output[0].name)  # the model runs on them
-    parts = []
-    for name, each in losses.items():
-        own = taught.get(name) if each.answers else None
-        part = Fit(each.name, name, None, False, (), asked.weights.get(name, 1.0))
-        if own is not None:
-            part = _with_answers(part, own, dataset, probe, asked.smoothing)
-        elif each.teacher == "whole":
-            part = replace(part, spread=_spread(part, dataset, probe))
-        parts.append(part)
-    parts.sort(key=lambda part: part.output not in taught or part.definition.answers is None)
+    parts = _parts(asked if graph is None else replace(asked, loss="auto"), dataset, probe)
+    if graph is not None:
+        parts = [replace(part, weight=0.0) if part.output in graph.outputs else part for part in parts]
+        first = Fit(asked.loss, graph.outputs[0], graph=graph)
+        try_graph(first, dataset, probe.session, 2)
+        parts = [first, *(p for p in parts if asked.metric is None or p.output != first.output)]
+    if not any(part.weight for part in parts):
+        raise UsageError("loss_weight: all are 0, nothing is learned")
     parts = [_with_metric(part, parts[0], asked, dataset, probe) for part in parts]
     return replace(parts[0], others=tuple(parts[1:]))
 
 
-def _check_names(asked: Asked, outputs: Mapping[str, onnx.ValueInfoProto], dataset: Dataset) -> None:
+def _parts(asked: Asked, dataset: Dataset, probe: Probe) -> list[Fit]:
+    """How each output learns that is not free, those with labels or targets first."""
+    taught = {each.output: each for each in dataset.taught}
+    parts = []
+    for name, loss in _losses(asked, probe.model, taught, dataset).items():
+        part = Fit(loss.name, name, weight=asked.weights.get(name, 1.0))
+        if loss.answers:
+            part = _with_answers(part, taught[name], dataset, probe, asked.smoothing)
+        elif loss.teacher == "whole":
+            part = replace(part, spread=_spread(part, dataset, probe))
+        parts.append(part)
+    return sorted(parts, key=lambda part: not part.definition.answers)
+
+
+def try_graph(fit: Fit, dataset: Dataset, session: Session, count: int) -> None:
+    """Run the loss, if it is a graph, on so many samples of which `session` says the outputs.
+
+    Raises UnsupportedError unless it says a number.
+    """
+    if fit.graph is not None:
+        split = dataset.train
+        batch = split.take(split.one_shape(split.axes.fixed or count))
+        outputs = session.run(batch.feeds)
+        fit.graph.measured(Seen(fit, outputs, None, outputs, count=len(batch), answers=batch.answers))
+
+
+def _check_names(asked: Asked, outputs: list[str], graph: LossGraph | None, dataset: Dataset) -> None:
     """Raise for weights and freedom of outputs that the model lacks, or that cannot be."""
+    learning = () if graph is None else graph.outputs
     for option, names in (("free_output", asked.free), ("loss_weight", asked.weights)):
         for name in names:
             if name not in outputs:
@@ -105,6 +152,8 @@ def _check_names(asked: Asked, outputs: Mapping[str, onnx.ValueInfoProto], datas
                 raise UsageError(
                     f"{option}: the model has no output {name!r}; it has {listed}{nearest(name, outputs)}"
                 )
+            if name in learning:
+                raise UsageError(f"{option}: output {name!r} learns from the loss {asked.loss}")
     for name in asked.free:
         if name in asked.weights:
             raise UsageError(f"output {name!r} is free: a loss_weight means nothing there")
@@ -156,7 +205,7 @@ def _with_answers(part: Fit, own: Taught, dataset: Dataset, probe: Probe, smooth
 
 def _spread(part: Fit, dataset: Dataset, probe: Probe) -> Spread | None:
     """How much each channel of the original's output varies over a few samples."""
-    if _ends_in_activation(part, probe.model):
+    if ends_in_activation(part, probe.model):
         return None  # probabilities that add up to one are compared as such
     split = dataset.train
     chosen = split.indices[split.one_shape(LOOKED_AT)]
@@ -176,7 +225,11 @@ def _with_metric(part: Fit, first: Fit, asked: Asked, dataset: Dataset, probe: P
             return _with_classes(replace(part, metric=fitting), own, dataset, probe)
         if part is first:
             raise DataError(f"{dataset.name}: metric {metric.name} needs an array {metric.against!r}")
-    if part.definition.teacher == "whole" and (kind == "label" or _ends_in_activation(part, probe.model)):
+    if (
+        part.graph is None
+        and part.definition.teacher == "whole"
+        and (kind == "label" or ends_in_activation(part, probe.model))
+    ):
         return _with_classes(replace(part, metric=AGREEMENT), own, dataset, probe)
     return part
 
@@ -199,7 +252,7 @@ def _with_classes(part: Fit, own: Taught | None, dataset: Dataset, probe: Probe)
     shape = np.shape(probe.outputs(dataset.train.samples.parts[0], np.arange(1))[part.output])
     axis = part.class_axis
     if axis is None:
-        activation = Nodes(probe.model, part).activation(part.output)
+        activation = None if part.graph else Nodes(probe.model, part).activation(part.output)
         along = activation_axis(activation[0]) if activation is not None and not activation[1] else 1
         axis = along % len(shape) if -len(shape) <= along < len(shape) else len(shape) - 1
     if not shape or shape[axis] < least:
@@ -215,8 +268,9 @@ def activation_axis(softmax: onnx.NodeProto) -> int:
     return next((int(a.i) for a in softmax.attribute if a.name == "axis"), -1)
 
 
-def _ends_in_activation(part: Fit, model: onnx.ModelProto) -> bool:
-    return Nodes(model, part).activation(part.output) is not None
+def ends_in_activation(part: Fit, model: onnx.ModelProto) -> bool:
+    """Whether the output is made by the activation that its loss takes off."""
+    return part.graph is None and Nodes(model, part).activation(part.output) is not None
 
 
 def _distinct(dataset: Dataset) -> list[tuple[str, Split]]:

@@ -10,11 +10,9 @@ import numpy as np
 import onnx
 
 from tgonnx.data.axes import find_axes
-from tgonnx.data.samples import Batch, Split
-from tgonnx.graph.types import Array
+from tgonnx.data.samples import Split
 from tgonnx.losses.figures import Seen
-from tgonnx.losses.fit import Fit
-from tgonnx.losses.nodes import Nodes
+from tgonnx.losses.fit import Fit, ends_in_activation
 from tgonnx.runtime.sessions import open_session
 
 BATCH = 250
@@ -59,22 +57,19 @@ class Metric:
         axes = self.split.axes
         fixed = axes.fixed or find_axes(model).fixed
         session = open_session(model, threads)
-        follows = any(part.figure.against == "original" for part in parts)
+        follows = any(part.figure.against == "original" or part.originals for part in parts)
         teacher = open_session(self.teacher, threads) if follows else None
-        activated = [Nodes(self.teacher, part).activation(part.output) is not None for part in parts]
+        activated = [ends_in_activation(part, self.teacher) for part in parts]
         kept: list[list[Any]] = [[] for _ in parts]
         for piece in self.split.pieces(chosen, fixed or BATCH):
             filled = np.resize(piece, fixed) if fixed else piece  # a fixed batch must be full
             batch = self.split.take(filled)
             outputs = axes.first(session.run(batch.feeds), len(piece))
             taught = {} if teacher is None else axes.first(teacher.run(batch.feeds), len(piece))
+            given = {part.output: batch.answer_of(part.output) for part in parts} | dict(batch.answers)
+            answers = axes.first({n: each for n, each in given.items() if each is not None}, len(piece))
             for part, ends, own in zip(parts, activated, kept, strict=True):
-                answer = self._answer(part, batch, len(piece))
                 axis = axes.outputs.get(part.output) or 0
-                own.append(part.figure.each(Seen(part, outputs, answer, taught, ends, len(piece), axis)))
+                seen = Seen(part, outputs, answers.get(part.output), taught, ends, len(piece), axis, answers)
+                own.append(part.figure.each(seen))
         return [part.figure.value(own) for part, own in zip(parts, kept, strict=True)]
-
-    def _answer(self, part: Fit, batch: Batch, count: int) -> Array | None:
-        """Labels or targets of the first `count` samples."""
-        answer = batch.answer_of(part.output)
-        return None if answer is None else self.split.axes.first({part.output: answer}, count)[part.output]

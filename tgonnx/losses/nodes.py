@@ -15,6 +15,7 @@ from tgonnx.ops.aspects.traits import Traits, traits_of
 
 if TYPE_CHECKING:
     from tgonnx.losses.fit import Fit
+    from tgonnx.losses.loss import Loss
 
 ANSWER = "tgonnx.answer/"  # + output: labels int64 or targets float32, one per sample
 TEACHER = "tgonnx.teacher/"  # + output: what the original model says
@@ -35,7 +36,7 @@ class Nodes:
         outputs: Mapping[str, tuple[int, ...]] | None = None,
         imitation: float = 0.0,
     ) -> None:
-        self.graph, self.fit, self.loss = model.graph, fit, fit.definition
+        self.graph, self.fit = model.graph, fit
         self.answers, self.outputs, self.imitation = answers or {}, outputs or {}, imitation
         self.makers = {name: node for node in self.graph.node for name in node.output}
         self.emitter = Emitter("tgonnx.objective/")
@@ -44,8 +45,13 @@ class Nodes:
     def of(self, fit: Fit) -> Nodes:
         """The same graph for another output."""
         other = copy(self)
-        other.fit, other.loss = fit, fit.definition
+        other.fit = fit
         return other
+
+    @property
+    def loss(self) -> Loss:
+        """The loss of the output."""
+        return self.fit.definition
 
     @property
     def answer_shape(self) -> tuple[int, ...]:
@@ -62,7 +68,7 @@ class Nodes:
         """What the teacher says for an output, float32. Raises UnsupportedError if it says nothing there."""
         if output not in self.outputs:
             raise UnsupportedError(
-                f"loss {self.loss.name}: the model has no output of floats that it can follow"
+                f"loss {self.fit.loss}: the model has no output of floats that it can follow"
             )
         return self.input(TEACHER + output, TensorProto.FLOAT, self.outputs[output])
 

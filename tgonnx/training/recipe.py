@@ -5,6 +5,7 @@ Rates are the highest of a schedule. Light to import: the command line is made f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -23,6 +24,12 @@ def _losses() -> Iterable[str]:
     from tgonnx.losses.table import LOSSES
 
     return ("auto", *LOSSES)
+
+
+def _graph(value: Any) -> str | None:
+    """The path of a loss that is a graph."""
+    is_path = isinstance(value, str | os.PathLike) and os.fspath(value).endswith(".onnx")
+    return os.fspath(value) if is_path else None
 
 
 def _metrics() -> Iterable[str]:
@@ -68,9 +75,10 @@ class Recipe:
 
     loss: str = option(
         "auto",
-        "What to learn from: ce, mse, l1, bce or distill; auto: ce with labels, mse with targets, else distill "
-        "(the original's outputs).",
+        "What to learn from: ce, mse, l1, bce, distill or the path of a graph (.onnx); auto: ce with labels, mse with "
+        "targets, else distill (the original's outputs).",
         names=_losses,
+        also=_graph,
     )
     loss_weight: tuple[str, ...] = option(
         (),

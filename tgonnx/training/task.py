@@ -25,14 +25,13 @@ class Teacher:
     """
 
     def __init__(self, model: onnx.ModelProto, fit: Fit, threads: int | None, imitation: float = 0.5) -> None:
-        in_part = {part.output for part in fit.parts if part.definition.teacher == "part"}
-        whole = {part.output for part in fit.parts if part.definition.teacher == "whole"}
+        in_part = {part.output for part in fit.parts if part.may_follow}
+        whole = {output for part in fit.parts for output in part.originals}
         self.imitation = imitation if in_part else 0.0
         self._wanted = whole | (in_part if self.imitation else set())
         self._session: Session | None = open_session(model, threads or 0) if self._wanted else None
         self._insists = find_axes(model).fixed
-        kinds = {"label": np.int64, "target": np.float32}
-        self._answers = {p.output: kinds[p.definition.answers] for p in fit.parts if p.definition.answers}
+        self._answers = {output: kind for part in fit.parts for output, kind in part.answers.items()}
 
     def feeds(self, batch: Batch) -> dict[str, Array]:
         """Inputs of the training copy for a batch: the model's own, and labels or what the teacher says."""
@@ -44,7 +43,7 @@ class Teacher:
         for output, kind in self._answers.items():
             answer = batch.answer_of(output)
             assert answer is not None  # made sure of by `validate`
-            feeds[ANSWER + output] = np.ascontiguousarray(answer, kind)
+            feeds[ANSWER + output] = np.ascontiguousarray(answer, np.int64 if kind == "label" else np.float32)
         return feeds
 
     def _ask(self, session: Session, batch: Batch) -> Feeds:
