@@ -291,6 +291,7 @@ def _with_data(
     steps = steps_for(
         task.steps_per_epoch(recipe.batch, recipe.accumulate), recipe.epochs, recipe.train_weights
     )
+    task.teacher.remember(task.split, recipe, sum(steps), journal.note)
     journal.later = steps[1] * math.sqrt(plan.target.value)  # fine-tuning is about so much faster
     if metric is not None:
         keeper.better = operator.gt if metric.higher_is_better else operator.lt

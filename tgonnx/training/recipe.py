@@ -180,6 +180,9 @@ class Run:
     unverified: bool = option(False, "Write what cannot be verified, too, and mark it in its metadata.")
     run_dir: str = option("", "Keep the training there: checkpoints, history, mask.", metavar="FOLDER")
     resume: str = option("", "Go on with the run of this folder, which was interrupted.", metavar="RUN")
+    cache: float = option(
+        1.0, "Gigabytes on disk for what the original says, which is then asked once for each sample.", low=0
+    )
     checkpoint_seconds: float = option(60.0, "Seconds between two checkpoints.", low=0)
 
     def __post_init__(self) -> None:
