@@ -39,16 +39,21 @@ def with_data(
     coupling, original, family, journal = plan.coupling, plan.model.original, plan.family, keeper.journal
     for note in dataset.notes:
         journal.note(note)
-    if fitting.others:
-        names = ", ".join(map(repr, fitting.others))
+    followers = [part.output for part in fitting.others if part.originals]
+    if followers and (fitting.graph or fitting.answers):
+        names = ", ".join(map(repr, followers))
         journal.note(f"nothing is given for {names}: what the original says there is imitated")
     prover.settle(prover.normal_form)  # before time is spent on it, as below
     held_out = dataset.held_out
     metric = None if held_out is None else Metric(fitting, held_out, original)
     task = Task(dataset.train, fitting, Teacher(original, fitting, recipe.threads), metric)
     steps = steps_for(
-        task.steps_per_epoch(recipe.batch), recipe.epochs, recipe.train_weights, recipe.by_gates
+        task.steps_per_epoch(recipe.batch, recipe.accumulate),
+        recipe.epochs,
+        recipe.train_weights,
+        recipe.by_gates,
     )
+    task.teacher.remember(task.split, recipe, sum(steps), journal.note)
     journal.later = steps[1] * math.sqrt(plan.target.value)  # fine-tuning is about so much faster
     if metric is not None:
         keeper.better = operator.gt if metric.higher_is_better else operator.lt
