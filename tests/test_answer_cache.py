@@ -26,7 +26,9 @@ from tgonnx.training.recipe import Settings
 from tgonnx.training.task import Task, Teacher
 
 Array = np.ndarray[Any, Any]
-SHORT: dict[str, Any] = {"epochs": 6, "batch": 32, "lr": 5e-3, "threads": 1, "verify_seconds": 1}
+SHORT: dict[str, Any] = {
+    "criterion": "gates", "epochs": 6, "batch": 32, "lr": 5e-3, "threads": 1, "verify_seconds": 1,
+}  # fmt: skip
 
 
 @pytest.fixture

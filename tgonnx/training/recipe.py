@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Weights = Literal["train", "frozen"]
 
+GATES, CHOSEN_BY = (
+    "gates",
+    "obs",
+)  # the criterion that is learned, and what "auto" means where there are samples
 BATCH = 64  # at most, if nothing else is asked for
 
 
@@ -61,6 +65,12 @@ def _engines() -> Iterable[str]:
     return (AUTO, *ENGINES)
 
 
+def _criteria() -> Iterable[str]:
+    from tgonnx.selection.scoring import CRITERIA
+
+    return ("auto", GATES, *CRITERIA)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How to train. Raises OptionError, which is a UsageError.
@@ -97,6 +107,12 @@ class Recipe:
         names=_metrics,
         also=_function,
     )
+    criterion: str = option(
+        "auto",
+        "What chooses the units that stay: gates (learned), or one of the criteria of `tgonnx mask`; auto: obs.",
+        names=_criteria,
+    )
+    compensate: bool = option(True, "Refit what reads of cut channels by least squares.")
     epochs: int | None = option(
         None, "Passes over the data, search and fine-tuning together.", kind=int, low=1
     )
@@ -147,6 +163,17 @@ class Recipe:
     @property
     def train_weights(self) -> bool:
         return self.weights == "train"
+
+    @property
+    def criterion_used(self) -> str:
+        """The name in the table of criteria, or `GATES`."""
+        return CHOSEN_BY if self.criterion == "auto" else self.criterion
+
+    @property
+    def by_gates(self) -> bool:
+        """Whether gates learn which units stay. With frozen weights they alone can learn."""
+        frozen = self.criterion == "auto" and not self.train_weights
+        return frozen or self.criterion_used == GATES
 
     @property
     def decay(self) -> float:

@@ -1,0 +1,122 @@
+"""What is to be cut, and how long and in which batches it is trained: settled before anything is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.model import Model
+from tgonnx.analysis.target import Target
+from tgonnx.data.samples import Dataset
+from tgonnx.errors import BoundsError, ModelError, TargetError
+from tgonnx.loading import load
+from tgonnx.passes.gate_families import CHANNELS, GateFamily
+from tgonnx.passes.prepare_training import prepare_training
+from tgonnx.runtime.sessions import open_session
+from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.mask import Mask
+from tgonnx.training.recipe import BATCH
+
+SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if the epochs are not given
+SEARCH_EPOCHS, TUNE_EPOCHS = 2, 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be cut, and within which bounds. `goal` is the target, or the least that can be reached."""
+
+    model: Model
+    coupling: Coupling
+    target: Target
+    goal: Target
+    bounds: Bounds
+    family: GateFamily = CHANNELS
+    whole: bool = True  # or what stands before operators that nothing here runs
+
+    def commit(self, scores: npt.NDArray[np.float64]) -> Mask:
+        """The mask that keeps the best units and meets the goal."""
+        return self.family.commit(self.coupling, scores, self.goal, self.bounds)
+
+
+def reachable(coupling: Coupling, target: Target, bounds: Bounds) -> Target:
+    """The target, or the least ratio above it that can be met. Raises BoundsError if nothing may be cut."""
+    scores = np.zeros(coupling.units)
+    exact = replace(bounds, round_to=bounds.round_to or 1)
+
+    def possible(ratio: float) -> bool:
+        try:
+            CHANNELS.commit(coupling, scores, Target(**{target.kind: ratio}), exact)
+        except BoundsError:
+            raise
+        except TargetError:
+            return False
+        return True
+
+    if possible(target.value):
+        return target
+    low, high = target.value, 1.0
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if possible(middle) else (middle, high)
+    return Target(**{target.kind: high})
+
+
+def at_sizes_of(dataset: Dataset, model: Model) -> Model:
+    """The model analysed and counted at the sizes of the data, the number of samples aside."""
+    feeds = dataset.train.take(dataset.train.one_shape(1)).feeds
+    axes = dataset.train.axes.inputs
+    sizes = {
+        name: tuple(
+            own if place == axes.get(name, 0) else size
+            for place, (own, size) in enumerate(zip(model.shapes[name], feeds[name].shape, strict=True))
+        )
+        for name in model.inputs
+        if name in feeds and feeds[name].ndim and len(model.shapes.get(name, ())) == feeds[name].ndim
+    }
+    if all(model.shapes[name] == shape for name, shape in sizes.items()):
+        return model
+    return replace(load(model.original, sizes), source=model.source)
+
+
+def batch_size(model: Model, dataset: Dataset, wanted: int | None) -> int:
+    """The batch to train with: what the model insists on, if it really does."""
+    count = len(dataset.train)
+    size = min(count, wanted or min(BATCH, max(8, count // 4)))
+    insists, outputs_axes = dataset.train.axes.fixed, dataset.train.axes.outputs
+    if insists is None or insists == size:
+        return size
+    feeds = dataset.train.take(dataset.train.one_shape(size)).feeds
+    copy = prepare_training(model.proto, {name: value.shape for name, value in feeds.items()})
+    try:
+        outputs = open_session(copy.model).run(feeds)
+    except ModelError:
+        return insists
+    counts = [
+        value.shape[axis]
+        for name, value in outputs.items()
+        if (axis := outputs_axes.get(name, 0)) is not None and value.ndim > axis
+    ]
+    return size if counts and set(counts) == {size} else insists
+
+
+def steps_for(
+    per_epoch: int, epochs: int | None, train_weights: bool, by_gates: bool = True
+) -> tuple[int, int]:
+    """Steps of search and of fine-tuning, from the steps that one pass over the data takes.
+
+    Where nothing is searched for, all steps are for fine-tuning; where weights are frozen, for the search.
+    """
+    if epochs is None:
+        (least, most), (tune_least, tune_most) = SEARCH_STEPS, TUNE_STEPS
+        tune = min(max(TUNE_EPOCHS * per_epoch, tune_least), tune_most)
+        search_steps = min(max(SEARCH_EPOCHS * per_epoch, least), most)
+    else:
+        search_steps = max(1, epochs * per_epoch // 3)
+        tune = max(1, epochs * per_epoch - search_steps)
+    both = search_steps + tune
+    if not by_gates:
+        return (0, both if train_weights else 0)
+    return (search_steps, tune) if train_weights else (both, 0)

@@ -1,0 +1,117 @@
+"""What comes of a run, in figures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx
+
+from tgonnx.analysis.cost import Cost
+from tgonnx.analysis.target import Target
+from tgonnx.io.save import save
+from tgonnx.io.summary import Shown, Summary, amount, byte_count
+from tgonnx.losses.metric import Metric
+from tgonnx.pipeline.plan import Plan
+from tgonnx.runtime.equivalence import Check
+from tgonnx.selection.budget import CLOSE
+from tgonnx.selection.mask import Mask
+from tgonnx.training.progress import Journal, Progress
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One model in figures. `metric` was measured on all held-out samples; None if there are none. `others` are the
+    figures of further outputs, by what they are called.
+    """
+
+    cost: Cost
+    file_bytes: int
+    metric: float | None = None
+    others: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, repr=False)
+class PruneResult(Shown):
+    """What `prune` returns.
+
+    `achieved` is what is left of the target's kind of cost, a ratio. `target_met`: it is at most the target.
+    `counted_at` are the shapes of inputs of open size that FLOPs are counted at.
+    `notes` say what a reader of the figures should know. `history` has one record per epoch.
+    """
+
+    model: onnx.ModelProto
+    mask: Mask
+    before: Figures
+    after: Figures
+    metric_name: str | None
+    history: tuple[Progress, ...]
+    check: Check
+    target: Target
+    achieved: float
+    notes: tuple[str, ...] = ()
+    counted_at: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def target_met(self) -> bool:
+        return self.achieved <= self.target.value + 1e-9
+
+    def summary(self) -> Summary:
+        """Before and after, and whether the target was met."""
+        costs = [
+            ("FLOPs", self.before.cost.flops, self.after.cost.flops, amount),
+            ("parameters", self.before.cost.params, self.after.cost.params, amount),
+            ("channels", self.before.cost.channels, self.after.cost.channels, amount),
+            ("file", self.before.file_bytes, self.after.file_bytes, byte_count),
+        ]
+        rows = [(name, say(a), say(b), f"{b / a:.1%}" if a else "") for name, a, b, say in costs]
+        if self.before.metric is not None and self.after.metric is not None:
+            a, b = self.before.metric, self.after.metric
+            measured = [(self.metric_name or "metric", a, b)]
+            measured += [(name, a, self.after.others[name]) for name, a in self.before.others.items()]
+            rows += [(name, f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}") for name, a, b in measured]
+        met = "met" if self.target_met else f"not met: {self.achieved:.3f}"
+        facts = [
+            ("target", f"{self.target}, {met}"),
+            ("verified", f"{self.check.verdict}, {self.check.max_rel:.1e} relative"),
+        ]
+        facts += [("note", note) for note in self.notes[:3]]
+        return Summary("PruneResult", facts, ("", "before", "after", "left"), rows)
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the pruned model, completely or not at all. Raises UsageError."""
+        save(self.model, path, overwrite)
+
+
+def result_of(
+    plan: Plan,
+    mask: Mask,
+    pruned: onnx.ModelProto,
+    check: Check,
+    journal: Journal,
+    metric: Metric | None,
+    notes: tuple[str, ...],
+) -> PruneResult:
+    cost = plan.coupling.cost_model
+    if cost.uncounted:
+        notes += (f"not counted in the FLOPs: {', '.join(cost.uncounted)}",)
+    achieved = cost.ratio(mask.open, plan.target.kind)
+    original = plan.model.original
+    if achieved > plan.target.value + 1e-9:
+        notes += (
+            f"target {plan.target} not met: at least {achieved:.3f} of the {plan.target.kind} must stay",
+        )
+    elif achieved < CLOSE * plan.target.value:
+        notes += (
+            f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found",
+        )
+    before, after = (
+        Figures(cost.cost(chosen), each.ByteSize(), *((metric(each), metric.others(each)) if metric else ()))
+        for each, chosen in ((original, None), (pruned, mask.open))
+    )
+    name = None if metric is None else metric.name
+    return PruneResult(
+        pruned, mask, before, after, name, tuple(journal.records), check, plan.target, achieved, notes,
+        plan.model.counted_at,
+    )  # fmt: skip
