@@ -75,7 +75,8 @@ class StandIns(Sequence[Feeds]):
             noise = (noise - low) / np.maximum(high - low, 1e-9) * np.ceil(value.max())
         else:
             noise = noise / np.maximum(noise.std(), 1e-9) * value.std()
-        return noise.astype(value.dtype)
+        result: Array = noise.astype(value.dtype)
+        return result
 
 
 def many_scales(

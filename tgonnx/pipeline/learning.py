@@ -12,32 +12,20 @@ from tgonnx.graph.proto import with_values
 from tgonnx.io.save import save
 from tgonnx.losses.fit import Fit
 from tgonnx.losses.metric import Metric
-from tgonnx.passes.remove_channels import apply
 from tgonnx.pipeline.choosing import best_commit, choose
 from tgonnx.pipeline.embedding import verified
 from tgonnx.pipeline.plan import Plan, steps_for
 from tgonnx.pipeline.result import PruneResult, result_of
 from tgonnx.proof import Prover
-from tgonnx.selection.criteria import select
 from tgonnx.training.fine_tune import fine_tune
 from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import WATCHED
-from tgonnx.training.progress import Journal, Progress
+from tgonnx.training.progress import Progress
 from tgonnx.training.recipe import Settings
 from tgonnx.training.statistics import refresh_statistics
 from tgonnx.training.task import Task, Teacher
 
 HURRY = 3.0  # seconds of verification when somebody waits for the prompt
-
-
-def without_data(plan: Plan, prover: Prover) -> PruneResult:
-    mask = select(plan.coupling, plan.goal, "l2", bounds=plan.bounds)
-    pruned = apply(plan.coupling, mask)
-    gated = plan.family.insert(plan.model.proto, plan.coupling, mask)
-    check = prover.both(mask, gated, pruned)
-    doubt = prover.settle(check, pruned)
-    note = "no data was given: units were chosen by the size of their weights, and accuracy was not measured"
-    return result_of(plan, mask, pruned, check, Journal(), None, (*filter(None, [doubt]), note))
 
 
 def with_data(
@@ -59,8 +47,12 @@ def with_data(
     held_out = dataset.held_out
     metric = None if held_out is None else Metric(fitting, held_out, original)
     task = Task(dataset.train, fitting, Teacher(original, fitting, recipe.threads), metric)
-    per_epoch = task.steps_per_epoch(recipe.batch, recipe.accumulate)
-    steps = steps_for(per_epoch, recipe.epochs, recipe.train_weights, recipe.by_gates)
+    steps = steps_for(
+        task.steps_per_epoch(recipe.batch, recipe.accumulate),
+        recipe.epochs,
+        recipe.train_weights,
+        recipe.by_gates,
+    )
     task.teacher.remember(task.split, recipe, sum(steps), journal.note)
     journal.later = steps[1] * math.sqrt(plan.target.value)  # fine-tuning is about so much faster
     if metric is not None:

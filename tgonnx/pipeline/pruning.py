@@ -16,7 +16,8 @@ from tgonnx.graph.structure import structure_hash
 from tgonnx.loading import load
 from tgonnx.losses.fit import try_graph, validate
 from tgonnx.options import Attention, attention_of, of_class, with_fields
-from tgonnx.pipeline.learning import with_data, without_data
+from tgonnx.pipeline.learning import with_data
+from tgonnx.pipeline.no_data import without_data
 from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, reachable
 from tgonnx.pipeline.result import PruneResult
 from tgonnx.proof import Prover, data_feeds
@@ -83,7 +84,7 @@ def prune(
     plan = Plan(model, coupling, wanted, reachable(coupling, wanted, bounds), bounds, whole=not unknown)
     prover = Prover(coupling, (), run.verify_seconds, run.unverified)
     if dataset is None or fitting is None:
-        return without_data(plan, prover)
+        return without_data(plan, recipe, run, prover)
     settings = Settings(**(vars(recipe) | vars(run) | {"batch": batch_size(model, dataset, recipe.batch)}))
     if fitting.graph:
         try_graph(fitting, dataset, open_session(model.original), settings.batch)
@@ -110,8 +111,10 @@ def _resolved(plan: Plan, settings: Settings) -> dict[str, Any]:
         "resume",
         "checkpoint_seconds",
     )  # of this process alone
-    values = {name: value for name, value in vars(settings).items() if name not in own}
-    chosen = {name: getattr(value, "__qualname__", value) for name, value in values.items()}  # a function
+    plain = {
+        n: getattr(v, "__qualname__", v) for n, v in vars(settings).items()
+    }  # a metric may be a function
+    chosen = {name: value for name, value in plain.items() if name not in own}
     goal = {"target": f"{plan.target.kind}={plan.target.value!r}", "attention": plan.coupling.attention}
     return goal | chosen | vars(plan.bounds)
 

@@ -166,14 +166,18 @@ class Recipe:
 
     @property
     def criterion_used(self) -> str:
-        """The name in the table of criteria, or `GATES`."""
-        return CHOSEN_BY if self.criterion == "auto" else self.criterion
+        """The name in the table of criteria, or `GATES`. "auto" means gates where an option is given that only they
+        have, and where weights are frozen: then gates alone can learn."""
+        if self.criterion != "auto":
+            return self.criterion
+        plain = Recipe.__dataclass_fields__
+        of_gates = any(getattr(self, n) != plain[n].default for n in ("gate_lr", "lambda_", "gradient"))
+        return GATES if of_gates or not self.train_weights else CHOSEN_BY
 
     @property
     def by_gates(self) -> bool:
-        """Whether gates learn which units stay. With frozen weights they alone can learn."""
-        frozen = self.criterion == "auto" and not self.train_weights
-        return frozen or self.criterion_used == GATES
+        """Whether gates learn which units stay."""
+        return self.criterion_used == GATES
 
     @property
     def decay(self) -> float:
