@@ -27,6 +27,7 @@ from tgonnx.selection.bounds import Bounds
 from tgonnx.training.identity import identity
 from tgonnx.training.keeper import open_keeper
 from tgonnx.training.progress import Journal, Listener
+from tgonnx.training.rates import rate_for
 from tgonnx.training.recipe import Recipe, Run, Settings
 
 
@@ -85,7 +86,9 @@ def prune(
     prover = Prover(coupling, (), run.verify_seconds, run.unverified)
     if dataset is None or fitting is None:
         return without_data(plan, recipe, run, prover)
-    settings = Settings(**(vars(recipe) | vars(run) | {"batch": batch_size(model, dataset, recipe.batch)}))
+    lr = recipe.lr if recipe.lr is not None else rate_for(model.proto, plan.goal)
+    found = {"batch": batch_size(model, dataset, recipe.batch), "lr": lr}
+    settings = Settings(**(vars(recipe) | vars(run) | found))
     if fitting.graph:
         try_graph(fitting, dataset, open_session(model.original), settings.batch)
     prover = replace(prover, feeds=data_feeds(dataset, model.original))
