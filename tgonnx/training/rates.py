@@ -1,6 +1,6 @@
 """The learning rate of a network that was trained once and has lost a part of itself.
 
-Two things decide. A small model must learn more anew: what half of the FLOPs left best with is far too little at a tenth
+Two things decide. A small model must learn more anew: what is best at half of the FLOPs is far too little at a tenth
 (docs/quality.md). And an adaptive optimiser moves every weight by about the rate in each step, however large it is: a
 rate is a share of the size that weights have.
 """
@@ -15,7 +15,7 @@ from tgonnx.analysis import kinds
 from tgonnx.analysis.target import Target
 
 BASE = 5e-4  # at half of the FLOPs, for weights of the size below: ResNet-20 on Fashion-MNIST
-SIZE = 0.064  # root mean square of the elements of a weight, the median over all weights
+SIZE = 0.0635  # root mean square of the elements of a weight, the median over all weights
 HALF, MOST = 0.5, 10.0  # from which share of the FLOPs on rates rise, and to how many times the base
 _SMALL = 64  # elements of a weight that tells nothing
 
