@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tgonnx.data.samples import Dataset
 from tgonnx.graph.proto import with_values
+from tgonnx.io.notes import Note
 from tgonnx.io.save import save
 from tgonnx.losses.fit import Fit
 from tgonnx.losses.metric import Metric
@@ -36,8 +37,11 @@ def without_data(plan: Plan, prover: Prover) -> PruneResult:
     gated = plan.family.insert(plan.model.proto, plan.coupling, mask)
     check = prover.both(mask, gated, pruned)
     doubt = prover.settle(check, pruned)
-    note = "no data was given: units were chosen by the size of their weights, and accuracy was not measured"
-    return result_of(plan, mask, pruned, check, Journal(), None, (*filter(None, [doubt]), note))
+    note = Note(
+        "no-data",
+        "no data was given: units were chosen by the size of their weights, and accuracy was not measured",
+    )
+    return result_of(plan, mask, pruned, check, Journal(), None, (*doubts(doubt), note))
 
 
 def with_data(
@@ -50,10 +54,10 @@ def with_data(
 ) -> PruneResult:
     coupling, original, family, journal = plan.coupling, plan.model.original, plan.family, keeper.journal
     for note in dataset.notes:
-        journal.note(note)
+        journal.note(note, "data")
     if fitting.others:
         names = ", ".join(map(repr, fitting.others))
-        journal.note(f"nothing is given for {names}: what the original says there is imitated")
+        journal.note(f"nothing is given for {names}: what the original says there is imitated", "imitated")
     prover.settle(prover.normal_form)  # before time is spent on it, as below
     held_out = dataset.held_out
     metric = None if held_out is None else Metric(fitting, held_out, original)
@@ -95,7 +99,14 @@ def with_data(
             pruned = fine_tune(pruned, task, steps[1], recipe, journal, left, keeper)
             pruned = refresh_statistics(pruned, task, recipe)
         pruned, check, doubt = verified(plan, mask, full, pruned, prover)
-        notes = () if metric is not None else ("there are no held-out samples: accuracy was not measured",)
-        return result_of(
-            plan, mask, pruned, check, journal, metric, (*filter(None, [doubt]), *notes, *journal.notes)
+        notes = (
+            ()
+            if metric is not None
+            else (Note("not-measured", "there are no held-out samples: accuracy was not measured"),)
         )
+        return result_of(plan, mask, pruned, check, journal, metric, (*doubts(doubt), *notes, *journal.notes))
+
+
+def doubts(doubt: str) -> tuple[Note, ...]:
+    """The note on what could not be verified, if there is something."""
+    return (Note("unverified", doubt),) if doubt else ()

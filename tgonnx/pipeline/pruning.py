@@ -13,6 +13,7 @@ from tgonnx.analysis.target import Given, Target
 from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import OptionError, UnsupportedError
 from tgonnx.graph.structure import structure_hash
+from tgonnx.io.notes import Note
 from tgonnx.loading import load
 from tgonnx.losses.fit import validate
 from tgonnx.options import Attention, attention_of, of_class, with_fields
@@ -120,5 +121,5 @@ def _completed(result: PruneResult, whole: onnx.ModelProto, unknown: set[tuple[s
         model=with_rest(result.model, whole, unknown),
         mask=replace(result.mask, structure=structure_hash(whole)),
         check=replace(result.check, up_to=up_to),
-        notes=(note, *result.notes),
+        notes=(Note("up-to-unknown", note), *result.notes),
     )

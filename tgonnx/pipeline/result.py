@@ -10,6 +10,7 @@ import onnx
 
 from tgonnx.analysis.cost import Cost
 from tgonnx.analysis.target import Target
+from tgonnx.io.notes import Note
 from tgonnx.io.save import save
 from tgonnx.io.summary import Shown, Summary, amount, byte_count
 from tgonnx.losses.metric import Metric
@@ -35,7 +36,7 @@ class PruneResult(Shown):
 
     `achieved` is what is left of the target's kind of cost, a ratio. `target_met`: it is at most the target.
     `counted_at` are the shapes of inputs of open size that FLOPs are counted at.
-    `notes` say what a reader of the figures should know. `history` has one record per epoch.
+    `notes` say what a reader of the figures should know: text, each with a `code`. `history` has one record per epoch.
     """
 
     model: onnx.ModelProto
@@ -47,7 +48,7 @@ class PruneResult(Shown):
     check: Check
     target: Target
     achieved: float
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     counted_at: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -86,21 +87,19 @@ def result_of(
     check: Check,
     journal: Journal,
     metric: Metric | None,
-    notes: tuple[str, ...],
+    notes: tuple[Note, ...],
 ) -> PruneResult:
     cost = plan.coupling.cost_model
     if cost.uncounted:
-        notes += (f"not counted in the FLOPs: {', '.join(cost.uncounted)}",)
+        notes += (Note("uncounted", f"not counted in the FLOPs: {', '.join(cost.uncounted)}"),)
     achieved = cost.ratio(mask.open, plan.target.kind)
     original = plan.model.original
     if achieved > plan.target.value + 1e-9:
-        notes += (
-            f"target {plan.target} not met: at least {achieved:.3f} of the {plan.target.kind} must stay",
-        )
+        text = f"target {plan.target} not met: at least {achieved:.3f} of the {plan.target.kind} must stay"
+        notes += (Note("target-not-met", text),)
     elif achieved < CLOSE * plan.target.value:
-        notes += (
-            f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found",
-        )
+        text = f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found"
+        notes += (Note("below-target", text),)
     before = Figures(cost.cost(), original.ByteSize(), None if metric is None else metric(original))
     after = Figures(cost.cost(mask.open), pruned.ByteSize(), None if metric is None else metric(pruned))
     name = None if metric is None else metric.name

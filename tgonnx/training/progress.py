@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tgonnx.io.notes import Note, as_note
+
 Phase = Literal["search", "commit", "fine-tune"]
 
 
@@ -38,11 +40,12 @@ class Journal:
     listener: Listener | None = None
     records: list[Progress] = field(default_factory=list)
     later: float = 0.0
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, code: str = "run") -> None:
+        """Keep a note, once; plain text is one of this code."""
         if text not in self.notes:
-            self.notes.append(text)
+            self.notes.append(as_note(text, code))
 
     def tell(self, progress: Progress) -> None:
         if self.listener is not None:
