@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tgonnx.cli.announcing import Announcing
 from tgonnx.cli.common import command, prunable
 from tgonnx.cli.common import loaded as read_model
 from tgonnx.cli.fields import Only
@@ -94,7 +95,7 @@ def prune(
             recipe=recipe,
             bounds=bounds,
             run=run,
-            progress=listener,
+            progress=Announcing(terminal, listener),
             attention=attention_of(attention),
         )
     out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, protected), out)
@@ -107,7 +108,7 @@ def prune(
         misplaced = misplaced or also
     for note in result.notes:
         terminal.note(f"note: {note}")
-    table = report.comparison(before, after, result.check, result.metric_name or "metric")
+    table = report.comparison(before, after, result.check, result.metric_label)
     terminal.result(figures, table, report.counted_text(result.counted_at), f"wrote {out}")
     if misplaced:
         terminal.complain(misplaced)

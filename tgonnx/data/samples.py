@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -20,6 +20,8 @@ from tgonnx.runtime.sessions import Feeds
 Indices = NDArray[np.intp]
 Kind = Literal["label", "target"]
 HELD_OUT = 0.1
+VALIDATION, WANTED = 0.1, 50  # share of the training samples, and how many where they can be spared
+SPARED = 0.2  # of the training samples at most
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class Taught:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples to learn from and, if there are enough, held-out ones to measure with.
+    """Samples to learn from and, if there are enough, held-out ones to measure with: the test part.
 
     `answer` says what the first output's answers are: "label", "target" or None; `taught` lists those of all
     outputs. `classes` are names of classes, if known. `ignores`: some labels are `IGNORED` and count for nothing.
@@ -204,6 +206,44 @@ class Dataset:
     def splits(self) -> dict[str, Split]:
         """The parts of the data by the prefix of their arrays."""
         return {"": self.train} | ({"test_": self.held_out} if self.held_out is not None else {})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is learned from, what every choice is made on, and what is looked at before and after all of it.
+
+    The last two are None where there are too few samples.
+    """
+
+    train: Split
+    validation: Split | None
+    test: Split | None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples by the name of the part, of those that there are."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(split) for name, split in parts.items() if split is not None}
+
+
+def parted(dataset: Dataset) -> Parts:
+    """A data set in three parts: a tenth of the training samples, always the same ones, is for validation.
+
+    That is at least 50, where these are at most a fifth; none of fewer than ten samples, and none where a batch of
+    fixed size would be left without samples.
+    """
+    count = len(dataset.train)
+    held = round(count * VALIDATION)
+    if held < WANTED <= count * SPARED:
+        held = WANTED
+    if not held or count - held < (dataset.train.axes.fixed or 1):
+        return Parts(dataset.train, None, dataset.held_out)
+    order = np.random.default_rng(1).permutation(count)
+    learned, validation = (
+        replace(dataset.train, indices=dataset.train.indices[np.sort(chosen)])
+        for chosen in (order[held:], order[:held])
+    )
+    return Parts(learned, validation, dataset.held_out)
 
 
 def element_type(value: onnx.ValueInfoProto) -> np.dtype[Any]:

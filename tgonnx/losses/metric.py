@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,15 @@ class Metric:
 
     def __call__(self, model: onnx.ModelProto, limit: int | None = None, threads: int = 0) -> float:
         """The metric over all samples, or over `limit` of them, always the same ones."""
+        tally = Tally()
+        for seen, count in self.batches(model, limit, threads):
+            tally.add(seen, count)
+        return tally.mean
+
+    def batches(
+        self, model: onnx.ModelProto, limit: int | None = None, threads: int = 0
+    ) -> Iterator[tuple[Seen, int]]:
+        """What the model says of the samples, batch by batch, with the number of samples in each."""
         count = len(self.split)
         chosen = np.arange(count)
         if limit is not None and limit < count:
@@ -49,17 +59,31 @@ class Metric:
         session = open_session(model, threads)
         teacher = open_session(self.teacher, threads) if loss.teacher == "outputs" else None
         activated = loss.strips is not None and ends_in(self.teacher, loss.strips)
-        total = weight = 0.0
         for part in self.split.pieces(chosen, fixed or BATCH):
             filled = np.resize(part, fixed) if fixed else part  # a fixed batch must be full
             batch = self.split.take(filled)
             outputs = axes.first(session.run(batch.feeds), len(part))
             taught = {} if teacher is None else axes.first(teacher.run(batch.feeds), len(part))
             answer = None if batch.answer is None else axes.first({output: batch.answer}, len(part))[output]
-            value = loss.metric(Seen(self.fit, outputs, answer, taught, activated))
-            counted = len(part) * _share(answer) if self.fit.ignores else len(part)
-            total, weight = total + value * counted, weight + counted
-        return total / weight if weight else 0.0
+            yield Seen(self.fit, outputs, answer, taught, activated, axes), len(part)
+
+
+@dataclass
+class Tally:
+    """The mean of a metric over batches."""
+
+    total: float = 0.0
+    weight: float = 0.0
+
+    def add(self, seen: Seen, count: int) -> None:
+        """A batch of `count` samples."""
+        counted = count * _share(seen.answer) if seen.fit.ignores else count
+        self.total += seen.fit.definition.metric(seen) * counted
+        self.weight += counted
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.weight if self.weight else 0.0
 
 
 def _share(labels: Array | None) -> float:

@@ -10,6 +10,7 @@ import onnx
 from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.solver import analyze
 from tgonnx.analysis.target import Given, Target
+from tgonnx.data.samples import parted
 from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import OptionError, UnsupportedError
 from tgonnx.graph.structure import structure_hash
@@ -17,8 +18,10 @@ from tgonnx.io.notes import Note
 from tgonnx.loading import load
 from tgonnx.losses.fit import validate
 from tgonnx.options import Attention, attention_of, of_class, with_fields
-from tgonnx.pipeline.learning import with_data, without_data
-from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, reachable
+from tgonnx.pipeline.learning import Lesson, with_data, without_data
+from tgonnx.pipeline.measuring import yardstick
+from tgonnx.pipeline.outlook import outlook
+from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, reachable, steps_for
 from tgonnx.pipeline.result import PruneResult
 from tgonnx.proof import Prover, data_feeds
 from tgonnx.runtime.known_part import known_part, unknown_operators, with_rest
@@ -84,14 +87,23 @@ def prune(
     prover = Prover(coupling, (), run.verify_seconds, run.unverified)
     if dataset is None or fitting is None:
         return without_data(plan, prover)
-    settings = Settings(**(vars(recipe) | vars(run) | {"batch": batch_size(model, dataset, recipe.batch)}))
+    chosen = vars(recipe) | vars(run) | {"loss": fitting.loss}
+    settings = Settings(**(chosen | {"batch": batch_size(model, parted(dataset).train, recipe.batch)}))
+    measure = yardstick(dataset, fitting, model.original, settings)
+    task = measure.task(model.original, settings)
+    steps = steps_for(task.steps_per_epoch(settings.batch), recipe.epochs, recipe.train_weights)
     prover = replace(prover, feeds=data_feeds(dataset, model.original))
     journal = Journal(progress)
     who = identity(model.original, dataset, run.threads)
-    keeper = open_keeper(
-        run, str(model.source), who, _resolved(plan, replace(settings, loss=fitting.loss)), journal
-    )
-    result = with_data(plan, dataset, fitting, settings, prover, keeper)
+    keeper = open_keeper(run, str(model.source), who, _resolved(plan, settings), journal)
+    keeper.better = measure.better
+    journal.begin(outlook(plan, dataset, measure, task, settings, steps))
+    for note in dataset.notes:
+        journal.note(note, "data")
+    if fitting.others:
+        names = ", ".join(map(repr, fitting.others))
+        journal.note(f"nothing is given for {names}: what the original says there is imitated", "imitated")
+    result = with_data(Lesson(plan, measure, task, steps, settings), prover, keeper)
     result = _completed(result, whole, unknown) if unknown else result
     keeper.finish(result.mask)
     return result
@@ -106,6 +118,7 @@ def _resolved(plan: Plan, settings: Settings) -> dict[str, Any]:
         "run_dir",
         "resume",
         "checkpoint_seconds",
+        "force",
     )  # of this process alone
     chosen = {name: value for name, value in vars(settings).items() if name not in own}
     goal = {"target": f"{plan.target.kind}={plan.target.value!r}", "attention": plan.coupling.attention}

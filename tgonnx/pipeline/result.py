@@ -13,7 +13,7 @@ from tgonnx.analysis.target import Target
 from tgonnx.io.notes import Note
 from tgonnx.io.save import save
 from tgonnx.io.summary import Shown, Summary, amount, byte_count
-from tgonnx.losses.metric import Metric
+from tgonnx.pipeline.measuring import Yardstick, measured_notes, rising_note
 from tgonnx.pipeline.plan import Plan
 from tgonnx.runtime.equivalence import Check
 from tgonnx.selection.budget import CLOSE
@@ -23,7 +23,7 @@ from tgonnx.training.progress import Journal, Progress
 
 @dataclass(frozen=True)
 class Figures:
-    """One model in figures. `metric` was measured on all held-out samples; None if there are none."""
+    """One model in figures. `metric` was measured on the test part; None if there is none."""
 
     cost: Cost
     file_bytes: int
@@ -35,6 +35,7 @@ class PruneResult(Shown):
     """What `prune` returns.
 
     `achieved` is what is left of the target's kind of cost, a ratio. `target_met`: it is at most the target.
+    `samples` counts those of each part of the data: train, validation, test.
     `counted_at` are the shapes of inputs of open size that FLOPs are counted at.
     `notes` say what a reader of the figures should know: text, each with a `code`. `history` has one record per epoch.
     """
@@ -50,6 +51,12 @@ class PruneResult(Shown):
     achieved: float
     notes: tuple[Note, ...] = ()
     counted_at: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def metric_label(self) -> str:
+        """What the figure is called, with the part of the data that it was measured on."""
+        return f"{self.metric_name} (test)" if self.metric_name else "metric"
 
     @property
     def target_met(self) -> bool:
@@ -66,7 +73,7 @@ class PruneResult(Shown):
         rows = [(name, say(a), say(b), f"{b / a:.1%}" if a else "") for name, a, b, say in costs]
         if self.before.metric is not None and self.after.metric is not None:
             a, b = self.before.metric, self.after.metric
-            rows.append((self.metric_name or "metric", f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}"))
+            rows.append((self.metric_label, f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}"))
         met = "met" if self.target_met else f"not met: {self.achieved:.3f}"
         facts = [
             ("target", f"{self.target}, {met}"),
@@ -86,7 +93,7 @@ def result_of(
     pruned: onnx.ModelProto,
     check: Check,
     journal: Journal,
-    metric: Metric | None,
+    measure: Yardstick | None,
     notes: tuple[Note, ...],
 ) -> PruneResult:
     cost = plan.coupling.cost_model
@@ -100,10 +107,16 @@ def result_of(
     elif achieved < CLOSE * plan.target.value:
         text = f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found"
         notes += (Note("below-target", text),)
-    before = Figures(cost.cost(), original.ByteSize(), None if metric is None else metric(original))
-    after = Figures(cost.cost(mask.open), pruned.ByteSize(), None if metric is None else metric(pruned))
-    name = None if metric is None else metric.name
+    figures: list[float | None] = [None, None]
+    name, samples = None, {}
+    if measure is not None:
+        standings = measure.original, None if measure.judge is None else measure.judge(pruned)
+        figures = [None if standing is None else standing.metric for standing in standings]
+        name, samples = measure.name, measure.parts.counts
+        notes += measured_notes(measure, pruned, standings[1]) + rising_note(measure, journal.records)
+    before = Figures(cost.cost(), original.ByteSize(), figures[0])
+    after = Figures(cost.cost(mask.open), pruned.ByteSize(), figures[1])
     return PruneResult(
         pruned, mask, before, after, name, tuple(journal.records), check, plan.target, achieved, notes,
-        plan.model.counted_at,
+        plan.model.counted_at, samples,
     )  # fmt: skip

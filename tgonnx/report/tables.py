@@ -145,6 +145,7 @@ def prune_json(out: str, result: PruneResult, before: Facts, after: Facts) -> di
         "counted_at": {name: list(shape) for name, shape in result.counted_at.items()},
         "target_met": result.target_met,
         "metric": result.metric_name,
+        "samples": dict(result.samples),
         **comparison_json(before, after, result.check),
         "notes": notes_to_json(result.notes),
         "history": [asdict(record) for record in result.history],

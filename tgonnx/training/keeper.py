@@ -84,8 +84,6 @@ class Keeper:
 
     def keep_found(self, found: Found) -> None:
         """Write the outcome of the search. What prevents it is noted, and tried again with the next checkpoint."""
-        if self.folder is None:
-            return
         self.found, self.latest = found, None
         try:
             self._keep_found()

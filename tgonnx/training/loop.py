@@ -20,13 +20,17 @@ from tgonnx.training.state import State
 from tgonnx.training.task import Task
 
 WATCHED = 2000  # held-out samples that are looked at during training
+TOO_MUCH = 10.0  # times the loss at the start: then nothing is learned any more
 
 
 Measure = Callable[[], float | None]
 
 
 class Diverged(DivergedError):
-    """The loss is not finite; `values` are the last good initializers, by name, at most 50 steps old."""
+    """The loss is not finite, or far above that at the start.
+
+    `values` are the last good initializers, by name, at most 50 steps old.
+    """
 
     def __init__(self, message: str, values: Mapping[str, Array]) -> None:
         super().__init__(message)
@@ -54,7 +58,8 @@ class Loop:
         self.per_epoch = task.steps_per_epoch(recipe.batch)
         self.epochs = max(1, math.ceil(steps / self.per_epoch))
         self.began = time.monotonic()
-        self.loss = math.nan
+        self.loss = self.first = math.nan
+        self.stake = 0.0  # what the task has to lose: less than that is no loss to start from
         self.metric: float | None = None
         self.good = trainer.parameters()
 
@@ -66,7 +71,8 @@ class Loop:
         if state.engine != self.trainer.engine:
             raise UsageError(f"the run trained with engine {state.engine}, here it is {self.trainer.engine}")
         self.trainer.restore(state.trainer())
-        self.start, self.loss, self.good = state.step, state.loss, self.trainer.parameters()
+        self.start, self.loss, self.first = state.step, state.loss, state.first
+        self.good = self.trainer.parameters()
         self.began = time.monotonic() - state.seconds
         return state
 
@@ -83,7 +89,7 @@ class Loop:
         return zip(range(self.start, self.steps), drawn, strict=False)
 
     def step(self, index: int, batch: Batch, scalars: Mapping[str, float]) -> dict[str, float]:
-        """One step. Raises Diverged if the loss is not finite."""
+        """One step. Raises Diverged if the loss is not finite, or ten times that at the start."""
         feeds = self.task.teacher.feeds(batch) | {k: np.array(v, np.float32) for k, v in scalars.items()}
         found = {name: float(value) for name, value in self.trainer.step(feeds).items()}
         if not all(math.isfinite(value) for value in found.values()):
@@ -92,7 +98,17 @@ class Loop:
                 f"(before it: {self.loss:.4g}); try a smaller --lr",
                 self.good,
             )
-        self.loss = found[TASK] if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * found[TASK]
+        if math.isnan(self.first):
+            self.loss = self.first = found[TASK]
+        else:
+            self.loss = 0.95 * self.loss + 0.05 * found[TASK]
+        start = max(abs(self.first), self.stake)
+        if self.loss > TOO_MUCH * start:
+            raise Diverged(
+                f"{self.phase}: the loss is {self.loss:.4g} at step {index + 1} of {self.steps}, more than "
+                f"{TOO_MUCH:g} times that at the start ({start:.4g}); try a smaller --lr",
+                self.good,
+            )
         if (index + 1) % 50 == 0:
             self.good = self.trainer.parameters()
         return found
@@ -112,7 +128,7 @@ class Loop:
         spent = time.monotonic() - self.began
         snapshot = self.trainer.snapshot()
         self.keeper.latest = State(
-            self.phase, self.trainer.engine, index + 1, self.loss, spent, snapshot.arrays, numbers or {},
+            self.phase, self.trainer.engine, index + 1, self.loss, self.first, spent, snapshot.arrays, numbers or {},
             arrays or {}, snapshot.parameters,
         )  # fmt: skip
         self._tell(index, cost, measure)

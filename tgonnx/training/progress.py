@@ -27,6 +27,7 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
+Outlook = tuple[tuple[str, str], ...]  # what will happen: a name and a text for each line
 
 
 @dataclass
@@ -46,6 +47,12 @@ class Journal:
         """Keep a note, once; plain text is one of this code."""
         if text not in self.notes:
             self.notes.append(as_note(text, code))
+
+    def begin(self, outlook: Outlook) -> None:
+        """Tell what will happen to a listener that has a method `begins` for that."""
+        begins = getattr(self.listener, "begins", None)
+        if begins is not None:
+            begins(outlook)
 
     def tell(self, progress: Progress) -> None:
         if self.listener is not None:

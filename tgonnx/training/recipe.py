@@ -66,6 +66,11 @@ class Recipe:
         None, "Decay of matrices and kernels; auto: 0.01 for adamw, 0.0001 for sgd.", kind=float, low=0
     )
 
+    from_scratch: bool = option(
+        False,
+        "The model is not trained yet: it need not be better than a constant answer, nor is it imitated.",
+    )
+
     def __post_init__(self) -> None:
         settle(self)
 
@@ -104,6 +109,7 @@ class Run:
     run_dir: str = option("", "Keep the training there: checkpoints, history, mask.", metavar="FOLDER")
     resume: str = option("", "Go on with the run of this folder, which was interrupted.", metavar="RUN")
     checkpoint_seconds: float = option(60.0, "Seconds between two checkpoints.", low=0)
+    force: bool = option(False, "Go on where the original is no better than a constant answer.")
 
     def __post_init__(self) -> None:
         settle(self)

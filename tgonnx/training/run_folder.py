@@ -77,7 +77,7 @@ class RunFolder:
 
     def keep_found(self, found: Found, journal: Journal) -> None:
         """Write the outcome of the search. Raises UsageError."""
-        facts = {"cost": found.cost, **_told(journal)}
+        facts = {"cost": found.cost, "stake": found.stake, **_told(journal)}
         checkpoint.write(self.checkpoints, FOUND, found.tensors(), facts)
 
     def newest(self) -> Kept | None:
