@@ -300,3 +300,49 @@ def test_dense_labels_are_judged_sample_by_sample() -> None:
         assert standing.metric == pytest.approx(metric(model))
     few, _ = judged(model, {"x": x[:40], "label": np.roll(right, 1, 0)[:40]})
     assert few(model).better is None
+
+
+# --- test data of their own ---------------------------------------------------------------------------
+
+
+def test_test_data_of_their_own(folder: Path, capsys: Capture) -> None:
+    np.savez("d.npz", **samples(100))
+    np.savez("t.npz", **samples(60, 1))
+    command = ["prune", "m.onnx", "-d", "d.npz", "--epochs", "1", "--json", "--no-run-dir"]
+    assert main([*command, "--test", "t.npz"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == {"train": 90, "validation": 10, "test": 60}
+    result = tg.prune("m.onnx", samples(100), test=samples(60, 1), epochs=1)
+    assert result.samples["test"] == 60
+
+
+TESTS: dict[str, tuple[dict[str, Array], str, int, str]] = {  # training data, test file, exit code, what is said
+    "no such file": (samples(40), "none.npz", 2, "none.npz: no such file"),
+    "another test part": (
+        samples(40) | {f"test_{n}": a for n, a in samples(20).items()}, "t.npz", 5, "d.npz: there is a test part",
+    ),
+    "a test part in it": (samples(40), "both.npz", 5, "both.npz: there is a test part"),
+    "no labels there": (samples(40), "bare.npz", 5, "bare.npz"),
+    "labels out of range": (samples(40), "wild.npz", 5, "wild.npz: array 'label': label 7 of sample 3"),
+    "no labels here": ({"x": samples(40)["x"]}, "t.npz", 5, "t.npz: the test data have labels, d.npz has no answers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TESTS)
+def test_test_data_that_do_not_fit_are_refused(case: str, folder: Path, capsys: Capture) -> None:
+    training, test, code, part = TESTS[case]
+    np.savez("d.npz", **training)
+    good = samples(20, 1)
+    np.savez("t.npz", **good)
+    np.savez("both.npz", **good, **{f"test_{name}": array for name, array in good.items()})
+    np.savez("bare.npz", x=good["x"])
+    wild = good["label"].copy()
+    wild[3] = 7
+    np.savez("wild.npz", **good | {"label": wild})
+    assert main(["prune", "m.onnx", "-d", "d.npz", "--test", test, "-q"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert part in line
+
+
+def test_test_data_without_data_are_refused(folder: Path, capsys: Capture) -> None:
+    assert main(["prune", "m.onnx", "--test", "t.npz", "-q"]) == 2
+    assert "--data, which is not given" in capsys.readouterr().err

@@ -78,7 +78,7 @@ def prune(
     from tgonnx.pipeline import prune as prune_model
     from tgonnx.report import tables as report
 
-    protected = [model, *([data] if data else [])]
+    protected = [model, *([data] if data else []), *([Path(run.test)] if run.test else [])]
     out = out or model.with_name(f"{model.stem}.pruned.onnx")
     check_destination(out, overwrite, protected)
     if report_path:
@@ -86,6 +86,10 @@ def prune(
     wanted = Target.parse(target)
     if data and not (no_run_dir or run.run_dir or run.resume):
         run = replace(run, run_dir="auto")
+    if run.test:
+        if not data:
+            raise UsageError("--test measures what is learned from --data, which is not given")
+        run = replace(run, test=preprocessing.source(run.test))
     loaded = read_model(model, shape, fix_shape)  # once: the file may be another one when training is over
     with terminal.progress(wanted.kind) as listener:
         result = prune_model(

@@ -13,7 +13,7 @@ from onnx import helper
 
 from tgonnx.data.ahead import read_ahead
 from tgonnx.data.axes import Axes
-from tgonnx.errors import UsageError
+from tgonnx.errors import DataError, UsageError
 from tgonnx.graph.types import Array
 from tgonnx.runtime.sessions import Feeds
 
@@ -244,6 +244,31 @@ def parted(dataset: Dataset) -> Parts:
         for chosen in (order[held:], order[:held])
     )
     return Parts(learned, validation, dataset.held_out)
+
+
+def with_test(dataset: Dataset, test: Dataset) -> Dataset:
+    """The data set with all samples of another one as its test part. Raises DataError if they do not fit together."""
+    for each, cure in ((dataset, "leave one of them out"), (test, "give it without one")):
+        if each.held_out is not None and each.held_out.samples is not each.train.samples:
+            raise DataError(f"{each.name}: there is a test part in it already, beside that of --test; {cure}")
+    if dataset.answer != test.answer:
+        raise DataError(
+            f"{test.name}: the test data have {test.answer or 'no answer'}s, {dataset.name} has "
+            f"{dataset.answer or 'no answer'}s"
+        )
+    if dataset.classes != test.classes:
+        raise DataError(f"{test.name}: the test data have other classes than {dataset.name}")
+    notes = tuple(f"{test.name}: {note}" for note in test.notes if note not in dataset.notes)
+    return replace(
+        dataset, train=_whole(dataset), held_out=_whole(test), ignores=dataset.ignores or test.ignores,
+        notes=(*dataset.notes, *notes),
+    )  # fmt: skip
+
+
+def _whole(dataset: Dataset) -> Split:
+    """All samples of a data set that has only a held-out part of the same ones."""
+    held = [] if dataset.held_out is None else [dataset.held_out.indices]
+    return replace(dataset.train, indices=np.sort(np.concatenate([dataset.train.indices, *held])))
 
 
 def element_type(value: onnx.ValueInfoProto) -> np.dtype[Any]:

@@ -10,7 +10,7 @@ import onnx
 from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.solver import analyze
 from tgonnx.analysis.target import Given, Target
-from tgonnx.data.samples import parted
+from tgonnx.data.samples import Dataset, parted, with_test
 from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import OptionError, UnsupportedError
 from tgonnx.graph.structure import structure_hash
@@ -71,7 +71,7 @@ def prune(
     whole, unknown = model.original, unknown_operators(model.original) if data is not None else set()
     if unknown:  # nothing here runs them: what stands before them is trained
         model = replace(load(known_part(whole, unknown)), source=model.source)
-    dataset = None if data is None else open_dataset(data, model.original)
+    dataset = None if data is None else _opened(data, run.test, model.original, recipe.loss)
     fitting = None if dataset is None else validate(dataset, model.original, recipe.loss)
     if dataset is not None and not model.sizes:
         model = at_sizes_of(dataset, model)
@@ -109,6 +109,16 @@ def prune(
     return result
 
 
+def _opened(data: Data, test: Data | None, model: onnx.ModelProto, loss: str) -> Dataset:
+    """The data set, with its test part from elsewhere if that is given."""
+    dataset = open_dataset(data, model)
+    if test is None:
+        return dataset
+    other = open_dataset(test, model)
+    validate(other, model, loss)  # what is wrong there is said in its own name
+    return with_test(dataset, other)
+
+
 def _resolved(plan: Plan, settings: Settings) -> dict[str, Any]:
     """All that was chosen and changes the result, as plain values."""
     own = (
@@ -119,6 +129,7 @@ def _resolved(plan: Plan, settings: Settings) -> dict[str, Any]:
         "resume",
         "checkpoint_seconds",
         "force",
+        "test",
     )  # of this process alone
     chosen = {name: value for name, value in vars(settings).items() if name not in own}
     goal = {"target": f"{plan.target.kind}={plan.target.value!r}", "attention": plan.coupling.attention}

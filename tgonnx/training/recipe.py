@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, Optimizer, option, settle
 
@@ -91,7 +91,7 @@ class Run:
     `verify_seconds` is for each verification. What cannot be verified, because nothing here runs it or the inputs
     cannot tell, is returned with `unverified` only, and marked. Training with data is kept in the folder `run_dir`
     ("auto": `runs/MODEL-N`), if one is named; `resume` names the folder of a run that goes on, which wants the same
-    model, data and options.
+    model, data and options. `test` are data of any kind to measure the original and the result with, and nothing else.
     """
 
     seed: int = option(0, "Seed of everything random.", low=0)
@@ -109,6 +109,9 @@ class Run:
     run_dir: str = option("", "Keep the training there: checkpoints, history, mask.", metavar="FOLDER")
     resume: str = option("", "Go on with the run of this folder, which was interrupted.", metavar="RUN")
     checkpoint_seconds: float = option(60.0, "Seconds between two checkpoints.", low=0)
+    test: Any = option(
+        None, "Test data of their own, in the forms that --data takes.", kind=str, metavar="PATH"
+    )
     force: bool = option(False, "Go on where the original is no better than a constant answer.")
 
     def __post_init__(self) -> None:
