@@ -23,10 +23,10 @@ import tgonnx as tg
 from tgonnx.data.sources import open_dataset
 from tgonnx.losses.fit import validate
 from tgonnx.losses.metric import Metric
-from tgonnx.pipeline import BATCH, LR, steps_for
+from tgonnx.pipeline import steps_for
 from tgonnx.training.fine_tune import fine_tune
 from tgonnx.training.progress import Journal
-from tgonnx.training.recipe import Settings
+from tgonnx.training.recipe import BATCH, Settings
 from tgonnx.training.statistics import refresh_statistics
 from tgonnx.training.task import Task, Teacher
 
@@ -99,7 +99,7 @@ class Benchmark:
         """Selection without training, then fine-tuning with the whole budget."""
         began = time.monotonic()
         mask = tg.select(self.coupling, tg.Target(flops=target), criterion, seed)
-        recipe = Settings(lr=LR, batch=BATCH, seed=seed, threads=self.threads)
+        recipe = Settings(batch=BATCH, seed=seed, threads=self.threads)
         pruned = refresh_statistics(tg.apply(self.model, mask), self.task, recipe)
         committed = self.accuracy(pruned)
         steps = sum(steps_for(self.task.steps_per_epoch(BATCH), self.epochs, True))

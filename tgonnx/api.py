@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -22,6 +22,9 @@ from tgonnx.runtime.equivalence import RTOL, Check
 from tgonnx.selection import criteria
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.mask import Mask
+
+if TYPE_CHECKING:  # only its name
+    from tgonnx.data.sources import Data
 
 AnyModel = Coupling | Model | Source
 AnyMask = Mask | str | os.PathLike[str] | Sequence[bool] | NDArray[np.bool_]
@@ -42,14 +45,32 @@ def select(
     criterion: str = CRITERION,
     seed: int = 0,
     *,
+    data: Data | None = None,
+    allocation: str = "auto",
     bounds: Bounds | None = None,
     **fields: Any,
 ) -> Mask:
     """Choose the units that stay, without training (`tgonnx.selection.criteria.select`), of a coupling or a model.
 
+    `data` are samples for a criterion that looks at activations (obs); labels are not needed.
     Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
     """
-    return criteria.select(_coupling(model), target, criterion=criterion, seed=seed, bounds=bounds, **fields)
+    coupling, inputs = _coupling(model), None
+    if data is not None:
+        from tgonnx.data.calibration import Calibration
+        from tgonnx.data.sources import open_dataset
+
+        inputs = Calibration(open_dataset(data, coupling.model.original).train)
+    return criteria.select(
+        coupling,
+        target,
+        criterion=criterion,
+        seed=seed,
+        inputs=inputs,
+        allocation=allocation,
+        bounds=bounds,
+        **fields,
+    )
 
 
 def gate(model: AnyModel, mask: AnyMask) -> onnx.ModelProto:

@@ -20,6 +20,7 @@ from tgonnx.cli.options import (
     FixedShapes,
     ModelPath,
     Overwrite,
+    SampleData,
     Shapes,
     TargetText,
 )
@@ -132,8 +133,23 @@ def mask(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MASK.json", help="Where to write the mask.")],
     target: TargetText = TARGET,
     criterion: Annotated[
-        str, typer.Option("--criterion", metavar="[l2|random]", help="How units are ranked.")
+        str,
+        typer.Option(
+            "--criterion",
+            metavar="[l1|l2|lamp|fpgm|obs|zero|random]",
+            help="How units are ranked; obs looks at --data.",
+        ),
     ] = CRITERION,
+    allocation: Annotated[
+        str,
+        typer.Option(
+            "--allocation",
+            metavar="[auto|uniform|global]",
+            help="The same fraction of every group, or the lowest scores of all.",
+        ),
+    ] = "auto",
+    data: SampleData = None,
+    preprocessing: Preprocessing,
     bounds: Bounds,
     attention: AttentionCut = ATTENTIONS[0],
     shape: Shapes = None,
@@ -142,14 +158,16 @@ def mask(
 ) -> None:
     """Choose units to cut without training, and write the choice to a file."""
     from tgonnx.analysis.cost import Target
+    from tgonnx.api import select
     from tgonnx.io.save import check_destination
-    from tgonnx.selection.criteria import select
 
     wanted = Target.parse(target)
-    check_destination(out, overwrite, protect=[model])
+    inputs = [path for path in (model, data) if path]
+    check_destination(out, overwrite, protect=inputs)
     coupling = prunable(terminal, model, attention, shape)
-    chosen = select(coupling, wanted, criterion, run.seed, bounds=bounds)
-    chosen.save(out, overwrite, [model])
+    source = preprocessing.source(data) if data else None
+    chosen = select(coupling, wanted, criterion, run.seed, data=source, allocation=allocation, bounds=bounds)
+    chosen.save(out, overwrite, inputs)
     costs = coupling.cost_model
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
 

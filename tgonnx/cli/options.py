@@ -28,6 +28,12 @@ EvidenceData = Annotated[
     Path | None,
     typer.Option("--data", "-d", help="Real inputs to verify with, in the forms that `prune` takes."),
 ]
+SampleData = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", "-d", help="Samples to look at, in the forms that `prune` takes; without labels, too."
+    ),
+]
 Shapes = Annotated[
     list[str] | None,
     typer.Option(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from tgonnx.data.answers import IGNORED
 from tgonnx.data.samples import Split
 from tgonnx.graph.types import Array
-from tgonnx.losses.loss import Seen
-from tgonnx.losses.metric import BATCH, Metric, Tally
+from tgonnx.losses.figures import MetricKind, Seen
+from tgonnx.losses.metric import BATCH, Metric
 
 SURE = 0.01  # the chance of an answer that is always the same to do as well
 ENOUGH = 7  # samples: a coin falls on one side that often with a chance of less than that
@@ -34,9 +35,9 @@ FITS, MOST_CLASSES = (
 class Standing:
     """How a model stands beside a constant answer.
 
-    `metric` is that of the test part, `value` that of all samples that were looked at and `constant` that of the
-    answer that is always the same, which is named. `better` is None where the samples are too few to tell, or the loss
-    has no answers. `looks` says what is strange where it is not.
+    `metric` is that of the test part, `value` the figure called `title` of all samples that were looked at, and
+    `constant` that of the answer that is always the same, which is named. `better` is None where the samples are too
+    few to tell, or the loss has no answers. `looks` says what is strange where it is not.
     """
 
     metric: float
@@ -44,6 +45,7 @@ class Standing:
     value: float = 0.0
     constant: float | None = None
     better: bool | None = None
+    title: str = ""
     answer: str = ""
     looks: str = ""
 
@@ -62,37 +64,36 @@ class Judge:
 
     def __call__(self, model: onnx.ModelProto) -> Standing:
         """How the model stands."""
-        fit, tally = self.metric.fit, Tally()
-        seen = self._seen(model, tally)
-        if fit.definition.answers == "label" and fit.class_axis is not None:
-            return self._of_labels(seen, tally)
-        if fit.definition.answers == "target":
-            return self._of_targets(seen, tally)
+        fit, own = self.metric.fit, Kept(self.metric.fit.figure)
+        if fit.graph is None and fit.definition.answers == "label" and fit.class_axis is not None:
+            return self._of_labels(self._seen(model, own), own)
+        if fit.graph is None and fit.definition.answers == "target":
+            return self._of_targets(self._seen(model, own), own)
         return Standing(self.metric(model, threads=self.threads))
 
-    def _seen(self, model: onnx.ModelProto, tally: Tally) -> Iterator[tuple[Seen, int]]:
+    def others(self, model: onnx.ModelProto) -> dict[str, float]:
+        """The figures of the other outputs."""
+        return self.metric.others(model, self.threads)
+
+    def _seen(self, model: onnx.ModelProto, own: Kept) -> Iterator[Seen]:
+        """All batches; those of the metric's own samples are kept for its figure."""
         for split in (self.metric.split, *self.more):
-            for seen, count in replace(self.metric, split=split).batches(model, threads=self.threads):
+            for seen in replace(self.metric, split=split).batches(model, threads=self.threads):
                 if split is self.metric.split:
-                    tally.add(seen, count)
-                yield seen, count
+                    own.add(seen)
+                yield seen
 
-    def _first(self, array: Array) -> Array:
-        """What has samples where the output has them, with samples first."""
-        place = self.metric.split.axes.outputs.get(self.metric.fit.output) or 0
-        return np.moveaxis(array, place, 0) if array.ndim > place else array
-
-    def _of_labels(self, batches: Iterator[tuple[Seen, int]], tally: Tally) -> Standing:
+    def _of_labels(self, batches: Iterator[Seen], own: Kept) -> Standing:
         common, votes = self._commonest(), _Votes()
-        for seen, _ in batches:
-            axis = seen.fit.class_axis
-            said, wanted = self._first(np.asarray(seen.output.argmax(axis))), self._first(seen.wanted)
-            classes = seen.output.shape[axis] if axis is not None else 0
-            votes.add(said, wanted.astype(np.int64), common, classes)
+        for seen in batches:
+            said, wanted = (_first(each, seen) for each in (seen.output.argmax(seen.classes), seen.wanted))
+            votes.add(said, wanted.astype(np.int64), common, seen.output.shape[seen.classes])
         value, constant = (float(np.mean(shares)) for shares in (votes.right, votes.common))
         better = votes.better_in_sign() if votes.dense else votes.better_in_number()
         answer = f"class {common} alone"
-        return Standing(tally.mean, len(votes.right), value, constant, better, answer, votes.looks())
+        return Standing(
+            own.figure, len(votes.right), value, constant, better, "accuracy", answer, votes.looks()
+        )
 
     def _commonest(self) -> int:
         """The label that most samples have."""
@@ -105,26 +106,27 @@ class Judge:
                 counts = np.pad(counts, (0, size - len(counts))) + np.pad(found, (0, size - len(found)))
         return int(counts.argmax())
 
-    def _of_targets(self, batches: Iterator[tuple[Seen, int]], tally: Tally) -> Standing:
-        definition, output = self.metric.fit.definition, self.metric.fit.output
+    def _of_targets(self, batches: Iterator[Seen], own: Kept) -> Standing:
+        fit, figure = self.metric.fit, self.metric.fit.figure
+        if figure.against == "original":  # which no targets come into
+            figure = fit.definition.figure
         constants: dict[tuple[int, ...], Array] = {}
-        own, same = Tally(), Tally()
-        for seen, count in batches:
-            wanted = self._first(seen.wanted)
+        model, same, count = Kept(figure), Kept(figure), 0
+        for seen in batches:
+            wanted = _first(seen.wanted, seen)
             shape = wanted.shape[1:]
             if shape not in constants:
-                constants[shape] = definition.constant(self._mean(wanted), seen.activated)
+                constants[shape] = fit.definition.constant(self._mean(wanted), seen.activated)
             said = np.broadcast_to(constants[shape], wanted.shape)
-            place = self.metric.split.axes.outputs.get(output) or 0
-            said = np.moveaxis(said, 0, place) if said.ndim > place else said
-            own.add(seen, count)
-            same.add(replace(seen, outputs={**seen.outputs, output: said}), count)
-        count = int(own.weight)
-        higher = definition.higher_is_better
-        ahead = own.mean > same.mean if higher else own.mean < same.mean
+            said = np.moveaxis(said, 0, seen.sample_axis) if said.ndim > seen.sample_axis else said
+            model.add(seen)
+            same.add(replace(seen, outputs={**seen.outputs, fit.output: said}))
+            count += seen.count
+        value, constant = model.figure, same.figure
+        ahead = value > constant if figure.higher_is_better else value < constant
         better = ahead if count >= ENOUGH else None
-        looks = "are the preprocessing and the scale of the targets right?"
-        return Standing(tally.mean, count, own.mean, same.mean, better, "the mean of the targets", looks)
+        answer, looks = "the mean of the targets", "are the preprocessing and the scale of the targets right?"
+        return Standing(own.figure, count, value, constant, better, figure.title, answer, looks)
 
     def _mean(self, wanted: Array) -> Array:
         """The mean of the targets to learn from, if they are of this shape; else of these."""
@@ -132,6 +134,26 @@ class Judge:
         if answers is not None and answers.shape[1:] == wanted.shape[1:]:
             wanted = answers[self.learned.indices]
         return np.asarray(wanted.astype(np.float64).mean(0))
+
+
+@dataclass
+class Kept:
+    """What is kept of batches for a figure."""
+
+    kind: MetricKind
+    parts: list[Any] = field(default_factory=list)
+
+    def add(self, seen: Seen) -> None:
+        self.parts.append(self.kind.each(seen))
+
+    @property
+    def figure(self) -> float:
+        return self.kind.value(self.parts)
+
+
+def _first(array: Any, seen: Seen) -> Array:
+    """What has samples where the output has them, with samples first."""
+    return np.moveaxis(np.asarray(array), seen.sample_axis, 0) if array.ndim > seen.sample_axis else array
 
 
 class _Votes:

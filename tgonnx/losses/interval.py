@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import onnx
 
-from tgonnx.losses.loss import Seen
-from tgonnx.losses.metric import Metric, Tally
+from tgonnx.losses.metric import Metric
 
 Z = 1.959964  # of the normal distribution: 95% lie within
 LEAST = 4  # samples of which the scatter says something
 
 
 def interval(metric: Metric, model: onnx.ModelProto, threads: int = 0) -> tuple[float, float] | None:
-    """The 95% interval of a metric; None for fewer than four samples.
+    """The 95% interval of a metric; None for fewer than four samples, and for losses that are graphs.
 
-    Wilson's for right answers, one a sample; else that of the jackknife, which leaves out each sample in turn.
+    Wilson's for shares of right answers, one a sample; else that of the jackknife, which leaves out each sample in
+    turn.
     """
-    batches = list(metric.batches(model, threads=threads))
-    count = sum(samples for _, samples in batches)
-    if count < LEAST:
+    batches, figure = list(metric.batches(model, threads=threads)), metric.fit.figure
+    count = sum(seen.count for seen in batches)
+    if count < LEAST or metric.fit.graph is not None:
         return None
-    if metric.fit.definition.answers == "label" and all(seen.wanted.ndim == 1 for seen, _ in batches):
-        return wilson(mean_of(batches), count)
-    left_out = [_without(batches, number, index) for number, index in _places(batches)]
-    value, spread = mean_of(batches), np.array(left_out)
+    kept = [figure.each(seen) for seen in batches]
+    value = figure.value(kept)
+    if figure.is_share and all(seen.output.ndim == 2 for seen in batches):
+        return wilson(value, count)
+    left_out = []
+    for number, seen in enumerate(batches):
+        rest = [*kept[:number], *kept[number + 1 :]]
+        for index in range(seen.count):
+            own = [figure.each(seen.without(index))] if seen.count > 1 else []
+            left_out.append(figure.value([*rest, *own]))
+    spread = np.array(left_out)
     error = math.sqrt((count - 1) / count * float(np.square(spread - spread.mean()).sum()))
     reach = student(count - 1) * error
     return value - reach, value + reach
@@ -48,22 +54,3 @@ def student(freedom: int) -> float:
         + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * freedom**2)
         + (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / (384 * freedom**3)
     )
-
-
-def mean_of(batches: Sequence[tuple[Seen, int]]) -> float:
-    """The metric over batches."""
-    tally = Tally()
-    for seen, count in batches:
-        tally.add(seen, count)
-    return tally.mean
-
-
-def _places(batches: Sequence[tuple[Seen, int]]) -> list[tuple[int, int]]:
-    return [(number, index) for number, (_, count) in enumerate(batches) for index in range(count)]
-
-
-def _without(batches: Sequence[tuple[Seen, int]], number: int, index: int) -> float:
-    """The metric without one sample."""
-    seen, count = batches[number]
-    rest = [*batches[:number], *batches[number + 1 :]]
-    return mean_of(rest if count == 1 else [*rest, (seen.without(index), count - 1)])

@@ -25,7 +25,7 @@ from tgonnx.ops import (
     trainable_gate,
     unprunable,
 )
-from tgonnx.ops.aspects.tables import cost, definition, gated, gradient, resize, rule, sizes
+from tgonnx.ops.aspects.tables import cost, definition, gated, gradient, products, resize, rule, sizes
 
 __all__ = [
     "attention",
@@ -47,6 +47,7 @@ __all__ = [
     "ort_dynamic",
     "ort_fused",
     "ort_quantized",
+    "products",
     "quantized",
     "recurrent",
     "recurrent_steps",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from onnx import NodeProto
@@ -13,11 +14,14 @@ from onnx import NodeProto
 from tgonnx.graph.algebra import Dims, Element, Size
 from tgonnx.graph.builder import Value
 from tgonnx.graph.proto import attribute_of
+from tgonnx.graph.types import Array
 from tgonnx.ops.aspects.asked import Asked, Claims
 from tgonnx.ops.aspects.cut import Cut
+from tgonnx.ops.aspects.patches import patches, spread_patches, window_of
+from tgonnx.ops.aspects.products import Product
 from tgonnx.ops.aspects.relations import Alternative, Choice, Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import cost, dims, fixes, gradient, resize, rule
+from tgonnx.ops.aspects.tables import cost, dims, fixes, gradient, products, resize, rule
 from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, View
 
@@ -327,6 +331,37 @@ def conv_weight_gradient(row: Row, x: Value, dy: Value, g: Geometry, weight: tup
         right = tap.reshape([0, g.groups, c, -1]).transpose([0, 1, 3, 2])
         parts.append(row.op("MatMul", left, right).sum([0], False).reshape([m, c, 1]))
     return row.emitter.concat(parts, 2).reshape([m, c, *g.kernel])
+
+
+@products("Conv")
+def conv_products(node: NodeProto, constant: Mapping[int, tuple[int, ...]]) -> Iterator[Product]:
+    if 1 not in constant:
+        return
+    groups = attribute_of(node, "group", 1)
+    rows = partial(patches, window=window_of(node, constant[1][2:]), groups=groups)
+
+    def matrix(weight: Array) -> Array:  # [outputs, channels of a group, *kernel]
+        return weight.reshape(groups, weight.shape[0] // groups, -1).swapaxes(1, 2)
+
+    axis = 1 - len(constant[1])  # channels
+    yield Product(0, 1, rows, matrix, 2, lambda bias: bias.reshape(groups, -1), axis=axis, summed=(1,))
+
+
+@products("ConvTranspose")
+def transposed_products(node: NodeProto, constant: Mapping[int, tuple[int, ...]]) -> Iterator[Product]:
+    if 1 not in constant or attribute_of(node, "output_shape") is not None:
+        return
+    geometry, groups = window_of(node, constant[1][2:]), attribute_of(node, "group", 1)
+    if geometry.mode != "NOTSET":
+        return  # as above, its padding follows from the shape of its output
+
+    def matrix(weight: Array) -> Array:  # [channels, outputs of a group, *kernel]
+        apart = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+        return np.moveaxis(apart, 2, 3).reshape(groups, -1, weight.shape[1])
+
+    rows = partial(spread_patches, window=geometry, groups=groups)
+    axis = 1 - len(constant[1])  # channels
+    yield Product(0, 1, rows, matrix, 2, lambda bias: bias.reshape(groups, -1), axis=axis, summed=(1,))
 
 
 @cost("ConvTranspose")

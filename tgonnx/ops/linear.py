@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import pairwise
 
+import numpy as np
 from onnx import NodeProto
 
 from tgonnx.graph.builder import Value
 from tgonnx.graph.proto import attribute_of
+from tgonnx.graph.types import Array
+from tgonnx.ops.aspects.products import (
+    Draw,
+    Product,
+    one_group,
+    plain_matrix,
+    plain_rows,
+    turned_matrix,
+    turned_rows,
+)
 from tgonnx.ops.aspects.relations import Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import cost, fixes, gradient, rule
+from tgonnx.ops.aspects.tables import cost, fixes, gradient, products, rule
 from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View, broadcast, contract
 
@@ -60,6 +73,24 @@ def gemm_gradient(row: Row) -> Grads:
     return [da, db, dc]
 
 
+@products("Gemm")
+def gemm_products(node: NodeProto, constant: Mapping[int, tuple[int, ...]]) -> Iterator[Product]:
+    alpha, beta = attribute_of(node, "alpha", 1.0), attribute_of(node, "beta", 1.0)
+    turned, across = attribute_of(node, "transA", 0), attribute_of(node, "transB", 0)
+    if 1 not in constant:
+        return
+
+    def rows(x: Array, draw: Draw) -> Array:
+        found: Array = alpha * (turned_rows if turned else plain_rows)(x, draw)
+        return found
+
+    along = len(constant.get(2, ())) == 1 and beta == 1.0  # a bias by column
+    matrix = turned_matrix if across else plain_matrix
+    yield Product(
+        0, 1, rows, matrix, 2 if along else None, one_group if along else None, summed=(0 if turned else 1,)
+    )
+
+
 traits("MatMul", are=Traits(weights=(0, 1), common=True))
 
 
@@ -83,6 +114,31 @@ def matrix_product(a: Operand, b: Operand, y: Operand) -> Iterator[Relation]:
 @fixes("MatMul")
 def matmul_columns(node: NodeProto, weight: tuple[int, ...], rank: int) -> tuple[int, int] | None:
     return (rank - 1, weight[-2]) if len(weight) > 1 and rank else None
+
+
+@products("MatMul")
+def matmul_products(node: NodeProto, constant: Mapping[int, tuple[int, ...]]) -> Iterator[Product]:
+    """A weight on either side; one of three axes and more is a matrix for each place of the first ones."""
+    if 1 in constant and len(constant[1]) == 2:
+        yield Product(0, 1, plain_rows, plain_matrix)
+    elif 1 in constant and len(constant[1]) > 2:
+        lead = constant[1][:-2]
+        rows, summed = partial(_rows_by_matrix, lead=lead), (-1, *range(-2 - len(lead), -2))
+        yield Product(0, 1, rows, lambda w: w.reshape(-1, *w.shape[-2:]), summed=summed)
+    elif 0 in constant and len(constant[0]) == 2:
+        yield Product(1, 0, turned_rows, turned_matrix, summed=(-2,))
+
+
+def _rows_by_matrix(x: Array, draw: Draw, lead: tuple[int, ...]) -> Array:
+    """[..., *lead, rows, terms] -> [groups, rows, terms]; the axes before `lead` are rows, too."""
+    n = len(lead)
+    if x.ndim < n + 2:
+        x = x.reshape((1,) * (n + 2 - x.ndim) + x.shape)
+    x = np.broadcast_to(x, (*x.shape[: -n - 2], *lead, *x.shape[-2:]))
+    front = x.ndim - n - 2
+    x = x.transpose(*range(front, front + n), *range(front), x.ndim - 2, x.ndim - 1)
+    x = x.reshape(math.prod(lead), -1, x.shape[-1])
+    return x[:, draw(x.shape[1])]
 
 
 @cost("MatMul")

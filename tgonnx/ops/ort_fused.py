@@ -14,10 +14,10 @@ from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.gating import Gating
 from tgonnx.ops.aspects.relations import Relation, Site, Term
 from tgonnx.ops.aspects.row import Outputs, Row
-from tgonnx.ops.aspects.tables import cost, definition, gated, resize, rule
+from tgonnx.ops.aspects.tables import cost, definition, gated, products, resize, rule
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View, broadcast, same
-from tgonnx.ops.convolution import conv, conv_cost, resize_groups
-from tgonnx.ops.linear import gemm, gemm_cost, matrix_product
+from tgonnx.ops.convolution import conv, conv_cost, conv_products, resize_groups
+from tgonnx.ops.linear import gemm, gemm_cost, gemm_products, matrix_product
 from tgonnx.ops.norm import normalised
 
 MICROSOFT = "com.microsoft"
@@ -70,6 +70,7 @@ def fused_conv(view: View) -> Iterator[Relation]:
 
 resize("FusedConv", domain=MICROSOFT)(resize_groups)
 cost("FusedConv", domain=MICROSOFT)(conv_cost)
+products("FusedConv", domain=MICROSOFT)(conv_products)
 
 
 def activated(row: Row, x: Value, parameters: dict[str, float]) -> Value:
@@ -96,6 +97,7 @@ def fused_conv_definition(row: Row, opset: int) -> Outputs:
 
 rule("FusedGemm", domain=MICROSOFT)(gemm)
 cost("FusedGemm", domain=MICROSOFT)(gemm_cost)
+products("FusedGemm", domain=MICROSOFT)(gemm_products)
 
 
 @definition("FusedGemm", domain=MICROSOFT)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import NodeProto
 
 from tgonnx.graph.builder import Value
+from tgonnx.graph.proto import attribute_of
+from tgonnx.graph.types import Array
 from tgonnx.ops.aspects.cut import Cut
+from tgonnx.ops.aspects.products import Draw, Product, plain_rows
 from tgonnx.ops.aspects.relations import Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import cost, definition, gradient, resize, rule
+from tgonnx.ops.aspects.tables import cost, definition, gradient, products, resize, rule
 from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import View
 from tgonnx.ops.recurrent_steps import REVERSALS, activations, pick, plain, recurrent_steps
@@ -161,6 +165,33 @@ def recurrent_cost(view: View) -> list[Term]:
     batch = 1 - view.attribute("layout", 0)
     steps = float(len(x[1 - batch]) * len(w[0]))
     return [(steps, (x[batch], w[1], w[2])), (steps, (x[batch], r[1], r[2]))]
+
+
+@products("LSTM", "GRU", "RNN")
+def recurrent_products(node: NodeProto, constant: Mapping[int, tuple[int, ...]]) -> Iterator[Product]:
+    """Gates before their activations: of inputs, and of the state one step before. Directions are groups.
+
+    A GRU that resets the state before it is multiplied does not multiply the state that it puts out.
+    """
+    batch_first = attribute_of(node, "layout", 0) == 1
+    ways = attribute_of(node, "direction", b"forward").decode()
+
+    def inputs(x: Array, draw: Draw) -> Array:
+        rows = plain_rows(x, draw)
+        return np.repeat(rows, 2, 0) if ways == "bidirectional" else rows
+
+    def states(y: Array, draw: Draw) -> Array:  # [steps, directions, samples, hidden]
+        y = y.transpose(1, 2, 0, 3) if batch_first else y
+        parts = [y[1:, way] if ways == "reverse" or way else y[:-1, way] for way in range(y.shape[1])]
+        return np.concatenate([plain_rows(part, draw) for part in parts])
+
+    def matrix(weight: Array) -> Array:  # [directions, gates, inputs]
+        return weight.swapaxes(1, 2)
+
+    if 1 in constant:
+        yield Product(0, 1, inputs, matrix, 3, lambda b: b[:, : b.shape[1] // 2])
+    if 2 in constant and (node.op_type != "GRU" or attribute_of(node, "linear_before_reset", 0)):
+        yield Product(0, 2, states, matrix, 3, lambda b: b[:, b.shape[1] // 2 :], state=0)
 
 
 definition("LSTM", "GRU", "RNN")(recurrent_steps)

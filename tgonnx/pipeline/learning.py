@@ -9,41 +9,25 @@ from pathlib import Path
 import onnx
 
 from tgonnx.graph.proto import with_values
-from tgonnx.io.notes import Note
 from tgonnx.io.save import save
-from tgonnx.passes.remove_channels import apply
-from tgonnx.pipeline.embedding import verified
+from tgonnx.pipeline.choosing import best_commit, choose
+from tgonnx.pipeline.embedding import doubts, verified
 from tgonnx.pipeline.measuring import Yardstick
 from tgonnx.pipeline.plan import Plan
 from tgonnx.pipeline.result import PruneResult, result_of
 from tgonnx.proof import Prover
-from tgonnx.selection.criteria import select
 from tgonnx.selection.mask import Mask
 from tgonnx.training.fine_tune import fine_tune
 from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import WATCHED
 from tgonnx.training.progress import Journal, Progress
 from tgonnx.training.recipe import Settings
-from tgonnx.training.search import search
 from tgonnx.training.state import Found
 from tgonnx.training.statistics import refresh_statistics
 from tgonnx.training.task import Task
 
 SETTLED, NEAR = 100, 0.05  # steps in which gates come to rest, and how near the target they then are
 HURRY = 3.0  # seconds of verification when somebody waits for the prompt
-
-
-def without_data(plan: Plan, prover: Prover) -> PruneResult:
-    mask = select(plan.coupling, plan.goal, "l2", bounds=plan.bounds)
-    pruned = apply(plan.coupling, mask)
-    gated = plan.family.insert(plan.model.proto, plan.coupling, mask)
-    check = prover.both(mask, gated, pruned)
-    doubt = prover.settle(check, pruned)
-    note = Note(
-        "no-data",
-        "no data was given: units were chosen by the size of their weights, and accuracy was not measured",
-    )
-    return result_of(plan, mask, pruned, check, Journal(), None, (*doubts(doubt), note))
 
 
 @dataclass(frozen=True)
@@ -71,6 +55,7 @@ def with_data(lesson: Lesson, prover: Prover, keeper: Keeper) -> PruneResult:
     """Search, cut, fine-tune, verify. An interruption leaves a checkpoint and, after the search, a model."""
     plan, task, recipe, journal = lesson.plan, lesson.task, lesson.recipe, keeper.journal
     prover.settle(prover.normal_form)  # before time is spent on it, as the cut model's check
+    task.teacher.remember(task.split, recipe, sum(lesson.steps), journal.note)
     journal.later = lesson.steps[1] * math.sqrt(plan.target.value)  # fine-tuning is about so much faster
     with keeper.salvaging():
         chosen = _searched(lesson, prover, keeper)
@@ -98,23 +83,22 @@ def with_data(lesson: Lesson, prover: Prover, keeper: Keeper) -> PruneResult:
 
 
 def _searched(lesson: Lesson, prover: Prover, keeper: Keeper) -> Choice:
-    """Learn which units stay, and cut the others away."""
+    """Find which units stay, and cut the others away."""
     plan, task, recipe, journal = lesson.plan, lesson.task, lesson.recipe, keeper.journal
-    coupling, family = plan.coupling, plan.family
-    found = search(coupling, task, plan.goal, lesson.steps[0], recipe, journal, plan.bounds, keeper)
-    _note_short(lesson, found, journal)
-    mask = plan.commit(found.scores)
+    chosen = choose(plan, task, lesson.steps[0], recipe, journal, keeper)
+    if recipe.by_gates and keeper.found is not None:
+        _note_short(lesson, keeper.found, journal)
+    mask, full = chosen.mask, chosen.full
     keeper.keep_mask(mask)
-    full = with_values(plan.model.proto, found.values) if recipe.train_weights else plan.model.proto
-    cut = family.cut(full, coupling, mask)
     tunes_already = keeper.resumed("fine-tune") is not None
     if not tunes_already:
-        prover.settle(prover.cut(mask, family.insert(full, coupling, mask), cut))
-    cut = refresh_statistics(cut, task, recipe)
-    left = coupling.cost_model.ratio(mask.open, plan.target.kind)
+        prover.settle(prover.cut(mask, plan.family.insert(full, plan.coupling, mask), chosen.cut))
+    cut = best_commit(plan, chosen, task, recipe)
+    left = plan.coupling.cost_model.ratio(mask.open, plan.target.kind)
     if not tunes_already:
         watched = None if task.metric is None else task.metric(cut, WATCHED, recipe.threads or 0)
-        journal.record(Progress("commit", 1, 1, 1, 1, journal.records[-1].loss, watched, left))
+        loss = journal.records[-1].loss if journal.records else math.nan
+        journal.record(Progress("commit", 1, 1, 1, 1, loss, watched, left))
     return Choice(mask, full, cut, left)
 
 
@@ -130,8 +114,3 @@ def _note_short(lesson: Lesson, found: Found, journal: Journal) -> None:
     journal.note(
         f"the search was too short to learn what to keep: {why}; more --epochs may help", "short-search"
     )
-
-
-def doubts(doubt: str) -> tuple[Note, ...]:
-    """The note on what could not be verified, if there is something."""
-    return (Note("unverified", doubt),) if doubt else ()

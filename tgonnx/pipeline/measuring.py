@@ -75,16 +75,16 @@ def yardstick(dataset: Dataset, fit: Fit, model: onnx.ModelProto, recipe: Settin
     if original.better is False and not (recipe.from_scratch or recipe.force):
         raise DataError(
             f"{dataset.name}: the original is no better than a constant answer: "
-            f"{_beside(judge, original)}; {original.looks} "
+            f"{_beside(original)}; {original.looks} "
             "--from-scratch says that it is not trained yet, --force goes on"
         )
     return Yardstick(fit, parts, watched, judge, original)
 
 
-def _beside(judge: Judge, standing: Standing) -> str:
+def _beside(standing: Standing) -> str:
     """A model's figure beside that of the constant answer."""
     return (
-        f"{judge.metric.name} {standing.value:.4g} on {standing.samples:,} held-out samples, "
+        f"{standing.title} {standing.value:.4g} on {standing.samples:,} held-out samples, "
         f"{standing.answer} {standing.constant:.4g}"
     )
 
@@ -97,7 +97,8 @@ def told(measure: Yardstick) -> str:
     if measure.original.constant is None:
         return text
     unsure = ", too few samples to tell them apart" if measure.original.better is None else ""
-    return f"{text}; {measure.original.answer} {measure.original.constant:.4g}{unsure}"
+    title = "" if measure.original.title == measure.judge.metric.name else f"{measure.original.title} "
+    return f"{text}; {measure.original.answer} {title}{measure.original.constant:.4g}{unsure}"
 
 
 def measured_notes(measure: Yardstick, model: onnx.ModelProto, standing: Standing | None) -> tuple[Note, ...]:
@@ -112,7 +113,7 @@ def measured_notes(measure: Yardstick, model: onnx.ModelProto, standing: Standin
         notes.append(Note("few-samples", f"test samples are few ({count}): {judge.metric.name} {says}"))
     if standing.better is False:
         notes.append(
-            Note("no-better-than-constant", f"no better than a constant answer: {_beside(judge, standing)}")
+            Note("no-better-than-constant", f"no better than a constant answer: {_beside(standing)}")
         )
     return tuple(notes)
 
@@ -135,7 +136,7 @@ def rising_note(measure: Yardstick, history: Sequence[Progress]) -> tuple[Note, 
 
 def _noise(metric: Metric, figure: float) -> float:
     """What a figure moves by when nothing is learned: half the interval of a share, else a hundredth."""
-    if metric.fit.definition.answers == "label" and 0 <= figure <= 1:
+    if metric.fit.figure.is_share:
         low, high = wilson(figure, len(metric.split))
         return (high - low) / 4  # one standard deviation
     return 0.01 * abs(figure)

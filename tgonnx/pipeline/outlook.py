@@ -9,6 +9,8 @@ from tgonnx.data.axes import dims_of
 from tgonnx.data.samples import Dataset
 from tgonnx.engines.table import candidates
 from tgonnx.graph.declared import describe_type, model_inputs
+from tgonnx.losses.fit import Fit
+from tgonnx.pipeline.learning import Lesson
 from tgonnx.pipeline.measuring import Yardstick, told
 from tgonnx.pipeline.plan import Plan
 from tgonnx.training.progress import Outlook
@@ -18,10 +20,9 @@ from tgonnx.training.task import Task
 NAMED = 6  # classes whose names are listed
 
 
-def outlook(
-    plan: Plan, dataset: Dataset, measure: Yardstick, task: Task, recipe: Settings, steps: tuple[int, int]
-) -> Outlook:
+def outlook(lesson: Lesson, dataset: Dataset) -> Outlook:
     """What will happen, as a name and a text for each line."""
+    plan, measure, recipe = lesson.plan, lesson.measure, lesson.recipe
     model, parts = plan.model.original, measure.parts
     counts = [f"{len(parts.train):,} to learn from"]
     counts += [f"{len(parts.validation):,} for validation"] if parts.validation is not None else []
@@ -30,8 +31,8 @@ def outlook(
     rows += [("classes", text) for text in _classes(plan, dataset, measure)]
     rows += [(f"input {value.name}", describe_type(value)) for value in model_inputs(model)]
     rows += [("data", note) for note in dataset.notes]
-    rows += _outputs(plan, task)
-    rows.append(("training", _training(recipe, steps)))
+    rows += _outputs(plan, lesson.task)
+    rows.append(("training", _training(recipe, lesson.steps)))
     names = [engine.name for engine in candidates(recipe.engine, recipe.device)]
     rows.append(("engine", f"{' or '.join(names)} on {recipe.device}"))
     where = f", counted at {shapes_text(plan.model.counted_at)}" if plan.model.counted_at else ""
@@ -54,25 +55,28 @@ def _classes(plan: Plan, dataset: Dataset, measure: Yardstick) -> Iterator[str]:
 
 
 def _outputs(plan: Plan, task: Task) -> Iterator[tuple[str, str]]:
-    """The loss of each output."""
-    definition, imitates = task.fit.definition, "what the original says is imitated"
+    """What each output learns."""
+    parts = {part.output: part for part in task.fit.parts}
     for value in plan.model.original.graph.output:
-        name = f"output {value.name}"
-        if definition.teacher == "outputs":
-            yield name, f"{imitates} (loss {definition.name})"
-        elif value.name == task.fit.output:
-            share = task.teacher.imitation
-            also = f", {share:.0%} of it what the original says" if share else ""
-            yield (
-                name,
-                f"{definition.answers}s (loss {definition.name}{also}), measured by {definition.measured}",
-            )
-        else:
-            yield name, imitates if value.name in task.fit.others else "not trained"
+        part = parts.get(value.name)
+        yield f"output {value.name}", "free" if part is None else _learned(part, task.teacher.imitation)
+
+
+def _learned(part: Fit, imitation: float) -> str:
+    """What an output learns, and how that is measured."""
+    if part.graph is not None:
+        text = f"loss {part.loss}"
+    elif part.definition.answers is None:
+        text = f"what the original says (loss {part.loss})"
+    else:
+        also = f", {imitation:.0%} of it what the original says" if part.may_follow and imitation else ""
+        text = f"{part.definition.answers}s (loss {part.loss}{also})"
+    weight = f", weight {part.weight:g}" if part.weight != 1 else ""
+    return f"{text}{weight}, measured by {part.figure.title}"
 
 
 def _training(recipe: Settings, steps: tuple[int, int]) -> str:
-    phases = f"{steps[0]:,} steps of search" + (
-        f", {steps[1]:,} of fine-tuning" if steps[1] else ", weights frozen"
-    )
-    return f"{phases}; batches of {recipe.batch}, lr {recipe.lr:g}, {recipe.optimizer}"
+    phases = [f"{steps[0]:,} steps of search"] if recipe.by_gates else [f"criterion {recipe.criterion_used}"]
+    phases.append(f"{steps[1]:,} of fine-tuning" if steps[1] else "no fine-tuning")
+    batches = f"batches of {recipe.batch}" + (f" x {recipe.accumulate}" if recipe.accumulate > 1 else "")
+    return f"{', '.join(phases)}; {batches}, lr {recipe.lr:g}, {recipe.optimizer}"

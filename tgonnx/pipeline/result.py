@@ -23,11 +23,13 @@ from tgonnx.training.progress import Journal, Progress
 
 @dataclass(frozen=True)
 class Figures:
-    """One model in figures. `metric` was measured on the test part; None if there is none."""
+    """One model in figures. `metric` was measured on the test part; None if there is none. `others` are the figures of
+    further outputs, by what they are called."""
 
     cost: Cost
     file_bytes: int
     metric: float | None = None
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,7 +75,9 @@ class PruneResult(Shown):
         rows = [(name, say(a), say(b), f"{b / a:.1%}" if a else "") for name, a, b, say in costs]
         if self.before.metric is not None and self.after.metric is not None:
             a, b = self.before.metric, self.after.metric
-            rows.append((self.metric_label, f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}"))
+            measured = [(self.metric_label, a, b)]
+            measured += [(name, a, self.after.others[name]) for name, a in self.before.others.items()]
+            rows += [(name, f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}") for name, a, b in measured]
         met = "met" if self.target_met else f"not met: {self.achieved:.3f}"
         facts = [
             ("target", f"{self.target}, {met}"),
@@ -107,15 +111,17 @@ def result_of(
     elif achieved < CLOSE * plan.target.value:
         text = f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found"
         notes += (Note("below-target", text),)
-    figures: list[float | None] = [None, None]
+    figures: list[tuple[float | None, Mapping[str, float]]] = [(None, {}), (None, {})]
     name, samples = None, {}
     if measure is not None:
-        standings = measure.original, None if measure.judge is None else measure.judge(pruned)
-        figures = [None if standing is None else standing.metric for standing in standings]
         name, samples = measure.name, measure.parts.counts
-        notes += measured_notes(measure, pruned, standings[1]) + rising_note(measure, journal.records)
-    before = Figures(cost.cost(), original.ByteSize(), figures[0])
-    after = Figures(cost.cost(mask.open), pruned.ByteSize(), figures[1])
+        standing = None if measure.judge is None else measure.judge(pruned)
+        if measure.judge is not None and measure.original is not None and standing is not None:
+            others = [measure.judge.others(model) for model in (original, pruned)]
+            figures = [(measure.original.metric, others[0]), (standing.metric, others[1])]
+        notes += measured_notes(measure, pruned, standing) + rising_note(measure, journal.records)
+    before = Figures(cost.cost(), original.ByteSize(), *figures[0])
+    after = Figures(cost.cost(mask.open), pruned.ByteSize(), *figures[1])
     return PruneResult(
         pruned, mask, before, after, name, tuple(journal.records), check, plan.target, achieved, notes,
         plan.model.counted_at, samples,

@@ -8,11 +8,16 @@ import numpy as np
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.target import Given, Target
+from tgonnx.errors import OptionError, UnsupportedError
 from tgonnx.options import CRITERION, of_class, whole_number, with_fields
 from tgonnx.selection.bounds import Bounds
-from tgonnx.selection.budget import fit
+from tgonnx.selection.budget import DEFAULT, fit, floors
+from tgonnx.selection.dead import dead_units
 from tgonnx.selection.mask import Mask
-from tgonnx.selection.scoring import scores_by
+from tgonnx.selection.mask_file import Open
+from tgonnx.selection.scoring import Inputs, Scores, criterion_of, scores_by
+
+ALLOCATIONS = ("auto", "uniform", "global")
 
 
 def select(
@@ -21,22 +26,58 @@ def select(
     criterion: str = CRITERION,
     seed: int = 0,
     *,
+    inputs: Inputs | None = None,
+    allocation: str = "auto",
     bounds: Bounds | None = None,
     **fields: Any,
 ) -> Mask:
     """Choose units without training.
 
-    `random` keeps the same fraction of every group, drawn at random; `l2` keeps the units whose weights have the
-    largest L2 norm within their group (Li et al. 2017), all groups being cut by the same fraction. All names:
-    `tgonnx.selection.scoring.CRITERIA`. The fields of `Bounds` are keywords, too.
+    `l2` keeps the units whose weights have the largest norm within their group; `tgonnx.selection.scoring.CRITERIA`
+    has all names. Every group is cut by the same fraction, unless the criterion or `allocation` ("uniform" or
+    "global") says otherwise. Units that do nothing go first (`tgonnx.selection.dead`). `inputs` are batches of inputs,
+    for a criterion that looks at them. The fields of `Bounds` are keywords, too.
 
     Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
     """
     wanted = Target.of(target)
     (within,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
-    scores = scores_by(criterion, coupling, whole_number("seed", seed))
+    across = _across(allocation, criterion)
+    scores = scores_by(criterion, coupling, whole_number("seed", seed), inputs)
+    dead = dead_units(coupling)
+    ranks = scores if across else _within_groups(coupling, scores, dead)
+    return fit(coupling, np.where(dead, -np.inf, ranks), wanted, within)
+
+
+def without_dead(coupling: Coupling, bounds: Bounds = DEFAULT) -> Mask:
+    """Close all units that do nothing, but for the fewest that a group must keep: nothing is lost.
+
+    Raises UnsupportedError if there are none.
+    """
+    dead = dead_units(coupling)
+    fewest = floors(coupling, bounds)
+    for group, least in zip(coupling.groups, fewest.tolist(), strict=True):
+        spare = group.size - int(dead[group.units].sum())
+        idle = group.units[dead[group.units]]
+        dead[idle[: max(0, least - spare)]] = False
+    if not dead.any():
+        raise UnsupportedError(
+            f"{coupling.model.source}: every unit does something: nothing can go without loss"
+        )
+    return Mask.of(coupling, ~dead)
+
+
+def _across(allocation: str, criterion: str) -> bool:
+    if allocation not in ALLOCATIONS:
+        raise OptionError("allocation", f"{allocation!r} is none of {', '.join(ALLOCATIONS)}")
+    return criterion_of(criterion).across if allocation == "auto" else allocation == "global"
+
+
+def _within_groups(coupling: Coupling, scores: Scores, dead: Open) -> Scores:
+    """The fraction of the living units of its group that a unit is not behind, [units]."""
     ranks = np.empty(coupling.units)
-    for group in coupling.groups:  # the fraction of the group that is better
-        order = np.argsort(-scores[group.units], kind="stable")
-        ranks[group.units[order]] = np.arange(group.size) / group.size
-    return fit(coupling, -ranks, wanted, within)
+    for group in coupling.groups:
+        living = group.units[~dead[group.units]]
+        order = np.argsort(-scores[living], kind="stable")
+        ranks[living[order]] = -np.arange(len(living)) / max(len(living), 1)
+    return ranks

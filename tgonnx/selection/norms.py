@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -9,14 +11,20 @@ from onnx import numpy_helper
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.kinds import FLOAT_TYPES, PARAMETER_TYPES, QUANTISED_TYPES
+from tgonnx.analysis.uses import Uses
+from tgonnx.graph.proto import attribute_of
 
 Array = npt.NDArray[np.float64]
 
 
-def unit_norms(coupling: Coupling) -> Array:
-    """The L2 norm of all weights that go with each unit, per root of their number; quantised ones as real numbers."""
+def unit_norms(coupling: Coupling, power: int = 2) -> Array:
+    """The L2 norm of all weights that go with each unit, per root of their number; quantised ones as real numbers.
+
+    A BatchNormalization that alone reads what a weight puts out is folded into it. With `power` 1, it is the mean
+    magnitude.
+    """
     squares, counts = np.zeros(coupling.units), np.zeros(coupling.units)
-    steps = _steps(coupling)
+    steps, factors = _steps(coupling), _folded(coupling)
     no_weights = {name for pair in steps.values() for name in pair}
     for name, tensor in coupling.model.initializers.items():
         axes = coupling.labelling.axes.get(name, ())
@@ -25,14 +33,39 @@ def unit_norms(coupling: Coupling) -> Array:
         units = [coupling.unit_of[labels] for labels in axes]
         if not any((u >= 0).any() for u in units):
             continue
-        values = np.square(_real(coupling, tensor, *steps.get(name, ("", ""))))
+        values = np.abs(_real(coupling, tensor, *steps.get(name, ("", ""))) * factors.get(name, 1.0)) ** power
         for axis, owner in enumerate(units):
             held = owner >= 0
             if held.any():
                 summed = values.sum(axis=tuple(i for i in range(values.ndim) if i != axis))
                 np.add.at(squares, owner[held], summed[held])
                 np.add.at(counts, owner[held], values.size / values.shape[axis])
-    return np.sqrt(squares / np.maximum(counts, 1))
+    means: Array = (squares / np.maximum(counts, 1)) ** (1 / power)
+    return means
+
+
+def _folded(coupling: Coupling) -> dict[str, Array]:
+    """What the elements of a weight are multiplied by in a BatchNormalization behind its only use."""
+    uses = Uses(coupling.model.proto)
+    factors = {}
+    for name, (use, *others) in uses.by_weight.items():
+        readers = uses.readers[use.output]
+        if others or len(readers) != 1 or readers[0].op_type != "BatchNormalization":
+            continue
+        scale, variance = (uses.stored.get(readers[0].input[i]) for i in (1, 4))
+        shape = tuple(uses.stored[name].dims)
+        if scale is None or variance is None or use.output in uses.outputs:
+            continue
+        epsilon = attribute_of(readers[0], "epsilon", 1e-5)
+        spread = np.sqrt(np.maximum(numpy_helper.to_array(variance).astype(np.float64), 0) + epsilon)
+        folded = numpy_helper.to_array(scale).astype(np.float64) / spread
+        places = use.matrix(np.arange(math.prod(shape)).reshape(shape))  # [groups, terms, outputs]
+        if places.shape[0] * places.shape[2] != folded.size:
+            continue
+        values = np.ones(math.prod(shape))
+        values[places] = folded.reshape(places.shape[0], 1, -1)
+        factors[name] = values.reshape(shape)
+    return factors
 
 
 def _steps(coupling: Coupling) -> dict[str, tuple[str, str]]:
@@ -71,3 +104,30 @@ def _spread(coupling: Coupling, step: str, weight: str, shape: tuple[int, ...]) 
         if values.shape[axis] < length:
             values = np.repeat(values, -(-length // values.shape[axis]), axis).take(range(length), axis)
     return values
+
+
+def unit_distances(coupling: Coupling) -> Array:
+    """The sum of the distances of each unit's weights from those of the other units of its group, [units].
+
+    Weights of which units of a group have unlike numbers are left out.
+    """
+    squares = [np.zeros((group.size, group.size)) for group in coupling.groups]
+    factors = _folded(coupling)
+    for axis, units in coupling.cut_axes:
+        tensor = coupling.model.initializers[axis.value]
+        if tensor.data_type not in FLOAT_TYPES or len(tensor.dims) < 2:
+            continue
+        weight = numpy_helper.to_array(tensor).astype(np.float64) * factors.get(axis.value, 1.0)
+        rows = np.moveaxis(weight, axis.axis, 0).reshape(len(units), -1)
+        for number in np.unique(coupling.group_of[units[units >= 0]]):
+            group = coupling.groups[number]
+            places = [np.flatnonzero(units == unit) for unit in group.units]
+            if len({len(found) for found in places}) != 1 or not len(places[0]):
+                continue
+            vectors = rows[np.stack(places)].reshape(group.size, -1)
+            norms = np.square(vectors).sum(1)
+            squares[number] += norms[:, None] + norms - 2 * vectors @ vectors.T
+    scores = np.empty(coupling.units)
+    for group, found in zip(coupling.groups, squares, strict=True):
+        scores[group.units] = np.sqrt(np.maximum(found, 0)).sum(1)
+    return scores

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from tgonnx.analysis.coupling import Coupling
-from tgonnx.errors import UsageError
-from tgonnx.selection.norms import unit_norms
+from tgonnx.errors import OptionError, UsageError
+from tgonnx.graph.types import Array
+from tgonnx.selection.norms import unit_distances, unit_norms
+from tgonnx.selection.obs import order_of_removal
 from tgonnx.strategies import find
 
 Scores = npt.NDArray[np.float64]
+
+
+Inputs = Sequence[Mapping[str, Array]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +26,46 @@ class Criterion:
     """A criterion by name: one entry of the table `CRITERIA`.
 
     `score` takes a coupling and a seed, and gives a number for each unit, [units]; within a group, the units of
-    higher score stay.
+    higher score stay. `on_inputs` in its place takes a coupling and batches of inputs. `across`: scores of different
+    groups can be compared; otherwise every group is cut by the same fraction.
     """
 
     name: str
-    score: Callable[[Coupling, int], Scores]
+    score: Callable[[Coupling, int], Scores] | None = None
+    on_inputs: Callable[[Coupling, Inputs], Scores] | None = None
+    across: bool = False
+
+
+def _l1(coupling: Coupling, seed: int) -> Scores:
+    """The mean magnitude of the unit's weights (Li et al. 2017, "Pruning filters for efficient ConvNets")."""
+    return unit_norms(coupling, 1)
 
 
 def _l2(coupling: Coupling, seed: int) -> Scores:
-    """The L2 norm of the unit's weights (Li et al. 2017, "Pruning filters for efficient ConvNets")."""
+    """The L2 norm of the unit's weights (He et al. 2018, "Soft filter pruning")."""
     return unit_norms(coupling)
+
+
+def _lamp(coupling: Coupling, seed: int) -> Scores:
+    """The squared norm as a share of all that are as large in its group (Lee et al. 2021, equation 4)."""
+    squares = unit_norms(coupling) ** 2
+    scores = np.empty(coupling.units)
+    for group in coupling.groups:
+        order = group.units[np.argsort(squares[group.units], kind="stable")]
+        scores[order] = squares[order] / np.maximum(np.cumsum(squares[order][::-1])[::-1], 1e-300)
+    return scores
+
+
+def _fpgm(coupling: Coupling, seed: int) -> Scores:
+    """How far the unit's weights are from those of the others of its group (He et al. 2019, equation 4)."""
+    return unit_distances(coupling)
+
+
+def _zero(coupling: Coupling, seed: int) -> Scores:
+    """Nothing but whether a unit does something: the first that do nothing go, then those behind in their group."""
+    return np.concatenate([-np.arange(g.size, dtype=np.float64) for g in coupling.groups])[
+        np.argsort(np.concatenate([g.units for g in coupling.groups]), kind="stable")
+    ]
 
 
 def _random(coupling: Coupling, seed: int) -> Scores:
@@ -40,7 +75,15 @@ def _random(coupling: Coupling, seed: int) -> Scores:
 
 CRITERIA: dict[str, Criterion] = {
     criterion.name: criterion
-    for criterion in (Criterion(name="l2", score=_l2), Criterion(name="random", score=_random))
+    for criterion in (
+        Criterion(name="l1", score=_l1),
+        Criterion(name="l2", score=_l2),
+        Criterion(name="lamp", score=_lamp, across=True),
+        Criterion(name="fpgm", score=_fpgm),
+        Criterion(name="obs", on_inputs=order_of_removal),
+        Criterion(name="zero", score=_zero),
+        Criterion(name="random", score=_random),
+    )
 }
 
 
@@ -49,12 +92,27 @@ def register(criterion: Criterion) -> None:
     CRITERIA[criterion.name] = criterion
 
 
-def scores_by(name: str, coupling: Coupling, seed: int = 0) -> Scores:
+def criterion_of(name: str) -> Criterion:
+    """The criterion of that name. Raises UsageError for one that is not in the table, listing those that are."""
+    return find(CRITERIA, name, "criterion")
+
+
+def scores_by(name: str, coupling: Coupling, seed: int = 0, inputs: Inputs | None = None) -> Scores:
     """The scores of all units by the criterion of that name.
 
-    Raises UsageError for a name that is not in the table, listing those that are, and for scores that rank nothing.
+    Raises UsageError for a name that is not in the table, listing those that are, for a criterion that needs inputs and
+    is given none, and for scores that rank nothing.
     """
-    scores = np.asarray(find(CRITERIA, name, "criterion").score(coupling, seed))
+    criterion = criterion_of(name)
+    if criterion.on_inputs is not None:
+        if not inputs:
+            raise OptionError("criterion", f"{name!r} looks at inputs: give data")
+        found = criterion.on_inputs(coupling, inputs)
+    elif criterion.score is not None:
+        found = criterion.score(coupling, seed)
+    else:
+        raise UsageError(f"criterion {name!r} has neither score nor on_inputs")
+    scores = np.asarray(found)
     if scores.shape != (coupling.units,) or scores.dtype.kind not in "biuf":
         raise UsageError(
             f"criterion {name!r}: scores are {scores.dtype} of shape {scores.shape}, not a number for each of "

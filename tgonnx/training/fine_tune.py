@@ -10,7 +10,7 @@ from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import WATCHED, Loop
 from tgonnx.training.progress import Journal
 from tgonnx.training.recipe import Settings
-from tgonnx.training.schedule import rate
+from tgonnx.training.schedule import named
 from tgonnx.training.step import rehearsed_trainer, training_copy
 from tgonnx.training.task import Task
 
@@ -31,6 +31,7 @@ def fine_tune(
     seed = recipe.seed + 1
     first = next(task.batches(recipe.batch, seed))
     trainer = rehearsed_trainer(training_copy(proto, recipe, first), task, recipe, first, journal)
+    schedule = named(recipe.schedule)
     keeper = keeper or Keeper()
     loop = Loop(trainer, task, "fine-tune", steps, recipe, journal, keeper)
     loop.stake = keeper.found.stake if keeper.found is not None else 0.0
@@ -46,8 +47,8 @@ def fine_tune(
         loop.catch_up(cost, measure)
         if loop.start and loop.ends_epoch(loop.start - 1):
             best.consider(loop.metric, trainer.parameters())
-    for index, batch in loop.batches(seed):
-        loop.step(index, batch, {"tgonnx.lr": recipe.lr * rate(index / steps)})
+    for index, batches in loop.batches(seed):
+        loop.step(index, batches, {"tgonnx.lr": recipe.lr * schedule.rate(index / steps, recipe.warmup)})
         loop.done(index, cost, measure, best.numbers, best.arrays)
         if loop.ends_epoch(index):
             best.consider(loop.metric, trainer.parameters())

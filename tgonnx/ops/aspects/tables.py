@@ -12,6 +12,7 @@ An operator's block stands in one file of this package and reads
     @definition("LSTM")  the operator written in simpler ones, for training where its row does not reach
     @dims("Reshape")     sizes that depend on dynamic axes, where the standard's inference gives up
     @elements("Add")     single numbers of shape arithmetic
+    @products("Conv")    the products that it sums, as rows times a matrix (`products.py`)
     @sizes("Attention", domain="com.microsoft")
                          the shapes of its outputs, where onnx has no schema and we have no definition
 
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from tgonnx.graph.proto import STANDARD_DOMAINS
 
 if TYPE_CHECKING:  # only names of types: what fills the tables imports what it needs
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from onnx import NodeProto
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # only names of types: what fills the tables imports what it 
     from tgonnx.ops.aspects.asked import Asked, Claims
     from tgonnx.ops.aspects.cut import Cut
     from tgonnx.ops.aspects.gating import Gating
+    from tgonnx.ops.aspects.products import Product
     from tgonnx.ops.aspects.relations import Relation, Term
     from tgonnx.ops.aspects.row import Grads, Outputs, Row, Shapes
     from tgonnx.ops.aspects.view import View
@@ -47,6 +49,7 @@ if TYPE_CHECKING:  # only names of types: what fills the tables imports what it 
     Gradient = Callable[[Row], Grads]
     Definition = Callable[[Row, int], Outputs | None]  # the opset; None where the operator is fine as it is
     Sizes = Callable[[Row], Shapes]
+    Products = Callable[[NodeProto, Mapping[int, tuple[int, ...]]], Iterator[Product]]
     Dims = Callable[[Asked], Claims | None]  # KeyError where the shape of an input is not known
     Elements = Callable[
         ..., Element | None
@@ -95,6 +98,7 @@ definition: Table[Definition] = Table("definition")
 sizes: Table[Sizes] = Table("sizes")
 dims: Table[Dims] = Table("dims")
 elements: Table[Elements] = Table("elements")
+products: Table[Products] = Table("products")  # of a node, and the shapes of inputs that are constant
 TABLES: tuple[Table[Any], ...] = (
     rule,
     fixes,
@@ -106,4 +110,5 @@ TABLES: tuple[Table[Any], ...] = (
     sizes,
     dims,
     elements,
+    products,
 )
