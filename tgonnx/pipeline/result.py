@@ -24,7 +24,8 @@ from tgonnx.training.progress import Journal, Progress
 @dataclass(frozen=True)
 class Figures:
     """One model in figures. `metric` was measured on the test part; None if there is none. `others` are the figures of
-    further outputs, by what they are called."""
+    further outputs, by what they are called.
+    """
 
     cost: Cost
     file_bytes: int
