@@ -133,7 +133,7 @@ def test_distillation_without_labels(trained: onnx.ModelProto) -> None:
 
 def test_a_model_of_fixed_batch_trains_on_larger_ones() -> None:
     model = network(batch="1")
-    result = tg.prune(model, samples(), epochs=1, batch=32, threads=1)
+    result = tg.prune(model, samples(), epochs=1, batch=32, threads=1, from_scratch=True)
     assert result.model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
     assert result.check.ok
     assert result.before.metric is not None
@@ -143,7 +143,7 @@ def test_a_quantised_model_is_not_trained() -> None:
     step = "step = Constant <value_float = 0.1> () zero = Constant <value = int8 {0}> ()"
     model = network(f"{step} q = QuantizeLinear(s, step, zero) y = DequantizeLinear(q, step, zero)")
     with pytest.raises(tg.UnsupportedError, match=r"\(QuantizeLinear\).* before it is quantised"):
-        tg.prune(model, samples(40))
+        tg.prune(model, samples(40), from_scratch=True)
     assert tg.prune(model, target=tg.Target(flops=0.6)).target_met
 
 

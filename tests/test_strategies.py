@@ -31,7 +31,14 @@ from tgonnx.passes.insert_gates import GATES, insert_gates
 from tgonnx.selection.scoring import CRITERIA, Criterion
 from tgonnx.selection.scoring import register as register_criterion
 
-SHORT: dict[str, Any] = {"epochs": 9, "lr": 1e-2, "seed": 3, "threads": 1, "verify_seconds": 1}
+SHORT: dict[str, Any] = {
+    "epochs": 9,
+    "lr": 1e-2,
+    "seed": 3,
+    "threads": 1,
+    "verify_seconds": 1,
+    "from_scratch": True,
+}
 
 
 def huber(nodes: Nodes) -> Value:

@@ -80,7 +80,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned, and from what. `metric` is None without held-out samples."""
+    """What is learned, and from what. `metric` is measured on the way; None if there is nothing to do that on."""
 
     split: Split
     fit: Fit
