@@ -20,6 +20,8 @@ FLOORS = (
     "proof pipeline api report cli"
 ).split()
 LONGEST = 500  # lines of a file
+MOST = 8  # parameters of a function
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
 def files() -> list[Path]:
@@ -68,6 +70,17 @@ def test_every_folder_has_a_floor_and_is_in_the_wheel() -> None:
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_is_too_long(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_function_has_too_many_parameters(path: Path) -> None:
+    """The fields of options that `**fields` stands for are not counted: they are parameters of their classes."""
+    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, FUNCTIONS)]
+    assert [f"line {n.lineno}: {count}" for n in functions if (count := parameters(n.args)) > MOST] == []
+
+
+def parameters(of: ast.arguments) -> int:
+    return len([*of.posonlyargs, *of.args, *of.kwonlyargs]) + (of.vararg is not None)
 
 
 def test_no_module_is_named_like_a_function_that_is_shown() -> None:
