@@ -23,10 +23,10 @@ import tgonnx as tg
 from tgonnx.data.sources import open_dataset
 from tgonnx.losses.fit import validate
 from tgonnx.losses.metric import Metric
-from tgonnx.pipeline import BATCH, steps_for
+from tgonnx.pipeline import steps_for
 from tgonnx.training.fine_tune import fine_tune
 from tgonnx.training.progress import Journal
-from tgonnx.training.recipe import Settings
+from tgonnx.training.recipe import BATCH, Settings
 from tgonnx.training.statistics import refresh_statistics
 from tgonnx.training.task import Task, Teacher
 

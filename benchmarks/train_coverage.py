@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from tgonnx.engines.gradient_check import TOLERANCE, judge, relaxed
 from tgonnx.engines.spec import StepSpec
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit
+from tgonnx.ops.aspects.row import FLOATS
 from tgonnx.passes.add_objective import HYSTERESIS, MU, RHO, Penalty
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.prepare_training import SMALLEST_BATCH
@@ -84,7 +85,12 @@ def measure(path: Path, name: str) -> Row:
     rng = np.random.default_rng(0)
     feeds = random_feeds(model.original, rng, row.batch)
     row.batch = next(iter(feeds.values())).shape[0]
-    fit = Fit("distill", model.original.graph.output[0].name)
+    first, *others = (
+        Fit("distill", value.name)
+        for value in model.original.graph.output
+        if value.type.tensor_type.elem_type in FLOATS
+    )
+    fit = replace(first, others=tuple(others))
     task = Task(None, fit, Teacher(model.original, fit, 1), None)  # type: ignore[arg-type]
     recipe = Settings(threads=1)
     gated = insert_gates(model.proto, coupling, None)

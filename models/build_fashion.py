@@ -114,7 +114,7 @@ def train(model: onnx.ModelProto, dataset: Dataset, epochs: int, threads: int, s
     assert dataset.held_out is not None
     split = Augmented(dataset.train.samples, dataset.train.indices)
     task = Task(split, fit, Teacher(model, fit, threads, imitation=0.0), Metric(fit, dataset.held_out, model))
-    recipe = Settings(lr=0.1, batch=128, weight_decay=5e-4, optimizer="sgd", seed=seed, threads=threads)
+    recipe = Settings(lr=0.1, batch=128, weight_decay=5e-3, optimizer="sgd", seed=seed, threads=threads)
     steps = epochs * task.steps_per_epoch(recipe.batch)
     began = time.monotonic()
 

@@ -1,7 +1,7 @@
 """The objective: a task loss, and the paper's penalty (Kim et al., equation 7) on what the open gates cost.
 
-The loss writes its own nodes (`tgonnx.losses`), each in its file. Outputs that the loss is not taken on follow the
-original: else nothing would hold them.
+Each loss writes its own nodes (`tgonnx.losses`), each in its file; the task's is their weighted sum over outputs.
+Outputs for which nothing is given follow the original: else nothing would hold them.
 
 The penalty is mu d + strength d^2 with d = C(w)/Ctot - rho, mu and rho being inputs. The paper's form with a
 fixed lambda is mu = 0, strength = lambda, rho = the target; the host makes an augmented Lagrangian of it by
@@ -27,11 +27,11 @@ from onnx import TensorProto, helper
 from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.kinds import Kind
 from tgonnx.graph.builder import Value
-from tgonnx.losses.distillation import followed
 from tgonnx.losses.fit import Fit
 from tgonnx.losses.nodes import Nodes
 from tgonnx.passes import PassResult, perform
 from tgonnx.passes.gate_families import CHANNELS, GateFamily
+from tgonnx.passes.merge_loss import merged
 
 MU, RHO, HYSTERESIS = "tgonnx.mu", "tgonnx.rho", "tgonnx.hysteresis"  # scalars
 LOSS, TASK, COST = "tgonnx.loss", "tgonnx.task_loss", "tgonnx.cost"  # scalars; COST is a ratio
@@ -56,7 +56,7 @@ class AddObjective:
     keeps_values: ClassVar = False  # its outputs are others
 
     fit: Fit
-    answer_shape: tuple[int, ...] | None = None
+    answers: Mapping[str, tuple[int, ...]] | None = None
     outputs: Mapping[str, tuple[int, ...]] | None = None
     penalty: Penalty | None = None
     imitation: float = 0.0
@@ -68,28 +68,29 @@ class AddObjective:
 def add_objective(
     model: onnx.ModelProto,
     fit: Fit,
-    answer_shape: tuple[int, ...] | None = None,
+    answers: Mapping[str, tuple[int, ...]] | None = None,
     outputs: Mapping[str, tuple[int, ...]] | None = None,
     penalty: Penalty | None = None,
     imitation: float = 0.0,
 ) -> onnx.ModelProto:
     """A copy whose outputs are the loss, the task's part of it and, with a penalty, the cost ratio.
 
-    `answer_shape` is the shape of a batch of labels or targets, `outputs` those of the float outputs to
-    distill (the first output if `imitation` is not 0). Raises UnsupportedError if there is nothing to distill, and
-    UsageError for an unknown loss.
+    `answers` are the shapes of a batch of labels or targets by output, `outputs` those of the outputs of which the
+    original is asked: those that follow it, and if `imitation` is not 0 those that follow it for a part. Raises
+    UnsupportedError if there is nothing to distill, and UsageError for an unknown loss.
     """
-    return perform(AddObjective(fit, answer_shape, outputs, penalty, imitation), model).model
+    return perform(AddObjective(fit, answers, outputs, penalty, imitation), model).model
 
 
 def _with_objective(model: onnx.ModelProto, asked: AddObjective) -> onnx.ModelProto:
     fit, penalty = asked.fit, asked.penalty
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    nodes = Nodes(copy, fit, asked.answer_shape or (), asked.outputs, asked.imitation)
-    task = fit.definition.emit(nodes)
-    for name in fit.others:
-        task = task + followed(nodes, name)
+    nodes = Nodes(copy, fit, asked.answers, asked.outputs, asked.imitation)
+    first, *others = (_weighted(nodes.of(part), part, copy) for part in fit.parts if part.weight)
+    task = first
+    for each in others:
+        task = task + each
     del copy.graph.output[:]
     loss = task
     if penalty is not None:
@@ -102,6 +103,12 @@ def _with_objective(model: onnx.ModelProto, asked: AddObjective) -> onnx.ModelPr
     for name in (LOSS, TASK, *([COST] if penalty is not None else [])):
         copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
     return copy
+
+
+def _weighted(nodes: Nodes, part: Fit, model: onnx.ModelProto) -> Value:
+    """The loss of one output, as much as it counts."""
+    found = part.definition.emit(nodes) if part.graph is None else merged(nodes, part.graph, model)
+    return found if part.weight == 1 else found * part.weight
 
 
 def _cost_ratio(nodes: Nodes, penalty: Penalty) -> Value:

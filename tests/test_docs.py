@@ -25,6 +25,7 @@ ELSEWHERE = {
     "IR.md",
     "docs/ContribOperators.md",
     "zoo_pack.py",
+    "script.py",
     "tgonnx.unverified",
     "tgonnx.gate_values",
 }

@@ -12,6 +12,7 @@ from resnet import ResNet
 
 from tgonnx import engines
 from tgonnx.engines import ParameterGroup, StepSpec
+from tgonnx.engines.optimizers import OPTIMIZERS
 from tgonnx.errors import UsageError
 from tgonnx.passes.block_convolutions import block_convolutions
 from tgonnx.runtime.versions import block_size
@@ -78,28 +79,99 @@ def test_running_statistics_follow_the_onnx_formula(resnet: StepSpec, engine: An
     np.testing.assert_allclose(found["stem.var"], 0.9 + 0.1 * variance, rtol=1e-4)
 
 
+X, T = np.array([[1.0, 2.0], [3.0, -1.0]], np.float32), np.array([[1.0], [2.0]], np.float32)
+RATES = {"lr": np.float32(0.1), "lr_b": np.float32(0.05)}
+
+
+class InNumpy:
+    """The regression and its optimisers, written down once more; weight decay is 0.1 for all."""
+
+    def __init__(self, optimizer: str) -> None:
+        self.optimizer, self.w, self.b = optimizer, np.array([[0.5], [-0.25]]), np.array([0.125])
+        self.m, self.v, self.velocity = np.zeros((2, 1)), np.zeros((2, 1)), np.zeros((2, 1))
+        self.count = 0
+
+    def gradients(self, x: Any = X, t: Any = T) -> tuple[Any, Any]:
+        error = x @ self.w + self.b - t
+        return x.T @ (2 * error / len(x)), (2 * error / len(x)).sum(0)
+
+    def update(self, gw: Any, gb: Any) -> None:
+        """`w` by the optimiser, `b` by SGD without momentum and decay."""
+        self.count += 1
+        if self.optimizer == "sgd":
+            self.velocity = 0.5 * self.velocity + gw
+            update = self.velocity
+        else:
+            self.m, self.v = 0.8 * self.m + 0.2 * gw, 0.9 * self.v + 0.1 * gw**2
+            update = self.m / (1 - 0.8**self.count) / (np.sqrt(self.v / (1 - 0.9**self.count)) + 1e-3)
+        self.w = self.w - 0.1 * update - 0.1 * 0.1 * self.w
+        self.b = self.b - 0.05 * gb
+
+
+def groups_of(optimizer: str) -> tuple[ParameterGroup, ParameterGroup]:
+    w = ParameterGroup(("w",), optimizer, "lr", 0.1, (0.8, 0.9), 0.5, 1e-3, clipped=True)
+    return w, ParameterGroup(("b",), "sgd", "lr_b", momentum=0.0, clipped=True)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-def test_optimisers_follow_their_formulas(engine: Any) -> None:
-    adamw = ParameterGroup(("w",), "adamw", "lr", weight_decay=0.1, betas=(0.8, 0.9), eps=1e-3)
-    sgd = ParameterGroup(("b",), "sgd", "lr_b", weight_decay=0.1, momentum=0.5)
-    trainer = engines.build(StepSpec(regression(), (adamw, sgd)), engine)
-    x, t = np.array([[1.0, 2.0], [3.0, -1.0]], np.float32), np.array([[1.0], [2.0]], np.float32)
-    w, b = np.array([[0.5], [-0.25]]), np.array([0.125])
-    m, v, velocity = np.zeros_like(w), np.zeros_like(w), np.zeros_like(b)
-    for step in range(1, 6):
-        out = trainer.step({"x": x, "t": t, "lr": np.float32(0.1), "lr_b": np.float32(0.05)})
-        error = x @ w + b - t
-        np.testing.assert_allclose(out["loss"], (error**2).mean(), rtol=1e-4)
-        np.testing.assert_allclose(out["y"], x @ w + b, rtol=1e-4)
-        gw, gb = x.T @ (2 * error / 2), (2 * error / 2).sum(0)
-        m, v = 0.8 * m + 0.2 * gw, 0.9 * v + 0.1 * gw**2
-        update = m / (1 - 0.8**step) / (np.sqrt(v / (1 - 0.9**step)) + 1e-3)
-        w = w - 0.1 * (update + 0.1 * w)
-        velocity = 0.5 * velocity + gb + 0.1 * b
-        b = b - 0.05 * velocity
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_optimisers_follow_their_formulas(optimizer: str, engine: Any) -> None:
+    trainer = engines.build(StepSpec(regression(), groups_of(optimizer)), engine)
+    wanted = InNumpy(optimizer)
+    for _ in range(5):
+        out = trainer.step({"x": X, "t": T, **RATES})
+        np.testing.assert_allclose(out["y"], X @ wanted.w + wanted.b, rtol=1e-4)
+        wanted.update(*wanted.gradients())
         found = trainer.parameters()
-        np.testing.assert_allclose(found["w"], w, rtol=1e-3)
-        np.testing.assert_allclose(found["b"], b, rtol=1e-3)
+        np.testing.assert_allclose(found["w"], wanted.w, rtol=1e-3)
+        np.testing.assert_allclose(found["b"], wanted.b, rtol=1e-3)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_weight_decay_alone_is_a_share_of_the_weight(optimizer: str, engine: Any) -> None:
+    """Without a gradient w -= lr decay w, whatever the optimiser, its moments and its count."""
+    trainer = engines.build(StepSpec(regression(), groups_of(optimizer)), engine)
+    w = trainer.parameters()["w"]
+    for _ in range(3):
+        trainer.step({"x": 0 * X, "t": T, **RATES})
+        w = w - 0.1 * 0.1 * w
+        np.testing.assert_allclose(trainer.parameters()["w"], w, rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("clip", [0.5, 100.0])
+def test_the_norm_of_all_gradients_together_is_clipped(clip: float, engine: Any) -> None:
+    trainer = engines.build(StepSpec(regression(), groups_of("sgd"), clip=clip), engine)
+    wanted = InNumpy("sgd")
+    for _ in range(4):
+        trainer.step({"x": X, "t": T, **RATES})
+        gw, gb = wanted.gradients()
+        factor = min(1.0, clip / np.sqrt((gw**2).sum() + (gb**2).sum()))
+        wanted.update(gw * factor, gb * factor)
+        found = trainer.parameters()
+        np.testing.assert_allclose(found["w"], wanted.w, rtol=1e-4)
+        np.testing.assert_allclose(found["b"], wanted.b, rtol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradients_of_several_batches_are_one_step(engine: Any) -> None:
+    """Three parts of a batch, accumulated, are the batch: moments, counts and decay included."""
+    rng = np.random.default_rng(0)
+    x, t = rng.normal(size=(12, 2)).astype(np.float32), rng.normal(size=(12, 1)).astype(np.float32)
+    trainer = engines.build(StepSpec(regression(), groups_of("adamw"), clip=0.7, accumulate=3), engine)
+    wanted = InNumpy("adamw")
+    for _ in range(4):
+        before = trainer.parameters()
+        for part in range(3):
+            assert all(np.array_equal(before[name], value) for name, value in trainer.parameters().items())
+            trainer.step({"x": x[part::3], "t": t[part::3], **RATES})
+        gw, gb = wanted.gradients(x, t)
+        factor = min(1.0, 0.7 / np.sqrt((gw**2).sum() + (gb**2).sum()))
+        wanted.update(gw * factor, gb * factor)
+        found = trainer.parameters()
+        np.testing.assert_allclose(found["w"], wanted.w, rtol=1e-3)
+        np.testing.assert_allclose(found["b"], wanted.b, rtol=1e-3)
 
 
 def test_blocked_convolutions_compute_the_same(resnet: StepSpec) -> None:

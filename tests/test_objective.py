@@ -16,7 +16,8 @@ from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.kinds import KINDS, Kind
 from tgonnx.analysis.solver import analyze
-from tgonnx.engines import gradients
+from tgonnx.data.answers import IGNORED
+from tgonnx.engines import choose, gradients
 from tgonnx.engines.trainer import session
 from tgonnx.errors import UnsupportedError
 from tgonnx.loading import load
@@ -38,6 +39,7 @@ from tgonnx.passes.prepare_training import LOGITS, prepare_training
 
 Array = np.ndarray[Any, Any]
 LABELS = np.array([1, 0, 2, 1])
+ENGINES = dict.fromkeys([choose(), "portable"])
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def coupling() -> Coupling:
 def penalised(coupling: Coupling, kind: Kind, strength: float = 3.0) -> onnx.ModelProto:
     gated = insert_gates(coupling.model.proto, coupling, None)
     penalty = Penalty(CostModel(coupling), kind, strength)
-    return add_objective(gated, Fit("ce", "y", 1), (4,), None, penalty)
+    return add_objective(gated, Fit("ce", "y", 1), {"y": (4,)}, None, penalty)
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, Array], output: str) -> float:
@@ -61,7 +63,7 @@ def feeds_for(
     x = np.random.default_rng(1).normal(size=(4, 2, 6, 6)).astype(np.float32)
     scalars = {MU: mu, RHO: rho, HYSTERESIS: hysteresis}
     feeds = {name: np.array(value, np.float32) for name, value in scalars.items()}
-    return {"x": x, ANSWER: LABELS, GATES: values.astype(np.float32), **feeds}
+    return {"x": x, ANSWER + "y": LABELS, GATES: values.astype(np.float32), **feeds}
 
 
 @settings(max_examples=15, deadline=None)
@@ -118,7 +120,7 @@ def test_cross_entropy_takes_a_softmax_off(ending: str) -> None:
     x = np.random.default_rng(1).normal(size=(4, 2, 6, 6)).astype(np.float32)
     scores = session(network()).run(["y"], {"x": x})[0].astype(np.float64)
     wanted = -np.log(np.exp(scores) / np.exp(scores).sum(1, keepdims=True))[np.arange(4), LABELS].mean()
-    loss = run(add_objective(model, Fit("ce", "y", 1), (4,)), {"x": x, ANSWER: LABELS}, LOSS)
+    loss = run(add_objective(model, Fit("ce", "y", 1), {"y": (4,)}), {"x": x, ANSWER + "y": LABELS}, LOSS)
     assert loss == pytest.approx(wanted, rel=1e-5)
 
 
@@ -140,10 +142,10 @@ def test_a_softmax_is_found_behind_moves_and_in_old_opsets(form: str, imitation:
     copy = prepare_training(model, {"x": x.shape}).model
     plain = prepare_training(network("y = Softmax <axis = 1> (s)"), {"x": x.shape}).model
     teacher = np.roll(session(model).run(["y"], {"x": x})[0], 1, axis=1)
-    for fit, extra in ((Fit("ce", "y", 1), {ANSWER: LABELS}), (Fit("distill", "y"), {})):
+    for fit, extra in ((Fit("ce", "y", 1), {ANSWER + "y": LABELS}), (Fit("distill", "y"), {})):
         shapes = {"y": (4, 3)} if imitation or fit.loss == "distill" else None
         feeds = {"x": x, **extra, **({TEACHER + "y": teacher} if shapes else {})}
-        answer = (4,) if fit.loss == "ce" else None
+        answer = {"y": (4,)} if fit.loss == "ce" else None
         losses = [
             run(add_objective(m, fit, answer, shapes, imitation=imitation), feeds, LOSS)
             for m in (copy, plain)
@@ -154,9 +156,9 @@ def test_a_softmax_is_found_behind_moves_and_in_old_opsets(form: str, imitation:
 def test_a_sigmoid_is_found_behind_moves() -> None:
     ending = "t = Transpose(s) p = Sigmoid(t) y = Transpose(p)"
     x = np.random.default_rng(1).normal(size=(4, 2, 6, 6)).astype(np.float32) * 1e3  # where sigmoids saturate
-    feeds = {"x": x, ANSWER: np.full((4, 3), 0.5, np.float32)}
+    feeds = {"x": x, ANSWER + "y": np.full((4, 3), 0.5, np.float32)}
     found = [
-        run(add_objective(network(e), Fit("bce", "y"), (4, 3)), feeds, LOSS)
+        run(add_objective(network(e), Fit("bce", "y"), {"y": (4, 3)}), feeds, LOSS)
         for e in (ending, "y = Sigmoid(s)")
     ]
     assert found[0] == pytest.approx(found[1], rel=1e-5)
@@ -175,7 +177,7 @@ def test_losses_on_targets(loss: str, sigmoid: bool) -> None:
         "l1": np.abs(output - target),
         "bce": -(target * np.log(p) + (1 - target) * np.log(1 - p)),
     }[loss].mean()
-    found = run(add_objective(model, Fit(loss, "y"), (4, 3)), {"x": x, ANSWER: target}, LOSS)
+    found = run(add_objective(model, Fit(loss, "y"), {"y": (4, 3)}), {"x": x, ANSWER + "y": target}, LOSS)
     assert found == pytest.approx(wanted, rel=1e-4)
 
 
@@ -251,6 +253,44 @@ def test_imitation_is_a_share_of_the_cross_entropy(ending: str) -> None:
     teacher = (q if "Softmax" in ending else taught).astype(np.float32)
     labelled = -np.log(p)[np.arange(4), LABELS].mean()
     imitated = (q * (np.log(q) - np.log(p))).sum(1).mean()
-    objective = add_objective(model, Fit("ce", "y", 1), (4,), {"y": (4, 3)}, imitation=0.25)
-    loss = run(objective, {"x": x, ANSWER: LABELS, TEACHER + "y": teacher}, LOSS)
+    objective = add_objective(model, Fit("ce", "y", 1), {"y": (4,)}, {"y": (4, 3)}, imitation=0.25)
+    loss = run(objective, {"x": x, ANSWER + "y": LABELS, TEACHER + "y": teacher}, LOSS)
     assert loss == pytest.approx(0.75 * labelled + 0.25 * imitated, rel=1e-4)
+
+
+def smoothed_in_numpy(scores: Array, labels: Array, share: float) -> float:
+    """Scores [N, C, ...], labels [N, ...] with -100 for nothing."""
+    scores = np.moveaxis(scores.astype(np.float64), 1, -1)
+    logs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+    counts = labels != IGNORED
+    own = np.take_along_axis(logs, np.where(counts, labels, 0)[..., None], -1)[..., 0]
+    each = -(1 - share) * own - share * logs.mean(-1)
+    return float(each[counts].sum() / max(counts.sum(), 1))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+@pytest.mark.parametrize("ignored", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("form", ["plain", "softmax", "dense", "last", "dense softmax"])
+def test_smoothed_and_dense_labels(form: str, ignored: float, share: float) -> None:
+    dims, axis = {"plain": ("5", 1), "softmax": ("5", 1), "last": ("3,4,5", 3)}.get(form, ("5,3,4", 1))
+    ends = f"y = Softmax <axis = {axis}> (z)" if "softmax" in form else "y = Identity (z)"
+    model = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 18]> m (float[N,{dims}] x) => (float[N,{dims}] y) '
+        f"<float w = {{0.5}}> {{ z = Mul (x, w) {ends} }}"
+    )
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, *map(int, dims.split(",")))).astype(np.float32)
+    labels = rng.integers(0, 5, tuple(size for place, size in enumerate(x.shape) if place != axis))
+    labels[rng.random(labels.shape) < ignored] = IGNORED
+    fit = Fit("ce", "y", axis, ignored > 0, smoothing=share)
+    objective = add_objective(model, fit, {"y": labels.shape})
+    feeds = {"x": x, ANSWER + "y": labels}
+
+    def wanted(w: float) -> float:
+        return smoothed_in_numpy(np.moveaxis(x.astype(np.float64), axis, 1) * w, labels, share)
+
+    assert run(objective, feeds, LOSS) == pytest.approx(wanted(0.5), rel=1e-5, abs=1e-7)
+    slope = (wanted(0.5 + 1e-5) - wanted(0.5 - 1e-5)) / 2e-5
+    for engine in ENGINES:
+        found = gradients(objective, ["w"], feeds, engine)["w"]
+        assert float(found) == pytest.approx(slope, rel=1e-4, abs=1e-6)

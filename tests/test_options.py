@@ -39,7 +39,15 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("loss", "distil", "'distil'; there are distill, "),
     ("gradient", "relu", "'relu'; there are one, sigmoid, tanh"),
     ("weights", "thawed", "'thawed'; there are train, frozen"),
-    ("optimizer", "adam", "'adam'; there are adamw, sgd"),
+    ("optimizer", "adamax", "'adamax'; there are adam, adamw, sgd"),
+    ("metric", "acuracy", "'acuracy'; there are accuracy, "),
+    ("smoothing", 1, "1 is not a number of at least 0 and below 1"),
+    ("loss_weight", "y", "'y': write NAME=NUMBER"),
+    ("loss_weight", "y=-1", "-1 is not a number of at least 0"),
+    ("schedule", "linear", "'linear'; there are "),
+    ("warmup", 1, "1 is not a number of at least 0 and below 1"),
+    ("clip", -1, "-1 is not a number of at least 0"),
+    ("accumulate", 0, "0 is not a whole number of at least 1"),
     ("engine", "ort", "'ort'; there are portable, ort-training, auto"),
     ("device", "gpu", "'gpu'; there are "),
     ("attention", "head", "'head'; there are heads, head-dim"),
@@ -199,7 +207,7 @@ def test_options_are_frozen_and_keyword_only(kind: Any) -> None:
 
 
 def test_a_weight_decay_is_what_the_optimiser_takes() -> None:
-    assert (Settings().decay, Settings(optimizer="sgd").decay) == (1e-2, 1e-4)
+    assert [Settings(optimizer=name).decay for name in ("adamw", "adam", "sgd")] == [1e-2, 0.0, 1e-3]
     assert (Settings(weight_decay=0.3).decay, Settings(weight_decay=0.3, optimizer="sgd").decay) == (0.3, 0.3)
 
 

@@ -72,7 +72,7 @@ def steps(coupling: Coupling, mask: tg.Mask) -> list[Pass]:
         MakeDifferentiable(21, 10),
         BlockConvolutions(0),
         BlockConvolutions(4),
-        AddObjective(Fit("mse", coupling.model.outputs[0]), (4,)),
+        AddObjective(Fit("mse", coupling.model.outputs[0]), {coupling.model.outputs[0]: (4,)}),
     ]
 
 

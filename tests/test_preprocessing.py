@@ -134,7 +134,6 @@ def test_text_means_what_python_says(name: str, value: object, text: object, rea
         ("resize", "fit", "unknown resize 'fit'; there are "),
         ("color", "grey", "unknown color 'grey'; there are "),
         ("layout", "chw", "unknown layout 'chw'; there are "),
-        ("cache", -1, "-1 is not a whole number of at least 0"),
         ("ignore_label", "x", "'x' is not a whole number or auto"),
         ("const", "sr", "'sr' is not an input and its numbers"),
         ("const", "sr=fast", "'sr=fast' is not an input and its numbers"),

@@ -89,6 +89,26 @@ def test_a_search_goes_on_bit_by_bit(engine: str, folder_of: Any) -> None:
     assert np.array_equal(again.scores, expected.scores)
 
 
+@pytest.mark.parametrize("changes", [
+    {"optimizer": "sgd", "schedule": "step", "warmup": 0.2},
+    {"optimizer": "adam", "accumulate": 3, "clip": 0.05},
+    {"engine": "portable", "accumulate": 2, "schedule": "constant"},
+], ids=str)  # fmt: skip
+def test_every_optimiser_goes_on_bit_by_bit(changes: dict[str, Any], folder_of: Any) -> None:
+    model, folder, how = network(), folder_of(), replace(FAST, **changes)
+    expected = fine_tune(model, task_for(model), 12, how, Journal())
+    folder.keep_found(Found(np.zeros(2), {}, 0.5), Journal())
+    for step in (1, 7):
+        journal = Journal(stops_at(step))
+        keeper = keeper_of(folder, journal)
+        with pytest.raises(Stop):
+            fine_tune(model, task_for(model), 12, how, journal, keeper=keeper)
+        keeper.keep()
+    journal = Journal()
+    tuned = fine_tune(model, task_for(model), 12, how, journal, keeper=keeper_of(folder, journal))
+    assert tuned.SerializeToString() == expected.SerializeToString()
+
+
 def test_fine_tuning_goes_on_bit_by_bit_and_the_best_is_kept(folder_of: Any) -> None:
     model, whole, folder = network(), Journal(), folder_of()
     expected = fine_tune(model, task_for(model), STEPS, FAST, whole)

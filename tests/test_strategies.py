@@ -135,12 +135,12 @@ def test_a_kind_of_cost_from_outside_is_counted_and_trained_against(kind: str) -
     assert cost.ratio(np.ones(coupling.units, bool), kind) == 1
     assert sum(cost.by_owner(kind).values()) == pytest.approx(cost.total(kind))
     gated = insert_gates(coupling.model.proto, coupling, None)
-    objective = add_objective(gated, Fit("ce", "y", 1), (4,), None, Penalty(cost, kind, 3.0))
+    objective = add_objective(gated, Fit("ce", "y", 1), {"y": (4,)}, None, Penalty(cost, kind, 3.0))
     x = np.zeros((4, 2, 6, 6), np.float32)
     scalars = {name: np.zeros((), np.float32) for name in (MU, RHO, HYSTERESIS)}
     for seed in range(4):
         mask = np.random.default_rng(seed).random(coupling.units) < 0.6
-        feeds = {"x": x, ANSWER: np.zeros(4, np.int64), GATES: mask.astype(np.float32), **scalars}
+        feeds = {"x": x, ANSWER + "y": np.zeros(4, np.int64), GATES: mask.astype(np.float32), **scalars}
         found = float(session(objective).run([COST], feeds)[0])
         assert found == pytest.approx(cost.ratio(mask, kind), rel=1e-5)
         assert 0 < found < 1
@@ -166,7 +166,7 @@ def test_a_kind_from_outside_changes_no_figure_of_the_others(two_kinds: None) ->
         add_objective(
             insert_gates(coupling.model.proto, coupling, None),
             Fit("ce", "y", 1),
-            (4,),
+            {"y": (4,)},
             None,
             Penalty(c, "flops", 3.0),
         ).SerializeToString(deterministic=True)

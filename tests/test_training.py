@@ -24,7 +24,7 @@ from tgonnx.training.fine_tune import fine_tune
 from tgonnx.training.loop import Diverged
 from tgonnx.training.progress import Journal, Progress
 from tgonnx.training.recipe import Settings
-from tgonnx.training.schedule import rate
+from tgonnx.training.schedule import COSINE, SCHEDULES, searching
 from tgonnx.training.search import lift, search, search_floors
 from tgonnx.training.statistics import refresh_statistics
 from tgonnx.training.task import Task, Teacher
@@ -168,9 +168,9 @@ def test_every_loss_goes_down(loss: str) -> None:
     task = task_for(model, data, loss)
     metric = task.metric
     assert metric is not None
-    assert not metric.higher_is_better
+    assert metric.higher_is_better == (loss == "distill")
     tuned = fine_tune(student, task, 60, FAST, Journal())
-    assert metric(tuned) < metric(student)
+    assert (metric(tuned) > metric(student)) if metric.higher_is_better else (metric(tuned) < metric(student))
 
 
 def test_dropout_is_silent_and_small_data_is_one_batch() -> None:
@@ -194,10 +194,38 @@ def test_floors_lift_the_best_units(coupling: Coupling) -> None:
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:
-    values = [rate(done) for done in np.linspace(0, 1, 101)]
+    values = [COSINE.rate(done) for done in np.linspace(0, 1, 101)]
     assert values[5] == max(values) == 1.0
     assert 0 < values[0] < 0.2
     assert values[-1] == pytest.approx(0.0, abs=1e-9)
+    assert values[20] == pytest.approx(0.5 * (1 + np.cos(np.pi * 0.15 / 0.95)))
+
+
+def test_schedules_share_the_warm_up() -> None:
+    for warmup in (0.0, 0.05, 0.4):
+        for done in np.linspace(0, warmup, 7)[:-1]:
+            rates = {schedule.rate(done, warmup) for schedule in SCHEDULES.values()}
+            assert len(rates) == 1
+            assert rates.pop() == pytest.approx((done + 0.01) / (warmup + 0.01))
+    steps = [SCHEDULES["step"].rate(done, 0.2) for done in (0.2, 0.59, 0.61, 0.79, 0.81, 1.0)]
+    assert steps == [1.0, 1.0, 0.1, 0.1, 0.01, 0.01]
+    assert {SCHEDULES["constant"].rate(done, 0.2) for done in (0.2, 0.5, 1.0)} == {1.0}
+    assert [searching(done, 0.05) for done in (0.0, 0.02, 0.04, 1.0)] == pytest.approx([0.2, 0.6, 1.0, 1.0])
+    assert searching(0.0, 0.0) == 1.0
+
+
+def test_optimiser_schedule_and_accumulation_reach_the_training() -> None:
+    model = network()
+    tuned = []
+    for changes in (
+        {}, {"optimizer": "sgd", "lr": 0.1}, {"optimizer": "adam", "weight_decay": 1.0}, {"schedule": "constant"},
+        {"warmup": 0.5}, {"clip": 0.01}, {"accumulate": 3},
+    ):  # fmt: skip
+        journal = Journal()
+        tuned.append(fine_tune(model, task_for(model), 20, replace(FAST, **changes), journal))
+        assert journal.records[-1].epoch == (7 if changes == {"accumulate": 3} else 2)
+    weights = [stored(each)["w1"].tobytes() for each in tuned]
+    assert len(set(weights)) == len(weights)
 
 
 def test_progress_is_told_step_by_step(trained: onnx.ModelProto) -> None:

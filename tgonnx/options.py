@@ -20,7 +20,6 @@ Attention = Literal["heads", "head-dim"]
 EngineName = str  # a name in the table of engines, or "auto"
 Device = Literal["cpu", "cuda"]
 Gradient = Literal["one", "sigmoid", "tanh"]
-Optimizer = Literal["adamw", "sgd"]
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 TARGET = "flops=0.5"  # what may stay if nobody says
 CRITERION = "l2"
@@ -33,18 +32,21 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class Spec:
-    """What one option may be: a `kind` of int, float, bool or str; `low` is the least number; `names` are the words
-    that are allowed, or a function that lists them; `many` for several words. `form` reads values of a form of their
-    own, from text and from what Python has for them. `empty`: there may be no choice.
+    """What one option may be: a `kind` of int, float, bool or str; `low` is the least number, and numbers are below
+    `below`; `names` are the words that are allowed, or a function that lists them, and `also` reads other values (None:
+    refused); `many` for several words. `form` reads values of a form of their own, from text and from what Python has
+    for them. `empty`: there may be no choice.
     """
 
     help: str
     kind: type
     default: Any
     low: float = -math.inf
+    below: float = math.inf
     names: Names | None = None
     many: bool = False
     metavar: str = ""
+    also: Callable[[Any], Any] | None = None
     form: Callable[[str, Any], Any] | None = None
 
     @property
@@ -63,6 +65,8 @@ class Spec:
             return value  # known without loading the table that it stands in
         if self.many:
             return _words(name, value)
+        if self.also is not None and (read := self.also(value)) is not None:
+            return read
         if self.names is not None:
             return one_of(name, value, self.names)
         if self.kind is bool:
@@ -73,12 +77,14 @@ class Spec:
         wanted = "a whole number" if self.kind is int else "a number"
         if self.low > -math.inf:
             wanted += f" of at least {self.low:g}"
+        if self.below < math.inf:
+            wanted += f" and below {self.below:g}"
         if self.empty:
             wanted += f" or {NO_CHOICE}"
         number = _parsed(self.kind, value)
         if number is None:
             raise OptionError(name, f"{_shown(value)} is not {wanted}")
-        if not self.low <= number < math.inf:
+        if not self.low <= number < self.below:
             raise OptionError(name, f"{number:g} is not {wanted}")
         return number
 
@@ -156,6 +162,17 @@ def is_a(name: str, value: Any, kind: type | tuple[type, ...], wanted: str) -> N
         raise OptionError(name, f"is a {type(value).__name__}, not {wanted}")
 
 
+def numbers_of(name: str, words: Iterable[str]) -> dict[str, float]:
+    """Numbers of at least 0 by name, from words like NAME=0.5. Raises OptionError."""
+    found = {}
+    for word in words:
+        key, equals, value = word.rpartition("=")
+        if not equals or not key:
+            raise OptionError(name, f"{word!r}: write NAME=NUMBER")
+        found[key] = number(name, value)
+    return found
+
+
 def attention_of(value: Any) -> Attention:
     """What of attention is cut. Raises OptionError."""
     return cast(Attention, one_of("attention", value, ATTENTIONS))
@@ -186,7 +203,9 @@ def _parsed(kind: type, value: Any) -> int | float | None:
 
 
 def _words(name: str, value: Any) -> tuple[str, ...]:
-    """Several words; a plain string is one."""
+    """Several words; a plain string is one, and a mapping those of NAME=VALUE."""
+    if isinstance(value, Mapping):
+        value = [f"{key}={each}" for key, each in value.items()]
     words = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
     if not all(isinstance(word, str) for word in words):
         raise OptionError(name, f"{_shown(value)} is neither text nor a list of texts")

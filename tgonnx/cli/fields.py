@@ -74,7 +74,8 @@ def _member(kind: type, field: Field[Any]) -> Expanded | inspect.Parameter:
 def _described(name: str, spec: Spec) -> tuple[Any, Any]:
     """Default and annotation of an option, for typer."""
     if spec.kind is bool:
-        return spec.default, Annotated[bool, typer.Option(flag(name), help=spec.help)]
+        words = f"{flag(name)}/--no-{flag(name)[2:]}" if spec.default else flag(name)
+        return spec.default, Annotated[bool, typer.Option(words, help=spec.help)]
     if spec.many:
         listed = typer.Option(flag(name), metavar=spec.metavar, help=spec.help)
         return None, Annotated[list[str] | None, listed]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tgonnx.cli.fields import Only
 from tgonnx.data.options import DataOptions
-from tgonnx.options import ATTENTIONS, CRITERION, TARGET
+from tgonnx.options import ATTENTIONS, CRITERION, TARGET, specs
 
 if TYPE_CHECKING:  # heavy, and not needed for --help
     from tgonnx.data.sources import Source
@@ -62,6 +63,9 @@ class Subject:
     fix_shape: FixedShapes = None
 
 
+READING = Only(*(name for name in specs(DataOptions) if name != "cache"))  # `--cache` is that of the teacher
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """Data at a path, and how they are read: here inputs to verify with."""
@@ -70,7 +74,7 @@ class Evidence:
         Path | None,
         typer.Option("--data", "-d", help="Real inputs to verify with, in the forms that `prune` takes."),
     ] = None
-    reading: DataOptions
+    reading: Annotated[DataOptions, READING]
 
     def source(self) -> Source | None:
         """The data, if there are some. Raises UsageError, OptionError."""

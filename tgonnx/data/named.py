@@ -63,7 +63,7 @@ def dataset_of_groups(
 
 def _dataset(reader: _Reader, split: tuple[Split, Split | None], notes: tuple[str, ...]) -> Dataset:
     own = next((each for each in reader.taught if each.output == split[0].first), None)
-    if own is not None and reader.ignores:
+    if own is not None and reader.ignores and len(reader.taught) == 1:
         split, left_out = _that_count(split, own.output)
         notes = (
             *notes,
@@ -71,6 +71,13 @@ def _dataset(reader: _Reader, split: tuple[Split, Split | None], notes: tuple[st
         )
         if not len(split[0]):
             raise DataError(f"{reader.name}: array {own.array!r}: all labels are ignored")
+    for each in reader.taught:
+        if (
+            reader.ignores
+            and each.kind == "label"
+            and (split[0].samples.answers[each.output] == IGNORED).all()
+        ):
+            raise DataError(f"{reader.name}: array {each.array!r}: all labels are ignored")
     kind = own.kind if own else None
     named = [
         f"array {each.array!r} is read as {each.kind}s of output {each.output!r}"

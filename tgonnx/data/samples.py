@@ -27,15 +27,21 @@ class Batch:
     """Inputs by name, cast to the model's types, and the labels or targets of the same samples.
 
     `answers` are those of each output that has some, samples being where the output has them; `answer` is the first's.
+    `positions` are those of the samples in their split, if these are the same whenever they are taken (not augmented).
     """
 
     feeds: Feeds
     answer: Array | None
     axes: Axes = field(default_factory=Axes)
     answers: Mapping[str, Array] = field(default_factory=dict)
+    positions: Indices | None = None
 
     def __len__(self) -> int:
         return self.axes.count(self.feeds)
+
+    def answer_of(self, output: str) -> Array | None:
+        """The labels or targets of an output."""
+        return self.answers.get(output, None if self.answers else self.answer)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -116,7 +122,7 @@ class Split:
         indices = self.indices[chosen]
         found = self.samples.answers_of(indices).items()
         answers = {output: self.axes.as_output(array, output) for output, array in found}
-        return Batch(self.samples.take(indices), self._of_first(answers), self.axes, answers)
+        return Batch(self.samples.take(indices), self._of_first(answers), self.axes, answers, chosen)
 
     def one_shape(self, most: int | None = None) -> Indices:
         """Positions of samples that are of one shape: the first ones of the commonest, at most `most`."""
@@ -140,7 +146,7 @@ class Split:
         if size < 1 or epochs < 0:
             raise UsageError("the batch size must be at least 1 and epochs at least 0")
         for _ in range(epochs):
-            chosen = self._epoch(size, rng)
+            chosen = self.epoch(size, rng)
             yield from self._taken(chosen[skip:])
             skip = max(0, skip - len(chosen))
 
@@ -148,7 +154,8 @@ class Split:
         """The batches of a shuffled epoch."""
         return sum(max(1, len(group) // size) for group in self._groups(np.arange(len(self))))
 
-    def _epoch(self, size: int, rng: np.random.Generator | None) -> list[Indices]:
+    def epoch(self, size: int, rng: np.random.Generator | None) -> list[Indices]:
+        """The positions of the batches of one epoch, as `batches` makes them."""
         order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
         groups = self._groups(order)
         batches = []

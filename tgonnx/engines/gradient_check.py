@@ -29,7 +29,7 @@ from tgonnx.runtime.versions import newest_versions
 TOLERANCE = 0.03  # of the slope; of ReLU networks in float32, correct gradients stay below 0.01
 LADDER = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)  # of the loss, the change that is aimed at
 SILENT = 1e-6  # of the slope: what a parameter contributes whose gradient is almost zero
-_T = "check/t"  # float32 [parameters], the graph input by which they move
+_T = "check"  # float32 [parameters], the graph input by which they move
 
 
 @dataclass(frozen=True)

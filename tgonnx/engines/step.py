@@ -6,13 +6,13 @@ update is then a dozen operators for the whole group instead of a dozen per para
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from tgonnx.engines.optimizers import Memory, clipped, named
 from tgonnx.engines.spec import ParameterGroup, StepSpec
 from tgonnx.errors import UsageError
 from tgonnx.graph.builder import Array, Emitter, Value
@@ -44,21 +44,23 @@ class StepGraph:
 def emit_step(model: ModelProto, gradients: Mapping[str, str], spec: StepSpec) -> StepGraph:
     """Turn a model that already computes `gradients` (initializer name -> value) into a step graph.
 
-    Raises UsageError for a parameter that is not an initializer or stands in two groups.
+    Raises UsageError for a parameter that is not an initializer or stands in two groups, and for an unknown optimiser.
     """
     stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     step = StepGraph(model, reported=[o.name for o in spec.model.graph.output])
     before, after = Emitter("step/in/"), Emitter("step/out/")
+    vectors: list[_Vector] = []
     for index, group in enumerate(spec.groups):
         _require_input(model, group.lr)
-        for name in group.names:
-            if name not in stored:
-                raise UsageError(f"parameter {name!r} is not an initializer of the training graph")
-            if name in step.slots:
-                raise UsageError(f"parameter {name!r} stands in two groups")
+        _check_names(step, group, stored)
         for dtype in sorted({stored[name].dtype.name for name in group.names}):
             members = {n: stored[n] for n in group.names if stored[n].dtype.name == dtype}
-            _emit_group(step, f"state/{index}/{dtype}", group, members, gradients, before, after)
+            vectors.append(_vector(step, f"state/{index}/{dtype}", group, members, gradients, before, after))
+    updates = _accumulate(step, vectors, spec.accumulate, after)
+    if spec.clip:
+        _clip(vectors, spec.clip, after)
+    for vector in vectors:
+        _update(step, vector, after, updates)
     for name, value in spec.statistics.items():
         if name not in stored:
             raise UsageError(f"statistic {name!r} is not an initializer of the training graph")
@@ -69,7 +71,25 @@ def emit_step(model: ModelProto, gradients: Mapping[str, str], spec: StepSpec) -
     return step
 
 
-def _emit_group(
+@dataclass
+class _Vector:
+    """Parameters of a group and one type as one flat vector, and their gradients."""
+
+    prefix: str
+    group: ParameterGroup
+    parameters: Value
+    grads: Value
+
+
+def _check_names(step: StepGraph, group: ParameterGroup, stored: Mapping[str, Array]) -> None:
+    for name in group.names:
+        if name not in stored:
+            raise UsageError(f"parameter {name!r} is not an initializer of the training graph")
+        if name in step.slots:
+            raise UsageError(f"parameter {name!r} stands in two groups")
+
+
+def _vector(
     step: StepGraph,
     prefix: str,
     group: ParameterGroup,
@@ -77,7 +97,7 @@ def _emit_group(
     gradients: Mapping[str, str],
     before: Emitter,
     after: Emitter,
-) -> None:
+) -> _Vector:
     flat = np.concatenate([array.reshape(-1) for array in members.values()])
     elem_type = int(helper.np_dtype_to_tensor_dtype(flat.dtype))
     old = _state(step, f"{prefix}/parameters", flat, after)
@@ -92,50 +112,54 @@ def _emit_group(
         part.reshape(array.shape)
         before.nodes[-1].output[0] = name
     pieces = [after.value(gradients[name], elem_type).reshape([-1]) for name in members]
-    grad = after.concat(pieces, 0)
+    return _Vector(prefix, group, old, after.concat(pieces, 0))
+
+
+def _accumulate(step: StepGraph, vectors: Sequence[_Vector], parts: int, after: Emitter) -> Value | None:
+    """Make gradients the mean over `parts` calls. Returns whether this call is the last of them; None if all are."""
+    if parts == 1 or not vectors:
+        return None
+    count = _state(step, "state/part", np.zeros((), np.int64), after)
+    following = count + 1
+    last, more = following.equals(parts), following < parts
+    step.carried[count.name] = after.op("Mod", following, after.scalar(parts, TensorProto.INT64)).name
+    for vector in vectors:
+        zeros = np.zeros_like(step.state[vector.parameters.name])
+        sums = _state(step, f"{vector.prefix}/gradients", zeros, after)
+        total = sums + vector.grads
+        step.carried[sums.name] = after.where(more, total, 0.0).name
+        vector.grads = total / parts
+    return last
+
+
+def _clip(vectors: Sequence[_Vector], largest: float, after: Emitter) -> None:
+    chosen = [vector for vector in vectors if vector.group.clipped]
+    if chosen:
+        grads = clipped([vector.grads for vector in chosen], largest, after)
+        for vector, grad in zip(chosen, grads, strict=True):
+            vector.grads = grad
+
+
+def _update(step: StepGraph, vector: _Vector, after: Emitter, updates: Value | None) -> None:
+    """New parameters and moments; where `updates` is false, the old ones."""
+    group, w = vector.group, vector.parameters
     rate = after.value(group.lr)
-    if elem_type != TensorProto.FLOAT:
-        rate = rate.cast(elem_type)
-    new = (_adamw if group.optimizer == "adamw" else _sgd)(step, prefix, group, old, grad, rate, after)
-    step.carried[old.name] = new.name
+    if w.elem_type != TensorProto.FLOAT:
+        rate = rate.cast(w.elem_type)
+    memory = Memory(vector.prefix, step.state[w.name], after)
+    new = w - named(group.optimizer).change(group, memory, vector.grads, rate)
+    if group.weight_decay:
+        new = new - w * (rate * group.weight_decay)
+    memory.keep(w, new)
+    step.state.update(memory.state)
+    for name, value in memory.carried.items():
+        held = value if updates is None else after.where(updates, value, after.value(name, value.elem_type))
+        step.carried[name] = held.name
 
 
 def _state(step: StepGraph, name: str, initial: Array, emitter: Emitter) -> Value:
     step.state[name] = initial
     return emitter.value(name, int(helper.np_dtype_to_tensor_dtype(initial.dtype)))
-
-
-def _adamw(
-    step: StepGraph, prefix: str, group: ParameterGroup, w: Value, grad: Value, rate: Value, after: Emitter
-) -> Value:
-    zeros = np.zeros_like(step.state[w.name])
-    m = _state(step, f"{prefix}/first", zeros, after)
-    v = _state(step, f"{prefix}/second", zeros.copy(), after)
-    count = _state(step, f"{prefix}/count", np.zeros((), zeros.dtype), after)
-    b1, b2 = group.betas
-    t = count + 1.0
-    m_new = m * b1 + grad * (1.0 - b1)
-    v_new = v * b2 + grad * grad * (1.0 - b2)
-    correct1 = 1.0 - after.op("Exp", t * math.log(b1)) if b1 > 0 else after.scalar(1.0, w.elem_type)
-    correct2 = 1.0 - after.op("Exp", t * math.log(b2))
-    root = after.op("Sqrt", v_new) / after.op("Sqrt", correct2) + group.eps
-    new = w - m_new * (rate / correct1) / root
-    if group.weight_decay:
-        new = new - w * (rate * group.weight_decay)
-    step.carried.update({m.name: m_new.name, v.name: v_new.name, count.name: t.name})
-    return new
-
-
-def _sgd(
-    step: StepGraph, prefix: str, group: ParameterGroup, w: Value, grad: Value, rate: Value, after: Emitter
-) -> Value:
-    if group.weight_decay:
-        grad = grad + w * group.weight_decay
-    if group.momentum:
-        velocity = _state(step, f"{prefix}/velocity", np.zeros_like(step.state[w.name]), after)
-        grad = velocity * group.momentum + grad
-        step.carried[velocity.name] = grad.name
-    return w - grad * rate
 
 
 def _require_input(model: ModelProto, name: str) -> None:

@@ -67,7 +67,7 @@ class Trainer:
         self._session = session(graph.model, threads, seed, device)
         self._feeds = {i.name for i in self._session.get_inputs()} - set(graph.state)
         # OrtValues made from numpy borrow the array's memory on the CPU: `_kept` keeps it alive
-        self._kept = {name: np.ascontiguousarray(array).copy() for name, array in graph.state.items()}
+        self._kept = {name: np.array(array, order="C") for name, array in graph.state.items()}
         self._value = import_onnxruntime().OrtValue.ortvalue_from_numpy
         self._state = {name: self._value(array) for name, array in self._kept.items()}
 

@@ -5,76 +5,272 @@ A label out of range or an empty batch would crash the runtime.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx
 
 from tgonnx.data.answers import counted
 from tgonnx.data.probe import Probe
-from tgonnx.data.samples import Dataset, Split
-from tgonnx.errors import DataError
+from tgonnx.data.samples import Dataset, Kind, Split, Taught
+from tgonnx.errors import DataError, UnsupportedError, UsageError
 from tgonnx.losses import table
+from tgonnx.losses.asked import Asked
+from tgonnx.losses.figures import AGREEMENT, MetricKind, Seen
+from tgonnx.losses.graph_loss import LossGraph, is_graph, read_loss
 from tgonnx.losses.loss import Loss
+from tgonnx.losses.nodes import Nodes
+from tgonnx.losses.spread import Spread, spread_of
 from tgonnx.ops.aspects.row import FLOATS
+from tgonnx.options import nearest
+from tgonnx.runtime.sessions import Session
+
+LOOKED_AT, AT_ONCE = 64, 8  # samples by which the spread of an output is known, and of them in a batch
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a data set and a loss fit a model; made by `validate`.
+    """How an output learns, and how the others do; made by `validate`.
 
-    `loss` is its name, never "auto". `output` is the model's first output, which the loss is taken on, and `class_axis`
-    its axis of classes (losses on labels only). `ignores`: labels may be `tgonnx.data.answers.IGNORED`, for nothing.
-    `others` are further outputs of floats: nothing is given for them, so that they follow the original.
+    `loss` is its name, never "auto"; it is taken on `output` and counts `weight` times. `class_axis` is that output's
+    axis of classes (losses on labels only). `ignores`: labels may be `tgonnx.data.answers.IGNORED`, for nothing.
+    `smoothing` is the share of a label that all classes get. `spread` is how much the original's output varies, where
+    it is followed, `metric` what is measured, if not what the loss says. `others` are the further outputs that learn
+    or follow the original; the first to learn comes first.
     """
 
     loss: str
     output: str
     class_axis: int | None = None
     ignores: bool = False
-    others: tuple[str, ...] = ()
+    others: tuple[Fit, ...] = ()
+    weight: float = 1.0
+    smoothing: float = 0.0
+    spread: Spread | None = field(default=None, compare=False)
+    metric: MetricKind | None = field(default=None, compare=False)
+    graph: LossGraph | None = field(default=None, compare=False)
 
     @property
     def definition(self) -> Loss:
         """What the loss is. Raises UsageError for a name that the table of losses lacks."""
         return table.named(self.loss)
 
+    @property
+    def figure(self) -> MetricKind:
+        """What is measured of the output."""
+        own = self.definition.figure if self.graph is None else self.graph.figure
+        return self.metric or own
 
-def validate(dataset: Dataset, model: onnx.ModelProto, loss: str = "auto") -> Fit:
-    """Check all samples and answers against the model and the loss, by running the model on a few of them.
+    @property
+    def answers(self) -> Mapping[str, Kind]:
+        """The answers that the loss needs, by output."""
+        if self.graph is not None:
+            return self.graph.answers
+        return {self.output: kind} if (kind := self.definition.answers) and self.weight else {}
 
-    `loss` is a name in the table of losses (`tgonnx.losses.table`); "auto" takes what the answers allow. Raises
-    `DataError`, and `UsageError` for an unknown loss.
+    @property
+    def originals(self) -> set[str]:
+        """The outputs of which the loss needs what the original says; it may follow that of others."""
+        if self.graph is not None:
+            return self.graph.originals
+        return {self.output} if self.weight and self.definition.teacher == "whole" else set()
+
+    @property
+    def may_follow(self) -> bool:
+        """Whether the loss follows the original for a part."""
+        return self.graph is None and bool(self.weight) and self.definition.teacher == "part"
+
+    @property
+    def parts(self) -> tuple[Fit, ...]:
+        """All outputs that learn or follow the original."""
+        return (self, *self.others)
+
+
+def validate(dataset: Dataset, model: onnx.ModelProto, loss: str | Asked = "auto") -> Fit:
+    """Check all samples and answers against the model and what is asked for, by running the model on a few of them.
+
+    `loss` is a name in the table of losses (`tgonnx.losses.table`), "auto" for what the answers of each output allow,
+    the path of a graph, or that and more. Raises `DataError`, `UsageError` for unknown names, UnsupportedError if
+    nothing can be learned, ModelError for a graph.
     """
-    chosen = table.chosen(loss, dataset.answer)
-    if chosen.answers and dataset.answer != chosen.answers:
-        raise DataError(f"{dataset.name}: loss {chosen.name} needs an array {chosen.answers!r}")
-    first = model.graph.output[0].name
-    _only_first(dataset, first, chosen)
-    probe, class_axis = Probe(model, dataset.name), None
-    for prefix, split in _distinct(dataset):
+    asked = loss if isinstance(loss, Asked) else Asked(loss=loss)
+    graph = read_loss(asked.loss, model, dataset.taught, dataset.name) if is_graph(asked.loss) else None
+    _check_names(asked, [value.name for value in model.graph.output], graph, dataset)
+    probe = Probe(model, dataset.name)
+    for _, split in _distinct(dataset):
         if not len(split):
             raise DataError(f"{dataset.name}: there are no samples")
         split.samples.check(dataset.name)
-        for part in split.samples.parts:
-            shape = probe.shape(part, first)
-            if chosen.answers:
-                array = next(each.array for each in dataset.taught if each.output == first)
-                answers = part.answers[first]
-                where = f"{dataset.name}: array {prefix + array!r}"
-                class_axis = chosen.check(counted(answers) if dataset.ignores else answers, shape, where)
-    sample_axis = dataset.train.axes.outputs.get(first) or 0
-    if class_axis is not None and class_axis <= sample_axis:  # found with samples first
-        class_axis -= 1
-    others = () if chosen.teacher == "outputs" else tuple(_of_floats(model.graph.output[1:]))
-    return Fit(chosen.name, first, class_axis, dataset.ignores, others)
+        for samples in split.samples.parts:
+            probe.shape(samples, model.graph.output[0].name)  # the model runs on them
+    parts = _parts(asked if graph is None else replace(asked, loss="auto"), dataset, probe)
+    if graph is not None:
+        parts = [replace(part, weight=0.0) if part.output in graph.outputs else part for part in parts]
+        first = Fit(asked.loss, graph.outputs[0], graph=graph)
+        try_graph(first, dataset, probe.session, 2)
+        parts = [first, *(p for p in parts if asked.metric is None or p.output != first.output)]
+    if not any(part.weight for part in parts):
+        raise UsageError("loss_weight: all are 0, nothing is learned")
+    parts = [_with_metric(part, parts[0], asked, dataset, probe) for part in parts]
+    return replace(parts[0], others=tuple(parts[1:]))
 
 
-def _of_floats(outputs: Iterable[onnx.ValueInfoProto]) -> Iterator[str]:
-    """The names of those outputs that are tensors of floats."""
-    for value in outputs:
-        if value.type.tensor_type.elem_type in FLOATS:
-            yield value.name
+def _parts(asked: Asked, dataset: Dataset, probe: Probe) -> list[Fit]:
+    """How each output learns that is not free, those with labels or targets first."""
+    taught = {each.output: each for each in dataset.taught}
+    parts = []
+    for name, loss in _losses(asked, probe.model, taught, dataset).items():
+        part = Fit(loss.name, name, weight=asked.weights.get(name, 1.0))
+        if loss.answers:
+            part = _with_answers(part, taught[name], dataset, probe, asked.smoothing)
+        elif loss.teacher == "whole":
+            part = replace(part, spread=_spread(part, dataset, probe))
+        parts.append(part)
+    return sorted(parts, key=lambda part: not part.definition.answers)
+
+
+def try_graph(fit: Fit, dataset: Dataset, session: Session, count: int) -> None:
+    """Run the loss, if it is a graph, on so many samples of which `session` says the outputs.
+
+    Raises UnsupportedError unless it says a number.
+    """
+    if fit.graph is not None:
+        split = dataset.train
+        batch = split.take(split.one_shape(split.axes.fixed or count))
+        outputs = session.run(batch.feeds)
+        fit.graph.measured(Seen(fit, outputs, None, outputs, count=len(batch), answers=batch.answers))
+
+
+def _check_names(asked: Asked, outputs: list[str], graph: LossGraph | None, dataset: Dataset) -> None:
+    """Raise for weights and freedom of outputs that the model lacks, or that cannot be."""
+    learning = () if graph is None else graph.outputs
+    for option, names in (("free_output", asked.free), ("loss_weight", asked.weights)):
+        for name in names:
+            if name not in outputs:
+                listed = ", ".join(outputs)
+                raise UsageError(
+                    f"{option}: the model has no output {name!r}; it has {listed}{nearest(name, outputs)}"
+                )
+            if name in learning:
+                raise UsageError(f"{option}: output {name!r} learns from the loss {asked.loss}")
+    for name in asked.free:
+        if name in asked.weights:
+            raise UsageError(f"output {name!r} is free: a loss_weight means nothing there")
+        own = next((each for each in dataset.taught if each.output == name), None)
+        if own is not None:
+            raise DataError(
+                f"{dataset.name}: array {own.array!r} is for output {name!r}, which free_output leaves without a loss"
+            )
+
+
+def _losses(
+    asked: Asked, model: onnx.ModelProto, taught: Mapping[str, Taught], dataset: Dataset
+) -> dict[str, Loss]:
+    """The loss of each output that is not free, by the answers that it has; others must be floats to be followed."""
+    wanted = table.chosen(asked.loss, next(iter(taught.values())).kind if taught else None)
+    if asked.loss != "auto":
+        wanted = table.named(asked.loss)
+        if wanted.answers and wanted.answers not in {each.kind for each in taught.values()}:
+            raise DataError(f"{dataset.name}: loss {wanted.name} needs an array {wanted.answers!r}")
+    found = {}
+    for value in model.graph.output:
+        own = taught.get(value.name)
+        loss = table.chosen(asked.loss, own.kind if own else None)
+        is_float = value.type.tensor_type.elem_type in FLOATS
+        if value.name not in asked.free and (is_float or loss.answers):
+            found[value.name] = loss
+    if not found:
+        raise UnsupportedError(f"loss {wanted.name}: the model has no output of floats that can learn")
+    return found
+
+
+def _with_answers(part: Fit, own: Taught, dataset: Dataset, probe: Probe, smoothing: float) -> Fit:
+    """With the axis of classes, after all labels or targets of the output were checked."""
+    loss, axis = part.definition, None
+    for prefix, split in _distinct(dataset):
+        for samples in split.samples.parts:
+            answers = samples.answers[part.output]
+            where = f"{dataset.name}: array {prefix + own.array!r}"
+            ignores = own.kind == "label" and dataset.ignores
+            axis = loss.check(
+                counted(answers) if ignores else answers, probe.shape(samples, part.output), where
+            )
+    sample_axis = dataset.train.axes.outputs.get(part.output) or 0
+    if axis is not None and axis <= sample_axis:  # found with samples first
+        axis -= 1
+    ignores = own.kind == "label" and dataset.ignores
+    return replace(part, class_axis=axis, ignores=ignores, smoothing=smoothing if axis is not None else 0.0)
+
+
+def _spread(part: Fit, dataset: Dataset, probe: Probe) -> Spread | None:
+    """How much each channel of the original's output varies over a few samples."""
+    if ends_in_activation(part, probe.model):
+        return None  # probabilities that add up to one are compared as such
+    split = dataset.train
+    chosen = split.indices[split.one_shape(LOOKED_AT)]
+    size = split.axes.fixed or AT_ONCE
+    pieces = (chosen[start : start + size] for start in range(0, len(chosen), size))
+    outputs = (probe.outputs(split.samples, piece)[part.output] for piece in pieces)
+    return spread_of(outputs, split.axes.outputs.get(part.output, 0))
+
+
+def _with_metric(part: Fit, first: Fit, asked: Asked, dataset: Dataset, probe: Probe) -> Fit:
+    """With the metric that was asked for, where the output has what that needs; the first one must."""
+    own = next((each for each in dataset.taught if each.output == part.output), None)
+    kind = own.kind if own else None
+    metric = asked.metric
+    if metric is not None and (part is first or not metric.only_first):
+        if (fitting := _fitting(metric, kind)) is not None:
+            return _with_classes(replace(part, metric=fitting), own, dataset, probe)
+        if part is first:
+            raise DataError(f"{dataset.name}: metric {metric.name} needs an array {metric.against!r}")
+    if (
+        part.graph is None
+        and part.definition.teacher == "whole"
+        and (kind == "label" or ends_in_activation(part, probe.model))
+    ):
+        return _with_classes(replace(part, metric=AGREEMENT), own, dataset, probe)
+    return part
+
+
+def _fitting(metric: MetricKind | None, kind: str | None) -> MetricKind | None:
+    """The metric, or what it is for the answers that there are; None if they do not do."""
+    while metric is not None and metric.against not in ("original", kind):
+        metric = metric.instead
+    return metric
+
+
+def _with_classes(part: Fit, own: Taught | None, dataset: Dataset, probe: Probe) -> Fit:
+    """With the axis of classes that its metric counts along. Raises `DataError` where it says nothing of so few."""
+    if own is not None and own.kind == "label" and part.class_axis is None:
+        found = _with_answers(replace(part, loss="ce"), own, dataset, probe, 0.0)
+        part = replace(part, class_axis=found.class_axis, ignores=found.ignores)
+    least = part.figure.least
+    if least == 1:
+        return part
+    shape = np.shape(probe.outputs(dataset.train.samples.parts[0], np.arange(1))[part.output])
+    axis = part.class_axis
+    if axis is None:
+        activation = None if part.graph else Nodes(probe.model, part).activation(part.output)
+        along = activation_axis(activation[0]) if activation is not None and not activation[1] else 1
+        axis = along % len(shape) if -len(shape) <= along < len(shape) else len(shape) - 1
+    if not shape or shape[axis] < least:
+        there = f"{shape[axis]} classes" if shape else "one value"
+        raise DataError(
+            f"{dataset.name}: output {part.output!r} has {there}: metric {part.figure.name} says nothing"
+        )
+    return replace(part, class_axis=axis)
+
+
+def activation_axis(softmax: onnx.NodeProto) -> int:
+    """Along which axis probabilities add up to one."""
+    return next((int(a.i) for a in softmax.attribute if a.name == "axis"), -1)
+
+
+def ends_in_activation(part: Fit, model: onnx.ModelProto) -> bool:
+    """Whether the output is made by the activation that its loss takes off."""
+    return part.graph is None and Nodes(model, part).activation(part.output) is not None
 
 
 def _distinct(dataset: Dataset) -> list[tuple[str, Split]]:
@@ -84,13 +280,3 @@ def _distinct(dataset: Dataset) -> list[tuple[str, Split]]:
         if not any(split.samples is other.samples for _, other in found):
             found.append((prefix, split))
     return found
-
-
-def _only_first(dataset: Dataset, first: str, loss: Loss) -> None:
-    """Labels and targets of other outputs than the first are in no loss yet: better refused than forgotten."""
-    others = [each for each in dataset.taught if each.output != first]
-    if others and (loss.answers or dataset.answer is None):
-        raise DataError(
-            f"{dataset.name}: array {others[0].array!r} is for output {others[0].output!r}, but only the first output, "
-            f"{first!r}, learns from labels or targets; leave it out"
-        )

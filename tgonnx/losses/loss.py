@@ -2,77 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
-
-import numpy as np
 
 from tgonnx.data.answers import check_targets
 from tgonnx.graph.builder import Value
 from tgonnx.graph.types import Array
+from tgonnx.losses.figures import MetricKind, Seen, mean_of
 
 if TYPE_CHECKING:
-    from tgonnx.losses.fit import Fit
     from tgonnx.losses.nodes import Nodes
 
+__all__ = ["Check", "Loss", "Seen"]
 
 Check = Callable[
     [Array, tuple[int, ...], str], int | None
 ]  # answers, shape of the output, where they are from
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A batch of held-out samples: what the model says of it, and what it should say.
-
-    `outputs` are the model's by name, `taught` the original's if the loss wants all of them (else empty), `answer` the
-    labels or targets. `activated`: the original ends with the activation that the loss takes off.
-    """
-
-    fit: Fit
-    outputs: Mapping[str, Array]
-    answer: Array | None = None
-    taught: Mapping[str, Array] = field(default_factory=dict)
-    activated: bool = False
-
-    @property
-    def output(self) -> Array:
-        """The output that the loss is taken on, in double precision."""
-        return self.outputs[self.fit.output].astype(np.float64)
-
-    @property
-    def wanted(self) -> Array:
-        """The labels or targets, of a loss that needs them."""
-        assert self.answer is not None  # made sure of by `validate`
-        return self.answer
-
-
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """A loss by name: one entry of the table `LOSSES`.
+    """A loss by name: one entry of the table `LOSSES`. It is taken on one output.
 
     * `emit` writes the loss of a batch, a scalar, with what `Nodes` offers;
-    * `metric` measures a batch of held-out samples, a mean over them; it is called `metric_name`, by default the
-      loss;
+    * `metric` is what is measured on held-out samples: a `MetricKind`, or a function of a batch whose mean over
+      samples is called `metric_name`, by default the loss;
     * `answers` is the array that the loss needs; `check` compares it with the output's shape before anything runs, and
       returns the axis of classes if there is one (raises DataError);
     * `strips` is the activation that is taken off, where the model ends with it;
-    * `teacher`: with "outputs" the loss learns from all float outputs of the original, with "output" it may follow
-      the first one for a part.
+    * `teacher`: with "whole" the loss learns from what the original says of the output, with "part" it may follow that
+      for a part.
     """
 
     name: str
     emit: Callable[[Nodes], Value]
-    metric: Callable[[Seen], float]
+    metric: Callable[[Seen], float] | MetricKind
     answers: Literal["label", "target"] | None = "target"
     check: Check = check_targets
     strips: str | None = None
-    teacher: Literal["output", "outputs"] | None = None
+    teacher: Literal["part", "whole"] | None = None
     metric_name: str = ""
     higher_is_better: bool = False
 
     @property
-    def measured(self) -> str:
-        """What the figure on held-out data is called."""
-        return self.metric_name or f"{self.name} loss"
+    def figure(self) -> MetricKind:
+        """What is measured on held-out data, if nothing else is asked for."""
+        if isinstance(self.metric, MetricKind):
+            return self.metric
+        return mean_of(self.metric_name or f"{self.name} loss", self.metric, self.higher_is_better)

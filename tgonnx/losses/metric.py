@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 
-from tgonnx.data.answers import IGNORED
 from tgonnx.data.axes import find_axes
 from tgonnx.data.samples import Split
-from tgonnx.graph.types import Array
-from tgonnx.losses.fit import Fit
-from tgonnx.losses.loss import Seen
+from tgonnx.losses.figures import Seen
+from tgonnx.losses.fit import Fit, ends_in_activation
 from tgonnx.runtime.sessions import open_session
 
 BATCH = 250
@@ -20,9 +20,9 @@ BATCH = 250
 
 @dataclass(frozen=True)
 class Metric:
-    """The loss's own metric: accuracy for `ce` (0..1, higher is better), else the loss (lower is better).
+    """The figure of the output that learns first (`Fit.figure`), and those of the others.
 
-    `teacher` is the original model, which `distill` compares with.
+    `teacher` is the original model, which outputs that follow it are compared with.
     """
 
     fit: Fit
@@ -31,43 +31,45 @@ class Metric:
 
     @property
     def name(self) -> str:
-        return self.fit.definition.measured
+        return self.fit.figure.title
 
     @property
     def higher_is_better(self) -> bool:
-        return self.fit.definition.higher_is_better
+        return self.fit.figure.higher_is_better
 
     def __call__(self, model: onnx.ModelProto, limit: int | None = None, threads: int = 0) -> float:
         """The metric over all samples, or over `limit` of them, always the same ones."""
+        return self._measured([self.fit], model, limit, threads)[0]
+
+    def others(self, model: onnx.ModelProto, threads: int = 0) -> dict[str, float]:
+        """The figures of the other outputs over all samples, by what they are called."""
+        parts = list(self.fit.others)
+        titles = [f"{part.output}: {part.figure.title}" for part in parts]
+        return dict(zip(titles, self._measured(parts, model, None, threads), strict=True)) if parts else {}
+
+    def _measured(
+        self, parts: Sequence[Fit], model: onnx.ModelProto, limit: int | None, threads: int
+    ) -> list[float]:
         count = len(self.split)
         chosen = np.arange(count)
         if limit is not None and limit < count:
             chosen = np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
         axes = self.split.axes
         fixed = axes.fixed or find_axes(model).fixed
-        loss, output = self.fit.definition, self.fit.output
         session = open_session(model, threads)
-        teacher = open_session(self.teacher, threads) if loss.teacher == "outputs" else None
-        activated = loss.strips is not None and ends_in(self.teacher, loss.strips)
-        total = weight = 0.0
-        for part in self.split.pieces(chosen, fixed or BATCH):
-            filled = np.resize(part, fixed) if fixed else part  # a fixed batch must be full
+        follows = any(part.figure.against == "original" or part.originals for part in parts)
+        teacher = open_session(self.teacher, threads) if follows else None
+        activated = [ends_in_activation(part, self.teacher) for part in parts]
+        kept: list[list[Any]] = [[] for _ in parts]
+        for piece in self.split.pieces(chosen, fixed or BATCH):
+            filled = np.resize(piece, fixed) if fixed else piece  # a fixed batch must be full
             batch = self.split.take(filled)
-            outputs = axes.first(session.run(batch.feeds), len(part))
-            taught = {} if teacher is None else axes.first(teacher.run(batch.feeds), len(part))
-            answer = None if batch.answer is None else axes.first({output: batch.answer}, len(part))[output]
-            value = loss.metric(Seen(self.fit, outputs, answer, taught, activated))
-            counted = len(part) * _share(answer) if self.fit.ignores else len(part)
-            total, weight = total + value * counted, weight + counted
-        return total / weight if weight else 0.0
-
-
-def _share(labels: Array | None) -> float:
-    """How many of the labels count."""
-    return 1.0 if labels is None else float((labels != IGNORED).mean())
-
-
-def ends_in(model: onnx.ModelProto, op_type: str) -> bool:
-    """Is the first output made by this operator?"""
-    name = model.graph.output[0].name
-    return any(name in node.output and node.op_type == op_type for node in model.graph.node)
+            outputs = axes.first(session.run(batch.feeds), len(piece))
+            taught = {} if teacher is None else axes.first(teacher.run(batch.feeds), len(piece))
+            given = {part.output: batch.answer_of(part.output) for part in parts} | dict(batch.answers)
+            answers = axes.first({n: each for n, each in given.items() if each is not None}, len(piece))
+            for part, ends, own in zip(parts, activated, kept, strict=True):
+                axis = axes.outputs.get(part.output) or 0
+                seen = Seen(part, outputs, answers.get(part.output), taught, ends, len(piece), axis, answers)
+                own.append(part.figure.each(seen))
+        return [part.figure.value(own) for part, own in zip(parts, kept, strict=True)]

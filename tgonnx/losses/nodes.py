@@ -3,49 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
+from tgonnx.errors import UnsupportedError
 from tgonnx.graph.builder import Emitter, Value
 from tgonnx.ops.aspects.traits import Traits, traits_of
 
 if TYPE_CHECKING:
     from tgonnx.losses.fit import Fit
+    from tgonnx.losses.loss import Loss
 
-ANSWER = "tgonnx.answer"  # labels int64 or targets float32, one per sample
+ANSWER = "tgonnx.answer/"  # + output: labels int64 or targets float32, one per sample
 TEACHER = "tgonnx.teacher/"  # + output: what the original model says
 
 
 class Nodes:
-    """The nodes that are added to `model`, which is changed in place.
+    """The nodes that are added to `model`, which is changed in place, for the output of `fit`.
 
-    `answer_shape` is the shape of a batch of answers, `outputs` those of what the teacher says, by output,
-    `imitation` the share of the loss that should follow the teacher.
+    `answers` are the shapes of a batch of answers by output, `outputs` those of what the teacher says, `imitation` is
+    the share of a loss that should follow the teacher.
     """
 
     def __init__(
         self,
         model: onnx.ModelProto,
         fit: Fit,
-        answer_shape: tuple[int, ...] = (),
+        answers: Mapping[str, tuple[int, ...]] | None = None,
         outputs: Mapping[str, tuple[int, ...]] | None = None,
         imitation: float = 0.0,
     ) -> None:
-        self.graph, self.fit, self.loss = model.graph, fit, fit.definition
-        self.answer_shape, self.outputs, self.imitation = answer_shape, outputs or {}, imitation
+        self.graph, self.fit = model.graph, fit
+        self.answers, self.outputs, self.imitation = answers or {}, outputs or {}, imitation
         self.makers = {name: node for node in self.graph.node for name in node.output}
         self.emitter = Emitter("tgonnx.objective/")
         self.types = {v.name: v.type.tensor_type.elem_type for v in (*self.graph.output, *self.graph.input)}
 
+    def of(self, fit: Fit) -> Nodes:
+        """The same graph for another output."""
+        other = copy(self)
+        other.fit = fit
+        return other
+
+    @property
+    def loss(self) -> Loss:
+        """The loss of the output."""
+        return self.fit.definition
+
+    @property
+    def answer_shape(self) -> tuple[int, ...]:
+        """The shape of a batch of answers."""
+        return self.answers.get(self.fit.output, ())
+
     def answer(self) -> Value:
         """The answers of a batch: labels int64, targets float32."""
         labels = self.loss.answers == "label"
-        return self.input(ANSWER, TensorProto.INT64 if labels else TensorProto.FLOAT, self.answer_shape)
+        kind = TensorProto.INT64 if labels else TensorProto.FLOAT
+        return self.input(ANSWER + self.fit.output, kind, self.answer_shape)
 
     def taught(self, output: str) -> Value:
-        """What the teacher says for an output, float32."""
+        """What the teacher says for an output, float32. Raises UnsupportedError if it says nothing there."""
+        if output not in self.outputs:
+            raise UnsupportedError(
+                f"loss {self.fit.loss}: the model has no output of floats that it can follow"
+            )
         return self.input(TEACHER + output, TensorProto.FLOAT, self.outputs[output])
 
     def scores(self) -> Value:
@@ -93,8 +117,9 @@ class Nodes:
         return value if elem_type == TensorProto.FLOAT else value.cast(TensorProto.FLOAT)
 
     def input(self, name: str, elem_type: int, shape: tuple[int, ...]) -> Value:
-        """A new input of the graph."""
-        self.graph.input.append(helper.make_tensor_value_info(name, elem_type, list(shape)))
+        """An input of the graph, which is added if it is not there."""
+        if all(value.name != name for value in self.graph.input):
+            self.graph.input.append(helper.make_tensor_value_info(name, elem_type, list(shape)))
         return self.emitter.value(name, elem_type)
 
     def name(self, value: Value, name: str) -> Value:

@@ -26,5 +26,10 @@ def named(name: str) -> Loss:
 
 
 def chosen(name: str, answers: str | None) -> Loss:
-    """The loss of that name, or with "auto" what fits the answers ("label", "target" or none). Raises UsageError."""
-    return find({"auto": AUTO[answers], **LOSSES}, name, "loss")
+    """The loss of an output with these answers ("label", "target" or none): of that name if it is for such, else
+    what fits them.
+
+    Raises UsageError for an unknown name that is not "auto".
+    """
+    loss = find({"auto": AUTO[answers], **LOSSES}, name, "loss")
+    return loss if loss.answers in (answers, None) else AUTO[answers]

@@ -102,8 +102,13 @@ def batch_size(model: Model, dataset: Dataset, wanted: int | None) -> int:
     return size if counts and set(counts) == {size} else insists
 
 
-def steps_for(per_epoch: int, epochs: int | None, train_weights: bool) -> tuple[int, int]:
-    """Steps of search and of fine-tuning, from the steps that one pass over the data takes."""
+def steps_for(
+    per_epoch: int, epochs: int | None, train_weights: bool, by_gates: bool = True
+) -> tuple[int, int]:
+    """Steps of search and of fine-tuning, from the steps that one pass over the data takes.
+
+    Where nothing is searched for, all steps are for fine-tuning; where weights are frozen, for the search.
+    """
     if epochs is None:
         (least, most), (tune_least, tune_most) = SEARCH_STEPS, TUNE_STEPS
         tune = min(max(TUNE_EPOCHS * per_epoch, tune_least), tune_most)
@@ -111,4 +116,7 @@ def steps_for(per_epoch: int, epochs: int | None, train_weights: bool) -> tuple[
     else:
         search_steps = max(1, epochs * per_epoch // 3)
         tune = max(1, epochs * per_epoch - search_steps)
-    return (search_steps, tune) if train_weights else (search_steps + tune, 0)
+    both = search_steps + tune
+    if not by_gates:
+        return (0, both if train_weights else 0)
+    return (search_steps, tune) if train_weights else (both, 0)

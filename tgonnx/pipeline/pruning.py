@@ -14,13 +14,15 @@ from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import OptionError, UnsupportedError
 from tgonnx.graph.structure import structure_hash
 from tgonnx.loading import load
-from tgonnx.losses.fit import validate
+from tgonnx.losses.fit import try_graph, validate
 from tgonnx.options import Attention, attention_of, of_class, with_fields
-from tgonnx.pipeline.learning import with_data, without_data
+from tgonnx.pipeline.learning import with_data
+from tgonnx.pipeline.no_data import without_data
 from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, reachable
 from tgonnx.pipeline.result import PruneResult
 from tgonnx.proof import Prover, data_feeds
 from tgonnx.runtime.known_part import known_part, unknown_operators, with_rest
+from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.bounds import Bounds
 from tgonnx.training.identity import identity
 from tgonnx.training.keeper import open_keeper
@@ -68,7 +70,7 @@ def prune(
     if unknown:  # nothing here runs them: what stands before them is trained
         model = replace(load(known_part(whole, unknown)), source=model.source)
     dataset = None if data is None else open_dataset(data, model.original)
-    fitting = None if dataset is None else validate(dataset, model.original, recipe.loss)
+    fitting = None if dataset is None else validate(dataset, model.original, recipe.asked())
     if dataset is not None and not model.sizes:
         model = at_sizes_of(dataset, model)
     coupling = analyze(model, attention)
@@ -82,11 +84,14 @@ def prune(
     plan = Plan(model, coupling, wanted, reachable(coupling, wanted, bounds), bounds, whole=not unknown)
     prover = Prover(coupling, (), run.verify_seconds, run.unverified)
     if dataset is None or fitting is None:
-        return without_data(plan, prover)
+        return without_data(plan, recipe, run, prover)
     settings = Settings(**(vars(recipe) | vars(run) | {"batch": batch_size(model, dataset, recipe.batch)}))
+    if fitting.graph:
+        try_graph(fitting, dataset, open_session(model.original), settings.batch)
     prover = replace(prover, feeds=data_feeds(dataset, model.original))
     journal = Journal(progress)
     who = identity(model.original, dataset, run.threads)
+    who |= {"loss": fitting.graph.digest} if fitting.graph else {}
     keeper = open_keeper(
         run, str(model.source), who, _resolved(plan, replace(settings, loss=fitting.loss)), journal
     )
@@ -106,7 +111,10 @@ def _resolved(plan: Plan, settings: Settings) -> dict[str, Any]:
         "resume",
         "checkpoint_seconds",
     )  # of this process alone
-    chosen = {name: value for name, value in vars(settings).items() if name not in own}
+    plain = {
+        n: getattr(v, "__qualname__", v) for n, v in vars(settings).items()
+    }  # a metric may be a function
+    chosen = {name: value for name, value in plain.items() if name not in own}
     goal = {"target": f"{plan.target.kind}={plan.target.value!r}", "attention": plan.coupling.attention}
     return goal | chosen | vars(plan.bounds)
 

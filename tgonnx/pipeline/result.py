@@ -22,11 +22,13 @@ from tgonnx.training.progress import Journal, Progress
 
 @dataclass(frozen=True)
 class Figures:
-    """One model in figures. `metric` was measured on all held-out samples; None if there are none."""
+    """One model in figures. `metric` was measured on all held-out samples; None if there are none. `others` are the
+    figures of further outputs, by what they are called."""
 
     cost: Cost
     file_bytes: int
     metric: float | None = None
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,7 +67,9 @@ class PruneResult(Shown):
         rows = [(name, say(a), say(b), f"{b / a:.1%}" if a else "") for name, a, b, say in costs]
         if self.before.metric is not None and self.after.metric is not None:
             a, b = self.before.metric, self.after.metric
-            rows.append((self.metric_name or "metric", f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}"))
+            measured = [(self.metric_name or "metric", a, b)]
+            measured += [(name, a, self.after.others[name]) for name, a in self.before.others.items()]
+            rows += [(name, f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}") for name, a, b in measured]
         met = "met" if self.target_met else f"not met: {self.achieved:.3f}"
         facts = [
             ("target", f"{self.target}, {met}"),
@@ -101,8 +105,10 @@ def result_of(
         notes += (
             f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found",
         )
-    before = Figures(cost.cost(), original.ByteSize(), None if metric is None else metric(original))
-    after = Figures(cost.cost(mask.open), pruned.ByteSize(), None if metric is None else metric(pruned))
+    before, after = (
+        Figures(cost.cost(chosen), each.ByteSize(), *((metric(each), metric.others(each)) if metric else ()))
+        for each, chosen in ((original, None), (pruned, mask.open))
+    )
     name = None if metric is None else metric.name
     return PruneResult(
         pruned, mask, before, after, name, tuple(journal.records), check, plan.target, achieved, notes,

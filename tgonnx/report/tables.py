@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,16 @@ SHORT_LIST = 12  # rows of a long table without -v
 
 @dataclass(frozen=True)
 class Facts:
-    """One model in figures: cost, bytes of its file, milliseconds (p50), and a metric on held-out data."""
+    """One model in figures: cost, bytes of its file, milliseconds (p50), and a metric on held-out data.
+
+    `others` are the figures of further outputs by what they are called.
+    """
 
     cost: Cost
     file_bytes: int
     latency: float | None = None
     metric: float | None = None
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -73,13 +77,10 @@ def comparison(before: Facts, after: Facts, check: Check | None = None, metric: 
         if old is not None and new is not None:
             _row(table, name, write(old), write(new), f"{new / old:.1%}" if old else "")
     if before.metric is not None and after.metric is not None:
-        _row(
-            table,
-            metric,
-            f"{before.metric:.4g}",
-            f"{after.metric:.4g}",
-            f"{after.metric - before.metric:+.4g}",
-        )
+        measured = [(metric, before.metric, after.metric)]
+        measured += [(name, old, after.others[name]) for name, old in before.others.items()]
+        for name, was, now in measured:
+            _row(table, name, f"{was:.4g}", f"{now:.4g}", f"{now - was:+.4g}")
     if check is not None:
         _row(
             table,
@@ -110,7 +111,7 @@ def facts(result: PruneResult, original: onnx.ModelProto, threads: int = 0) -> t
     except (ModelError, UnsupportedError):  # custom operators: nothing here runs them
         times = [None, None]
     before, after = (
-        Facts(part.cost, part.file_bytes, milliseconds, part.metric)
+        Facts(part.cost, part.file_bytes, milliseconds, part.metric, part.others)
         for part, milliseconds in zip((result.before, result.after), times, strict=True)
     )
     return before, after

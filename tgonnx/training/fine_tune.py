@@ -9,7 +9,7 @@ from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import WATCHED, Loop
 from tgonnx.training.progress import Journal
 from tgonnx.training.recipe import Settings
-from tgonnx.training.schedule import rate
+from tgonnx.training.schedule import named
 from tgonnx.training.step import rehearsed_trainer, training_copy
 from tgonnx.training.task import Task
 
@@ -27,6 +27,7 @@ def fine_tune(
     seed = recipe.seed + 1
     first = next(task.batches(recipe.batch, seed))
     trainer = rehearsed_trainer(training_copy(proto, recipe, first), task, recipe, first, journal)
+    schedule = named(recipe.schedule)
     loop = Loop(trainer, task, "fine-tune", steps, recipe, journal, keeper or Keeper())
 
     def measure() -> float | None:
@@ -36,7 +37,7 @@ def fine_tune(
 
     if loop.resume() is not None:
         loop.catch_up(cost, measure)
-    for index, batch in loop.batches(seed):
-        loop.step(index, batch, {"tgonnx.lr": recipe.lr * rate(index / steps)})
+    for index, batches in loop.batches(seed):
+        loop.step(index, batches, {"tgonnx.lr": recipe.lr * schedule.rate(index / steps, recipe.warmup)})
         loop.done(index, cost, measure)
     return with_values(proto, trainer.parameters())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 
 import numpy as np
 
@@ -50,8 +51,8 @@ class Loop:
         keeper: Keeper,
     ) -> None:
         self.trainer, self.task, self.phase, self.steps, self.journal = trainer, task, phase, steps, journal
-        self.keeper, self.batch, self.start = keeper, recipe.batch, 0
-        self.per_epoch = task.steps_per_epoch(recipe.batch)
+        self.keeper, self.batch, self.parts, self.start = keeper, recipe.batch, recipe.accumulate, 0
+        self.per_epoch = task.steps_per_epoch(recipe.batch, recipe.accumulate)
         self.epochs = max(1, math.ceil(steps / self.per_epoch))
         self.began = time.monotonic()
         self.loss = math.nan
@@ -77,15 +78,16 @@ class Loop:
         if self.start and self.ends_epoch(self.start - 1) and not (told and told[-1].step == self.start):
             self._tell(self.start - 1, cost, measure)
 
-    def batches(self, seed: int) -> Iterator[tuple[int, Batch]]:
-        """The steps that are left, with their batches; the first of all batches was the rehearsal's."""
-        drawn = self.task.batches(self.batch, seed, 1 + self.start)
-        return zip(range(self.start, self.steps), drawn, strict=False)
+    def batches(self, seed: int) -> Iterator[tuple[int, Iterable[Batch]]]:
+        """The steps that are left, with the batches of each; the first of all batches was the rehearsal's."""
+        drawn = self.task.batches(self.batch, seed, 1 + self.start * self.parts)
+        return ((index, islice(drawn, self.parts)) for index in range(self.start, self.steps))
 
-    def step(self, index: int, batch: Batch, scalars: Mapping[str, float]) -> dict[str, float]:
-        """One step. Raises Diverged if the loss is not finite."""
-        feeds = self.task.teacher.feeds(batch) | {k: np.array(v, np.float32) for k, v in scalars.items()}
-        found = {name: float(value) for name, value in self.trainer.step(feeds).items()}
+    def step(self, index: int, batches: Iterable[Batch], scalars: Mapping[str, float]) -> dict[str, float]:
+        """One step, of as many batches as are accumulated. Raises Diverged if the loss is not finite."""
+        given = {k: np.array(v, np.float32) for k, v in scalars.items()}
+        parts = [self.trainer.step(self.task.teacher.feeds(batch) | given) for batch in batches]
+        found = {name: float(np.mean([part[name] for part in parts], dtype=np.float64)) for name in parts[0]}
         if not all(math.isfinite(value) for value in found.values()):
             raise Diverged(
                 f"{self.phase}: the loss is {found[LOSS]} at step {index + 1} of {self.steps} "

@@ -5,16 +5,23 @@ Rates are the highest of a schedule. Light to import: the command line is made f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, Optimizer, option, settle
+from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, numbers_of, option, settle
+
+if TYPE_CHECKING:
+    from tgonnx.losses.asked import Asked
 
 Weights = Literal["train", "frozen"]
 
+GATES, CHOSEN_BY = (
+    "gates",
+    "obs",
+)  # the criterion that is learned, and what "auto" means where there are samples
 BATCH = 64  # at most, if nothing else is asked for
-DECAY: dict[Optimizer, float] = {"adamw": 1e-2, "sgd": 1e-4}  # AdamW's is not divided by the gradients' size
 
 
 def _losses() -> Iterable[str]:
@@ -23,10 +30,45 @@ def _losses() -> Iterable[str]:
     return ("auto", *LOSSES)
 
 
+def _graph(value: Any) -> str | None:
+    """The path of a loss that is a graph."""
+    is_path = isinstance(value, str | os.PathLike) and os.fspath(value).endswith(".onnx")
+    return os.fspath(value) if is_path else None
+
+
+def _metrics() -> Iterable[str]:
+    from tgonnx.losses.figures import METRICS
+
+    return ("auto", *METRICS)
+
+
+def _function(value: Any) -> Any:
+    """A function as a metric, or where it stands."""
+    return value if callable(value) or (isinstance(value, str) and ".py:" in value) else None
+
+
+def _optimizers() -> Iterable[str]:
+    from tgonnx.engines.optimizers import OPTIMIZERS
+
+    return tuple(OPTIMIZERS)
+
+
+def _schedules() -> Iterable[str]:
+    from tgonnx.training.schedule import SCHEDULES
+
+    return tuple(SCHEDULES)
+
+
 def _engines() -> Iterable[str]:
     from tgonnx.engines.table import AUTO, ENGINES
 
     return (AUTO, *ENGINES)
+
+
+def _criteria() -> Iterable[str]:
+    from tgonnx.selection.scoring import CRITERIA
+
+    return ("auto", GATES, *CRITERIA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +77,42 @@ class Recipe:
 
     `epochs` counts all passes over the data, of which a third goes to the search. `lambda_` is the fixed weight of
     the cost in the objective; None adapts it. `weights="frozen"` learns gates only and trains nothing afterwards.
-    `weight_decay` is what the optimiser takes: times rate and weight off the weight (AdamW: Loshchilov and Hutter
-    2019), times weight onto the gradient (SGD).
+    In each step the share `weight_decay` times rate is taken off every matrix and kernel, whatever the optimiser
+    (Loshchilov and Hutter 2019); biases and the scales of normalisations, all that has one axis, do not decay.
+    A step learns from `accumulate` batches. `clip` bounds the norm of the gradients of all weights together; the gates
+    have theirs. Losses of several outputs are added, each times its `loss_weight`, which may be a mapping.
     """
 
     loss: str = option(
         "auto",
-        "What to learn from: ce, mse, l1, bce or distill; auto: ce with labels, mse with targets, else distill "
-        "(the original's outputs).",
+        "What to learn from: ce, mse, l1, bce, distill or the path of a graph (.onnx); auto: ce with labels, mse with "
+        "targets, else distill (the original's outputs).",
         names=_losses,
+        also=_graph,
     )
+    loss_weight: tuple[str, ...] = option(
+        (),
+        "How much the loss of an output counts in the sum; 1 by default.",
+        many=True,
+        metavar="OUTPUT=NUMBER",
+    )
+    free_output: tuple[str, ...] = option(
+        (), "An output that may become anything: it has no loss.", many=True, metavar="OUTPUT"
+    )
+    smoothing: float = option(0.0, "Share of a label that all classes get.", low=0, below=1)
+    metric: Any = option(
+        "auto",
+        "What is measured on held-out data: accuracy, top5, miou, token-accuracy, r2, mse, mae, agreement, or "
+        "script.py:function of (output, answer); auto: what suits the loss.",
+        names=_metrics,
+        also=_function,
+    )
+    criterion: str = option(
+        "auto",
+        "What chooses the units that stay: gates (learned), or one of the criteria of `tgonnx mask`; auto: obs.",
+        names=_criteria,
+    )
+    compensate: bool = option(True, "Refit what reads of cut channels by least squares.")
     epochs: int | None = option(
         None, "Passes over the data, search and fine-tuning together.", kind=int, low=1
     )
@@ -61,22 +129,62 @@ class Recipe:
         "Train the weights, too, or learn which channels to keep and nothing else.",
         names=get_args(Weights),
     )
-    optimizer: Optimizer = option("adamw", "What updates the weights.", names=get_args(Optimizer))
+    optimizer: str = option("adamw", "What updates the weights: adamw, adam or sgd.", names=_optimizers)
     weight_decay: float | None = option(
-        None, "Decay of matrices and kernels; auto: 0.01 for adamw, 0.0001 for sgd.", kind=float, low=0
+        None,
+        "Decay of matrices and kernels, a share of the rate; auto: 0.01 for adamw, 0 for adam, 0.001 for sgd.",
+        kind=float,
+        low=0,
     )
+    schedule: str = option(
+        "cosine", "How the rate falls in fine-tuning: constant, cosine or step.", names=_schedules
+    )
+    warmup: float = option(0.05, "Share of the steps in which the rate rises.", low=0, below=1)
+    clip: float = option(0.0, "Largest norm of the gradients of all weights; 0: any.", low=0)
+    accumulate: int = option(1, "Batches whose gradients are averaged for one step.", low=1)
 
     def __post_init__(self) -> None:
         settle(self)
+        numbers_of("loss_weight", self.loss_weight)
+
+    def asked(self) -> Asked:
+        """What is to be learned and measured. Raises UsageError for names and functions that are not there."""
+        from tgonnx.losses.asked import Asked
+        from tgonnx.losses.own_metric import metric_of
+
+        return Asked(
+            loss=self.loss,
+            weights=numbers_of("loss_weight", self.loss_weight),
+            free=self.free_output,
+            smoothing=self.smoothing,
+            metric=metric_of(self.metric),
+        )
 
     @property
     def train_weights(self) -> bool:
         return self.weights == "train"
 
     @property
+    def criterion_used(self) -> str:
+        """The name in the table of criteria, or `GATES`. "auto" means gates where an option is given that only they
+        have, and where weights are frozen: then gates alone can learn."""
+        if self.criterion != "auto":
+            return self.criterion
+        plain = Recipe.__dataclass_fields__
+        of_gates = any(getattr(self, n) != plain[n].default for n in ("gate_lr", "lambda_", "gradient"))
+        return GATES if of_gates or not self.train_weights else CHOSEN_BY
+
+    @property
+    def by_gates(self) -> bool:
+        """Whether gates learn which units stay."""
+        return self.criterion_used == GATES
+
+    @property
     def decay(self) -> float:
         """The weight decay, or what suits the optimiser."""
-        return DECAY[self.optimizer] if self.weight_decay is None else self.weight_decay
+        from tgonnx.engines.optimizers import named
+
+        return named(self.optimizer).decay if self.weight_decay is None else self.weight_decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +211,9 @@ class Run:
     unverified: bool = option(False, "Write what cannot be verified, too, and mark it in its metadata.")
     run_dir: str = option("", "Keep the training there: checkpoints, history, mask.", metavar="FOLDER")
     resume: str = option("", "Go on with the run of this folder, which was interrupted.", metavar="RUN")
+    cache: float = option(
+        1.0, "Gigabytes on disk for what the original says, which is then asked once for each sample.", low=0
+    )
     checkpoint_seconds: float = option(60.0, "Seconds between two checkpoints.", low=0)
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import Loop
 from tgonnx.training.progress import Journal
 from tgonnx.training.recipe import Settings
+from tgonnx.training.schedule import searching
 from tgonnx.training.state import Found
 from tgonnx.training.step import rehearsed_trainer, stake, training_copy
 from tgonnx.training.task import Task
@@ -76,7 +77,7 @@ def search(
     if (state := loop.resume()) is not None:
         mu, left, openness = state.numbers["mu"], state.numbers["left"], state.arrays["openness"]
         loop.catch_up(left)
-    for index, batch in loop.batches(recipe.seed):
+    for index, batches in loop.batches(recipe.seed):
         done = index / steps
         rho, hysteresis = target.value, 0.0
         if recipe.lambda_ is None:
@@ -85,8 +86,8 @@ def search(
         gate_lr = recipe.gate_lr * (1 - done)
         scalars = {MU: mu * unit, RHO: rho, HYSTERESIS: hysteresis, "tgonnx.gate_lr": gate_lr}
         if recipe.train_weights:
-            scalars["tgonnx.lr"] = recipe.lr * min(1.0, (done + 0.01) / 0.05)
-        found = loop.step(index, batch, scalars)
+            scalars["tgonnx.lr"] = recipe.lr * searching(done, recipe.warmup)
+        found = loop.step(index, batches, scalars)
         left = found[COST]
         if recipe.lambda_ is None:
             mu = max(0.0, mu + GAIN * min(1.0, GAIN_STEPS / steps) * (left - rho))

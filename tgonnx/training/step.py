@@ -52,7 +52,8 @@ def rehearsed_trainer(
 
     def at_sizes_of(given: Mapping[str, Array]) -> Trainer:
         inputs = {name: given[name] for name in batch.feeds}
-        other = Batch(inputs, given.get(ANSWER), batch.axes)
+        answers = {n.removeprefix(ANSWER): v for n, v in given.items() if n.startswith(ANSWER)}
+        other = Batch(inputs, None, batch.axes, answers)
         again = make_spec(copy.source, task, recipe, other, penalty)
         return build(again, outcome.engine, recipe.threads, recipe.seed, recipe.device)
 
@@ -78,15 +79,17 @@ def with_objective(
 ) -> StepSpec:
     """The training graph of a copy, which stays as it is, and what to update in it."""
     feeds = task.teacher.feeds(batch)
-    answer = feeds[ANSWER].shape if ANSWER in feeds else None
-    outputs = {n.removeprefix(TEACHER): v.shape for n, v in feeds.items() if n.startswith(TEACHER)}
-    model = add_objective(copy.model, task.fit, answer, outputs, penalty, task.teacher.imitation)
+    answers, outputs = (
+        {name.removeprefix(start): value.shape for name, value in feeds.items() if name.startswith(start)}
+        for start in (ANSWER, TEACHER)
+    )
+    model = add_objective(copy.model, task.fit, answers, outputs, penalty, task.teacher.imitation)
     groups = []
     if recipe.train_weights:
         groups += _weight_groups(copy.model, copy.weights, recipe)
     if penalty is not None:
         groups.append(ParameterGroup((LOGITS,), "adamw", "tgonnx.gate_lr", betas=(0.9, 0.99)))
-    return StepSpec(model, tuple(groups), copy.statistics)
+    return StepSpec(model, tuple(groups), copy.statistics, recipe.clip, recipe.accumulate)
 
 
 def stake(copy: TrainingCopy, task: Task, recipe: Settings, batches: int = 4) -> float:
@@ -114,5 +117,7 @@ def _weight_groups(model: onnx.ModelProto, names: tuple[str, ...], recipe: Setti
         (tuple(n for n in names if rank[n] <= 1), 0.0),
     )
     return [
-        ParameterGroup(members, recipe.optimizer, "tgonnx.lr", decay) for members, decay in parts if members
+        ParameterGroup(members, recipe.optimizer, "tgonnx.lr", decay, clipped=True)
+        for members, decay in parts
+        if members
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,39 +16,55 @@ from tgonnx.losses.fit import Fit
 from tgonnx.losses.metric import Metric
 from tgonnx.losses.nodes import ANSWER, TEACHER
 from tgonnx.runtime.sessions import Feeds, Session, open_session
+from tgonnx.training.answer_cache import AnswerCache
+from tgonnx.training.recipe import Settings
 
 
 class Teacher:
-    """The original model, asked for its outputs batch by batch where the loss wants that.
+    """The original model, asked for its outputs batch by batch where a loss wants that.
 
     `imitation` is the share of a loss that follows it instead of the answers, where the loss can (`ce` does).
     """
 
     def __init__(self, model: onnx.ModelProto, fit: Fit, threads: int | None, imitation: float = 0.5) -> None:
-        loss = fit.definition
-        follows = loss.teacher == "output"
-        self.imitation = imitation if follows else 0.0
-        asked = loss.teacher == "outputs" or self.imitation > 0 or bool(fit.others)
-        self._session: Session | None = open_session(model, threads or 0) if asked else None
+        in_part = {part.output for part in fit.parts if part.may_follow}
+        whole = {output for part in fit.parts for output in part.originals}
+        self.imitation = imitation if in_part else 0.0
+        self._wanted = whole | (in_part if self.imitation else set())
+        self._session: Session | None = open_session(model, threads or 0) if self._wanted else None
         self._insists = find_axes(model).fixed
-        self._wanted = (
-            None if loss.teacher == "outputs" else {*fit.others, *([fit.output] if self.imitation else [])}
-        )
-        self._answers = loss.answers
-        self._kind = np.int64 if loss.answers == "label" else np.float32
+        self._answers = {output: kind for part in fit.parts for output, kind in part.answers.items()}
+        self._cache: AnswerCache | None = None
+
+    def remember(self, split: Split, recipe: Settings, steps: int, note: Callable[[str], None]) -> None:
+        """Ask the original once for each sample, where samples are seen twice or more in so many steps.
+
+        `note` is told what prevents that.
+        """
+        seen = steps * recipe.batch * recipe.accumulate
+        limit = int(recipe.cache * 1e9)
+        if self._session is not None and limit and seen >= 2 * len(split):
+            size = min(recipe.batch, len(split))
+            self._cache = AnswerCache(split, self._outputs, size, recipe.seed, limit, note)
 
     def feeds(self, batch: Batch) -> dict[str, Array]:
         """Inputs of the training copy for a batch: the model's own, and labels or what the teacher says."""
         feeds = dict(batch.feeds)
         if self._session is not None:
-            outputs = self._ask(self._session, batch)
-            wanted = outputs.keys() if self._wanted is None else self._wanted
-            used = {n: v for n, v in outputs.items() if v.dtype.kind == "f" and n in wanted}
-            feeds |= {TEACHER + name: value.astype(np.float32) for name, value in used.items()}
-        if self._answers is None:
-            return feeds
-        assert batch.answer is not None
-        return feeds | {ANSWER: np.ascontiguousarray(batch.answer, self._kind)}
+            outputs = self._outputs(batch) if self._cache is None else self._cache.outputs(batch)
+            feeds |= {TEACHER + name: value for name, value in outputs.items()}
+        for output, kind in self._answers.items():
+            answer = batch.answer_of(output)
+            assert answer is not None  # made sure of by `validate`
+            feeds[ANSWER + output] = np.ascontiguousarray(answer, np.int64 if kind == "label" else np.float32)
+        return feeds
+
+    def _outputs(self, batch: Batch) -> dict[str, Array]:
+        """What the original says of a batch, where it is wanted."""
+        assert self._session is not None
+        outputs = self._ask(self._session, batch)
+        used = {n: v for n, v in outputs.items() if v.dtype.kind == "f" and n in self._wanted}
+        return {name: value.astype(np.float32) for name, value in used.items()}
 
     def _ask(self, session: Session, batch: Batch) -> Feeds:
         """The outputs for a batch of any size; a model of fixed batch is asked in pieces, the last filled up."""
@@ -81,5 +97,6 @@ class Task:
             if batch.shapes == shapes:
                 yield batch
 
-    def steps_per_epoch(self, size: int) -> int:
-        return self.split.batch_count(min(size, len(self.split)))
+    def steps_per_epoch(self, size: int, accumulate: int = 1) -> int:
+        """How many steps of `accumulate` batches see about all samples, at least one."""
+        return max(1, self.split.batch_count(min(size, len(self.split))) // accumulate)

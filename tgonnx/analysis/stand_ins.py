@@ -1,0 +1,137 @@
+"""Inputs where nobody has any: random ones that are as much like real ones as the model can tell.
+
+White noise says little about a network that has seen pictures or sounds. Stand-ins are noise of many scales, coarse
+parts being the stronger, as in nature (Field 1987). Of what range inputs are, and how smooth, a trained model tells
+where it has a BatchNormalization: its averages are those of the data. What meets them best is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import overload
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from tgonnx.analysis.model import Model
+from tgonnx.errors import TgonnxError
+from tgonnx.graph.types import Array
+from tgonnx.runtime.feeds import STYLES, Drawer
+from tgonnx.runtime.sessions import Feeds
+from tgonnx.runtime.trial_sizes import Size
+from tgonnx.runtime.walk import Walk
+
+COUNT = 128  # batches
+SMOOTHNESS = (
+    0.0,
+    0.5,
+    1.0,
+    2.0,
+    3.0,
+)  # how much stronger a scale is than one of half its size, a power of two
+_COMPARED = 8  # of them, for the averages
+_SPACE = 8  # the smallest axis of time or space that has scales
+
+
+class StandIns(Sequence[Feeds]):
+    """Batches of random inputs for a model, always the same ones.
+
+    `style` is one of those of `tgonnx.runtime.feeds`, `smooth` one of `SMOOTHNESS`.
+    """
+
+    def __init__(self, model: Model, style: str = STYLES[0], smooth: float = 1.0, seed: int = 0) -> None:
+        self.style, self.smooth, self.seed = style, smooth, seed
+        self._drawer = Drawer(model.original)
+        shapes = tuple((name, model.shapes[name]) for name in model.inputs)
+        self._size = Size(shapes=shapes)
+
+    def __len__(self) -> int:
+        return COUNT
+
+    @overload
+    def __getitem__(self, index: int) -> Feeds: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Feeds]: ...
+    def __getitem__(self, index: int | slice) -> Feeds | list[Feeds]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(COUNT))]
+        if not 0 <= index < COUNT:
+            raise IndexError(index)
+        rng = np.random.default_rng((self.seed, index))
+        drawn = self._drawer.draw(self._size, rng, self.style)
+        return {name: self._natural(value, rng) for name, value in drawn.items()}
+
+    def _natural(self, value: Array, rng: np.random.Generator) -> Array:
+        """Noise of many scales in place of white noise, in the range of the style."""
+        axes = [axis for axis in range(1, value.ndim) if value.shape[axis] >= _SPACE]
+        if value.dtype.kind != "f" or value.ndim < 3 or not axes:
+            return value
+        noise = many_scales(value.shape, axes, self.smooth, rng)
+        if self.style in ("unit", "pixels"):
+            low, high = (f(noise, axis=tuple(range(1, noise.ndim)), keepdims=True) for f in (np.min, np.max))
+            noise = (noise - low) / np.maximum(high - low, 1e-9) * np.ceil(value.max())
+        else:
+            noise = noise / np.maximum(noise.std(), 1e-9) * value.std()
+        result: Array = noise.astype(value.dtype)
+        return result
+
+
+def many_scales(
+    shape: tuple[int, ...], axes: Sequence[int], smooth: float, rng: np.random.Generator
+) -> Array:
+    """Noise of parts of all sizes along `axes`, each 2^`smooth` times as strong as the one of half its size."""
+    total = np.zeros(shape)
+    coarsest = int(math.log2(max(shape[axis] for axis in axes))) - 1
+    for level in range(max(coarsest, 1)):
+        blocks = {axis: min(2**level, shape[axis]) for axis in axes}
+        small = [-(-size // blocks.get(axis, 1)) for axis, size in enumerate(shape)]
+        part = rng.standard_normal(small)
+        for axis, block in blocks.items():
+            part = np.repeat(part, block, axis).take(range(shape[axis]), axis)
+        total += part * 2.0 ** (level * smooth)
+    return total
+
+
+def stand_ins(model: Model) -> tuple[StandIns, bool]:
+    """Inputs for a model, and whether it could tell of which range they are."""
+    averages = [*_averages(model.proto)]
+    if not averages:
+        return StandIns(model), False
+
+    def misfit(found: StandIns) -> float:
+        return _misfit(found, model.proto, averages)
+
+    best = min((StandIns(model, style) for style in STYLES), key=misfit)
+    best = min((StandIns(model, best.style, smooth) for smooth in SMOOTHNESS), key=misfit)
+    return best, math.isfinite(misfit(best))
+
+
+def _averages(proto: onnx.ModelProto) -> Iterator[tuple[str, Array, Array]]:
+    """What each BatchNormalization reads, and the mean and variance that it expects of it."""
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "BatchNormalization" and node.input[3] in stored and node.input[4] in stored:
+            mean, variance = (numpy_helper.to_array(stored[node.input[i]]).astype(np.float64) for i in (3, 4))
+            yield node.input[0], mean, variance
+
+
+def _misfit(inputs: StandIns, proto: onnx.ModelProto, averages: Sequence[tuple[str, Array, Array]]) -> float:
+    """How unlike the channels' means and variances are to those expected: the mean divergence of two normal
+    distributions; infinite if the model does not run."""
+    names = [name for name, _, _ in averages]
+    walk = Walk(proto, inputs[:_COMPARED], names, 0)
+    try:
+        batches = [*islice(walk(names), _COMPARED)]
+    except TgonnxError:  # this range is none that the model takes
+        return math.inf
+    divergences = []
+    for name, mean, variance in averages:
+        values = np.concatenate([np.moveaxis(b[name], 1, 0).reshape(len(mean), -1) for b in batches], 1)
+        ours, spread = values.mean(1, dtype=np.float64), values.var(1, dtype=np.float64) + 1e-6
+        ratio = spread / (variance + 1e-6)
+        divergence = ratio + (ours - mean) ** 2 / (variance + 1e-6) - 1 - np.log(ratio)
+        divergences.append(np.log1p(np.clip(np.nan_to_num(divergence, nan=1e12), 0, 1e12)).mean())
+    return float(np.mean(divergences))

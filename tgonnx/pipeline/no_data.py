@@ -1,0 +1,55 @@
+"""Pruning without any data: units are chosen by their weights, and made up for on inputs that are made up."""
+
+from __future__ import annotations
+
+import onnx
+
+from tgonnx.analysis.stand_ins import StandIns, stand_ins
+from tgonnx.errors import ModelError, OptionError, UnsupportedError
+from tgonnx.options import CRITERION
+from tgonnx.passes.compensate import compensate
+from tgonnx.pipeline.embedding import verified
+from tgonnx.pipeline.plan import Plan
+from tgonnx.pipeline.result import PruneResult, result_of
+from tgonnx.proof import Prover
+from tgonnx.selection.criteria import select
+from tgonnx.selection.mask import Mask
+from tgonnx.selection.scoring import criterion_of
+from tgonnx.training.progress import Journal
+from tgonnx.training.recipe import GATES, Recipe, Run
+
+UNMEASURED = "no data was given: {how}, and accuracy was not measured"
+
+
+def without_data(plan: Plan, recipe: Recipe, run: Run, prover: Prover) -> PruneResult:
+    """Choose, cut, refit on stand-ins, verify. Raises OptionError for what cannot be had without data."""
+    name = CRITERION if recipe.criterion == "auto" else recipe.criterion
+    if name == GATES or criterion_of(name).on_inputs is not None:
+        raise OptionError("criterion", f"{name!r} needs data")
+    mask = select(plan.coupling, plan.goal, name, run.seed, bounds=plan.bounds)
+    cut = plan.family.cut(plan.model.proto, plan.coupling, mask)
+    how = "units were chosen by the size of their weights"
+    if recipe.compensate:
+        cut, more = _refitted(plan, mask, cut, run)
+        how += more
+    pruned, check, doubt = verified(plan, mask, plan.model.proto, cut, prover)
+    notes = (*filter(None, [doubt]), UNMEASURED.format(how=how))
+    return result_of(plan, mask, pruned, check, Journal(), None, notes)
+
+
+def _refitted(plan: Plan, mask: Mask, cut: onnx.ModelProto, run: Run) -> tuple[onnx.ModelProto, str]:
+    """The cut model refitted on random inputs, and what to say of them; as it is where nothing runs the model."""
+    try:
+        inputs, known = stand_ins(plan.model)
+        new, refits = compensate(plan.model.proto, cut, plan.coupling, mask, inputs, run.threads)
+    except (ModelError, UnsupportedError) as error:
+        return cut, f", not made up for, because the model does not run here on random inputs ({error})"
+    if not any(refit.after < refit.before for refit in refits):
+        return cut, ""
+    return new, f", made up for on random inputs {_described(inputs, known)}"
+
+
+def _described(inputs: StandIns, known: bool) -> str:
+    if known:
+        return f"(of the range that BatchNormalization's averages fit best: {inputs.style})"
+    return "(of a range that nothing in the model tells)"
