@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tgonnx.errors import UsageError
 from tgonnx.graph.declared import describe_type, model_inputs
-from tgonnx.graph.named_sizes import named_sizes
 from tgonnx.graph.proto import opset_of
+from tgonnx.io.named_sizes import named_sizes
 from tgonnx.io.summary import Shown, Summary, left_out
 from tgonnx.options import VERIFY_SECONDS
 from tgonnx.runtime.child import Crash, ask
