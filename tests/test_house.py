@@ -21,6 +21,7 @@ FLOORS = (
 ).split()
 LONGEST = 500  # lines of a file
 MOST = 8  # parameters of a function
+OF_THE_FILE = {"Constant", "If"}  # operators that are forms of the file, which are known by name
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
@@ -81,6 +82,23 @@ def test_no_function_has_too_many_parameters(path: Path) -> None:
 
 def parameters(of: ast.arguments) -> int:
     return len([*of.posonlyargs, *of.args, *of.kwonlyargs]) + (of.vararg is not None)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in files() if "passes" not in p.parts and "ops" not in p.parts],
+    ids=lambda path: path.stem,
+)
+def test_operators_are_asked_for_their_traits(path: Path) -> None:
+    """Passes rewrite one operator by name; elsewhere a name that is compared is knowledge in the wrong place."""
+    compared = [
+        constant.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Compare) and getattr(node.left, "attr", "") == "op_type"
+        for constant in ast.walk(node)
+        if isinstance(constant, ast.Constant)
+    ]
+    assert set(compared) <= OF_THE_FILE
 
 
 def test_no_module_is_named_like_a_function_that_is_shown() -> None:

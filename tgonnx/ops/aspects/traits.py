@@ -51,6 +51,7 @@ class Traits:
     # --- what its outputs are like
     reads_sizes: Literal["", "axes", "elements"] = ""  # they depend on the sizes of its input alone
     grows: bool = False  # they may be larger than all inputs, by the value of one
+    converts: bool = False  # they are of the type that the attribute `to` says
     rounds: bool = False  # they jump where inputs pass a threshold
     quantizes: bool = False  # they are rounded to the steps of a scale
     random: bool = False  # they are drawn anew in each run
