@@ -14,8 +14,8 @@ from tgonnx.cli.common import command, prunable
 from tgonnx.cli.common import loaded as read_model
 from tgonnx.cli.fields import Only
 from tgonnx.cli.options import (
-    Choice,
     Evidence,
+    MaskFile,
     Overwrite,
     Results,
     Samples,
@@ -26,7 +26,7 @@ from tgonnx.cli.options import (
 from tgonnx.cli.terminal import Terminal, plain
 from tgonnx.errors import TargetError, UsageError
 from tgonnx.options import TARGET, attention_of
-from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.bounds import Bounds, Ranking
 from tgonnx.training.recipe import Recipe, Run
 
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
@@ -104,35 +104,35 @@ def prune(
 def mask(
     terminal: Terminal,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="MASK.json", help="Where to write the mask.")],
-    choice: Choice,
+    file: MaskFile,
+    target: TargetText = TARGET,
+    ranking: Ranking,
     data: Samples,
     bounds: Bounds,
     subject: Annotated[Subject, Only("model", "attention", "shape")],
     run: Annotated[Run, Only("seed")],
-    overwrite: Overwrite = False,
 ) -> None:
     """Choose units to cut without training, and write the choice to a file."""
     from tgonnx.analysis.cost import Target
     from tgonnx.api import select
     from tgonnx.io.save import check_destination
 
-    wanted = Target.parse(choice.target)
+    wanted = Target.parse(target)
     inputs = [path for path in (subject.model, data.data) if path]
-    check_destination(out, overwrite, protect=inputs)
+    check_destination(file.out, file.overwrite, protect=inputs)
     coupling = prunable(terminal, subject)
     chosen = select(
         coupling,
         wanted,
-        choice.criterion,
+        ranking.criterion,
         run.seed,
         data=data.source(),
-        allocation=choice.allocation,
+        allocation=ranking.allocation,
         bounds=bounds,
     )
-    chosen.save(out, overwrite, inputs)
+    chosen.save(file.out, file.overwrite, inputs)
     costs = coupling.cost_model
-    _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
+    _finish(terminal, file.out, costs.cost(), costs.cost(chosen.open))
 
 
 @command

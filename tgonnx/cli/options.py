@@ -10,7 +10,7 @@ import typer
 
 from tgonnx.cli.fields import Only
 from tgonnx.data.options import DataOptions
-from tgonnx.options import ATTENTIONS, CRITERION, TARGET, specs
+from tgonnx.options import ATTENTIONS, specs
 
 if TYPE_CHECKING:  # heavy, and not needed for --help
     from tgonnx.data.sources import Source
@@ -113,26 +113,11 @@ class TrainingData(Evidence):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """How units are chosen without training."""
+class MaskFile:
+    """Where a mask is written."""
 
-    target: TargetText = TARGET
-    criterion: Annotated[
-        str,
-        typer.Option(
-            "--criterion",
-            metavar="[l1|l2|lamp|fpgm|obs|zero|random]",
-            help="How units are ranked; obs looks at --data.",
-        ),
-    ] = CRITERION
-    allocation: Annotated[
-        str,
-        typer.Option(
-            "--allocation",
-            metavar="[auto|uniform|global]",
-            help="The same fraction of every group, or the lowest scores of all.",
-        ),
-    ] = "auto"
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="MASK.json", help="Where to write the mask.")]
+    overwrite: Overwrite = False
 
 
 @dataclass(frozen=True, kw_only=True)
