@@ -30,7 +30,8 @@ def trained() -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def pruned(trained: onnx.ModelProto) -> PruneResult:
-    return tg.prune(trained, samples(), tg.Target(flops=0.5), epochs=15, batch=32, lr=1e-2, threads=1)
+    how = {"criterion": "gates", "epochs": 15, "batch": 32, "lr": 1e-2, "threads": 1}
+    return tg.prune(trained, samples(), tg.Target(flops=0.5), **how)
 
 
 def test_pruning_halves_the_cost_and_keeps_the_accuracy(pruned: PruneResult) -> None:
@@ -72,7 +73,8 @@ def test_a_run_is_determined_by_its_seed(trained: onnx.ModelProto) -> None:
 
 
 def test_frozen_weights_are_the_original_s(trained: onnx.ModelProto) -> None:
-    result = tg.prune(trained, samples(), tg.Target(params=0.6), epochs=3, weights="frozen", threads=1)
+    how = {"epochs": 3, "weights": "frozen", "threads": 1, "compensate": False}
+    result = tg.prune(trained, samples(), tg.Target(params=0.6), **how)
     assert result.target_met
     coupling = tg.analyze(tg.load(trained))
     whole = {t.name: numpy_helper.to_array(t) for t in trained.graph.initializer}

@@ -23,7 +23,8 @@ from tgonnx.training.progress import Journal, Progress
 @dataclass(frozen=True)
 class Figures:
     """One model in figures. `metric` was measured on all held-out samples; None if there are none. `others` are the
-    figures of further outputs, by what they are called."""
+    figures of further outputs, by what they are called.
+    """
 
     cost: Cost
     file_bytes: int

@@ -166,8 +166,11 @@ class Recipe:
 
     @property
     def criterion_used(self) -> str:
-        """The name in the table of criteria, or `GATES`. "auto" means gates where an option is given that only they
-        have, and where weights are frozen: then gates alone can learn."""
+        """The name in the table of criteria, or `GATES`.
+
+        "auto" means gates where an option is given that only they have, and where weights are frozen: then gates alone
+        can learn.
+        """
         if self.criterion != "auto":
             return self.criterion
         plain = Recipe.__dataclass_fields__

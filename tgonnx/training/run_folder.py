@@ -101,7 +101,10 @@ class RunFolder:
         if name == FOUND:
             return Kept(records, notes, found=Found.restored(facts, tensors))
         state, best = restored(facts["state"], tensors), facts["best"]
-        found = None if state.phase == "search" else self._kept(FOUND).found
+        searched = state.phase != "search" and FOUND in checkpoint.names(
+            self.checkpoints
+        )  # or a criterion chose
+        found = self._kept(FOUND).found if searched else None
         return Kept(records, notes, state, found, None if best is None else (best[0], best[1]))
 
     # --- what people read -----------------------------------------------------------------------------
