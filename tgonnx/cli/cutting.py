@@ -74,13 +74,13 @@ def prune(
 ) -> None:
     """Learn which channels to delete, delete them, train on, verify, and write the smaller model."""
     from tgonnx.analysis.cost import Target
-    from tgonnx.io.save import check_destination, save, save_anyway, save_text
+    from tgonnx.io.save import check_destination, model_destination, save, save_anyway, save_text
     from tgonnx.pipeline import prune as prune_model
     from tgonnx.report import tables as report
 
     protected = [model, *([data] if data else [])]
     out = out or model.with_name(f"{model.stem}.pruned.onnx")
-    check_destination(out, overwrite, protected)
+    model_destination(out, overwrite, protected)
     if report_path:
         check_destination(report_path, overwrite, [*protected, out])
     wanted = Target.parse(target)
@@ -184,13 +184,13 @@ def gate(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the model with gates in it: the same size, computing what the pruned model computes."""
-    from tgonnx.io.save import check_destination, save
+    from tgonnx.io.save import model_destination, save
     from tgonnx.passes.insert_gates import gate as gate_model
     from tgonnx.passes.remove_channels import apply as cut
     from tgonnx.selection.mask import Mask
 
     inputs = [path for path in (model, mask_path, data) if path]
-    check_destination(out, overwrite, inputs)
+    model_destination(out, overwrite, inputs)
     given = Mask.load(mask_path) if mask_path else None
     coupling = prunable(terminal, model, given.attention if given else "heads", shape)
     chosen = given or Mask.all_open(coupling)
@@ -218,13 +218,13 @@ def apply(
     overwrite: Overwrite = False,
 ) -> None:
     """Cut what a mask closes. The result is verified before it is written."""
-    from tgonnx.io.save import check_destination, save
+    from tgonnx.io.save import model_destination, save
     from tgonnx.passes.insert_gates import gate as gate_model
     from tgonnx.passes.remove_channels import apply as cut
     from tgonnx.selection.mask import Mask
 
     inputs = [path for path in (model, mask_path, data) if path]
-    check_destination(out, overwrite, inputs)
+    model_destination(out, overwrite, inputs)
     chosen = Mask.load(mask_path)
     coupling = prunable(terminal, model, chosen.attention, shape, fix_shape)
     pruned = cut(coupling, chosen)
