@@ -1,4 +1,4 @@
-"""Commands that look at models: inspect, verify, bench, doctor."""
+"""Commands that look at models: inspect, diff, verify, bench, doctor."""
 
 from __future__ import annotations
 
@@ -101,6 +101,27 @@ def verify(
             f"{a} and {b} {'differ: ' if check.reasons else 'are not comparable: '}{check.complaint}"
         )
         raise typer.Exit(VerificationError.exit_code)
+
+
+@command
+def diff(
+    terminal: Terminal,
+    *,
+    a: Annotated[Path, typer.Argument(metavar="A", help="The original.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="What was cut from it.", show_default=False)],
+    attention: AttentionCut = ATTENTIONS[0],
+    shape: Shapes = None,
+) -> None:
+    """Show what each layer of A has lost in B, whatever cut it."""
+    from tgonnx.analysis.difference import difference
+    from tgonnx.report import differences as report
+
+    found = difference(*(analyzed(terminal, path, attention, shape) for path in (a, b)))
+    terminal.result(
+        report.difference_json(found),
+        report.cost_table(found),
+        report.difference_table(found, terminal.verbose > 0),
+    )
 
 
 @command
