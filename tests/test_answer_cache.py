@@ -26,7 +26,9 @@ from tgonnx.training.recipe import Settings
 from tgonnx.training.task import Task, Teacher
 
 Array = np.ndarray[Any, Any]
-SHORT: dict[str, Any] = {"epochs": 6, "batch": 32, "lr": 5e-3, "threads": 1, "verify_seconds": 1}
+SHORT: dict[str, Any] = {
+    "criterion": "gates", "epochs": 6, "batch": 32, "lr": 5e-3, "threads": 1, "verify_seconds": 1,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -133,15 +135,20 @@ def stops_at(phase: str, step: int) -> Callable[[Progress], None]:
 
 
 @pytest.mark.parametrize(
-    ("phase", "step", "gigabytes"),
-    [("search", 20, 1.0), ("fine-tune", 2, 1e-9 * 200 * 12), ("fine-tune", 40, 1.0)],
+    ("criterion", "phase", "step", "gigabytes"),
+    [
+        ("gates", "search", 20, 1.0),
+        ("gates", "fine-tune", 2, 1e-9 * 200 * 12),
+        ("gates", "fine-tune", 40, 1.0),
+        ("obs", "fine-tune", 15, 1.0),
+    ],
 )
 def test_a_run_that_goes_on_finds_the_same_answers(
-    phase: str, step: int, gigabytes: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    criterion: str, phase: str, step: int, gigabytes: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shaken(monkeypatch)
     model, values, folder = network(), samples(400), str(tmp_path / "run")
-    options = SHORT | {"cache": gigabytes, "checkpoint_seconds": 0}
+    options = SHORT | {"criterion": criterion, "cache": gigabytes, "checkpoint_seconds": 0}
     whole = tg.prune(model, values, 0.6, **options)
     with pytest.raises(Stop):
         tg.prune(model, values, 0.6, run_dir=folder, progress=stops_at(phase, step), **options)

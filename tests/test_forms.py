@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -77,9 +78,10 @@ def halved(model: onnx.ModelProto) -> tuple[tg.Model, onnx.ModelProto, onnx.Mode
     return loaded, gated, pruned
 
 
-def trained(model: onnx.ModelProto, *shape: int) -> PruneResult:
+def trained(model: onnx.ModelProto, *shape: int, **more: Any) -> PruneResult:
     data = tg.data.arrays({"x": floats(*shape)})
-    return tg.prune(model, data=data, target=tg.Target(params=0.6), epochs=1, engine="portable", seed=0)
+    how = {"epochs": 1, "engine": "portable", "seed": 0} | more
+    return tg.prune(model, data=data, target=tg.Target(params=0.6), **how)
 
 
 # --- weights listed as inputs ------------------------------------------------------------------------
@@ -301,7 +303,7 @@ def test_a_gated_model_can_be_gated_again_but_not_trained() -> None:
     _, gated, _ = halved(build(CONVOLUTIONS, w1=(40, 3, 3, 3), b1=(40,), w2=(8, 40, 3, 3)))
     halved(gated)
     with pytest.raises(tg.UnsupportedError, match="holds gates already"):
-        trained(gated, 24, 3, 8, 8)
+        trained(gated, 24, 3, 8, 8, criterion="gates")
 
 
 # --- operands of unknown shape -----------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def test_a_perceptual_loss_trains_through_its_frozen_network(engine: str, tmp_pa
     committed = next(record.metric for record in result.history if record.phase == "commit")
     assert result.after.metric is not None
     assert committed is not None
-    assert result.after.metric < 0.5 * committed
+    assert result.after.metric < 0.9 * committed
     assert result.after.others["y: R2"] > 0.5
 
 

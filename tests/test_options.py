@@ -157,13 +157,21 @@ def test_none_leaves_the_default_and_a_keyword_changes_an_object() -> None:
 
 
 def test_objects_and_keywords_mean_the_same() -> None:
-    short = {"epochs": 1, "batch": 32, "lr": 1e-2, "seed": 4, "threads": 1, "round_to": 2}
+    short = {
+        "epochs": 1,
+        "batch": 32,
+        "lr": 1e-2,
+        "seed": 4,
+        "threads": 1,
+        "round_to": 2,
+        "from_scratch": True,
+    }
     by_keyword = tg.prune(network(), samples(80), "flops=60%", **short)
     by_object = tg.prune(
         network(),
         samples(80),
         {"flops": 0.6},
-        recipe=tg.Recipe(epochs=1, batch=32, lr=1e-2),
+        recipe=tg.Recipe(epochs=1, batch=32, lr=1e-2, from_scratch=True),
         bounds=tg.Bounds(round_to=2),
         run=tg.Run(seed=4, threads=1),
     )

@@ -30,7 +30,8 @@ def trained() -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def pruned(trained: onnx.ModelProto) -> PruneResult:
-    return tg.prune(trained, samples(), tg.Target(flops=0.5), epochs=15, batch=32, lr=1e-2, threads=1)
+    how = {"criterion": "gates", "epochs": 15, "batch": 32, "lr": 1e-2, "threads": 1}
+    return tg.prune(trained, samples(), tg.Target(flops=0.5), **how)
 
 
 def test_pruning_halves_the_cost_and_keeps_the_accuracy(pruned: PruneResult) -> None:
@@ -72,7 +73,8 @@ def test_a_run_is_determined_by_its_seed(trained: onnx.ModelProto) -> None:
 
 
 def test_frozen_weights_are_the_original_s(trained: onnx.ModelProto) -> None:
-    result = tg.prune(trained, samples(), tg.Target(params=0.6), epochs=3, weights="frozen", threads=1)
+    how = {"epochs": 3, "weights": "frozen", "threads": 1, "compensate": False}
+    result = tg.prune(trained, samples(), tg.Target(params=0.6), **how)
     assert result.target_met
     coupling = tg.analyze(tg.load(trained))
     whole = {t.name: numpy_helper.to_array(t) for t in trained.graph.initializer}
@@ -131,7 +133,7 @@ def test_distillation_without_labels(trained: onnx.ModelProto) -> None:
 
 def test_a_model_of_fixed_batch_trains_on_larger_ones() -> None:
     model = network(batch="1")
-    result = tg.prune(model, samples(), epochs=1, batch=32, threads=1)
+    result = tg.prune(model, samples(), epochs=1, batch=32, threads=1, from_scratch=True)
     assert result.model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
     assert result.check.ok
     assert result.before.metric is not None
@@ -141,7 +143,7 @@ def test_a_quantised_model_is_not_trained() -> None:
     step = "step = Constant <value_float = 0.1> () zero = Constant <value = int8 {0}> ()"
     model = network(f"{step} q = QuantizeLinear(s, step, zero) y = DequantizeLinear(q, step, zero)")
     with pytest.raises(tg.UnsupportedError, match=r"\(QuantizeLinear\).* before it is quantised"):
-        tg.prune(model, samples(40))
+        tg.prune(model, samples(40), from_scratch=True)
     assert tg.prune(model, target=tg.Target(flops=0.6)).target_met
 
 

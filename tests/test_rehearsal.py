@@ -181,7 +181,7 @@ def test_training_stops_before_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearsal, "CHILD", [sys.executable, "-c", program])
     found = samples(64)
     if TRAINS:
-        result = prune(small_network(), found, epochs=3, batch=16, threads=1)
+        result = prune(small_network(), found, epochs=3, batch=16, threads=1, from_scratch=True)
         assert any("SIGABRT" in note and "portable" in note for note in result.notes)
     with pytest.raises(UnsupportedError, match="SIGABRT"):
         prune(
@@ -190,6 +190,7 @@ def test_training_stops_before_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
             epochs=3,
             batch=16,
             threads=1,
+            from_scratch=True,
             engine="ort-training" if TRAINS else "portable",
         )
 
@@ -220,6 +221,7 @@ def test_a_missing_device_is_one_line_and_exit_code_8(
     onnx.save(small_network(), tmp_path / "m.onnx")
     np.savez(tmp_path / "d.npz", **samples(64))
     command = ["prune", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "d.npz"), "--device", "cuda"]
+    command.append("--from-scratch")
     assert main([*command, "-o", str(tmp_path / "out.onnx"), "-q"]) == 8
     complaint = capsys.readouterr().err.strip()
     assert len(complaint.splitlines()) == 1
@@ -254,6 +256,8 @@ def test_training_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
         make(self, graph, engine, threads, seed, device)
 
     monkeypatch.setattr(trainer.Trainer, "__init__", spy)
-    result = prune(small_network(), samples(96), epochs=3, batch=16, threads=1, device="cuda")
+    result = prune(
+        small_network(), samples(96), epochs=3, batch=16, threads=1, device="cuda", from_scratch=True
+    )
     assert set(built) == {("portable", "cuda")}
     assert result.achieved <= 0.5

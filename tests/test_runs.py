@@ -61,31 +61,33 @@ def told(journal: Journal) -> list[tuple[object, ...]]:
     return [(r.phase, r.step, r.loss, r.metric, r.cost) for r in journal.records]
 
 
-def searched(journal: Journal, keeper: Keeper | None = None, engine: Any = "auto") -> Found:
+def searched(journal: Journal, keeper: Keeper | None = None, **changes: Any) -> Found:
     model = network()
     coupling = analyze(load(model))
-    how = replace(FAST, engine=engine)
+    how = replace(FAST, **changes)
     return search(coupling, task_for(model), Target(flops=0.5), STEPS, how, journal, keeper=keeper)
 
 
-@pytest.mark.parametrize("engine", ["auto", "portable"])
-def test_a_search_goes_on_bit_by_bit(engine: str, folder_of: Any) -> None:
+@pytest.mark.parametrize("changes", [
+    {"engine": "auto"}, {"engine": "portable"}, {"accumulate": 2, "clip": 0.1, "optimizer": "sgd"},
+], ids=str)  # fmt: skip
+def test_a_search_goes_on_bit_by_bit(changes: dict[str, Any], folder_of: Any) -> None:
     whole, folder = Journal(), folder_of()
-    expected = searched(whole, engine=engine)
+    expected = searched(whole, **changes)
     for step in (1, 11, 12, STEPS):  # 11: what is told at the end of an epoch is cut off
         journal = Journal(stops_at(step))
         keeper = keeper_of(folder, journal)
         with pytest.raises(Stop):
-            searched(journal, keeper, engine)
+            searched(journal, keeper, **changes)
         keeper.keep()
     journal = Journal()
-    found = searched(journal, keeper_of(folder, journal), engine)
+    found = searched(journal, keeper_of(folder, journal), **changes)
     assert np.array_equal(found.scores, expected.scores)
     assert found.cost == expected.cost
     assert found.values.keys() == expected.values.keys()
     assert all(found.values[name].tobytes() == expected.values[name].tobytes() for name in found.values)
     assert told(journal) == told(whole)
-    again = searched(Journal(stops_at(1)), keeper_of(folder, Journal()), engine)  # which trains no more
+    again = searched(Journal(stops_at(1)), keeper_of(folder, Journal()), **changes)  # which trains no more
     assert np.array_equal(again.scores, expected.scores)
 
 

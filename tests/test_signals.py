@@ -79,7 +79,19 @@ def relatives(folder: Path) -> list[str]:
     return found
 
 
-PRUNE = ("prune", "m.onnx", "--data", "d.npz", "--epochs", "500", "--threads", "1", "-o", "out.onnx")
+PRUNE = (
+    "prune",
+    "m.onnx",
+    "--data",
+    "d.npz",
+    "--epochs",
+    "500",
+    "--threads",
+    "1",
+    "-o",
+    "out.onnx",
+    "--from-scratch",
+)
 KEPT_NOWHERE = (*PRUNE, "--no-run-dir")
 
 

@@ -66,7 +66,8 @@ def test_fine_tuning_learns_and_keeps_running_averages(trained: onnx.ModelProto)
     assert (after["var"] > 0).all()
 
 
-def test_batches_of_several_sizes_train_one_network() -> None:
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "clip": 1.0}], ids=str)
+def test_batches_of_several_sizes_train_one_network(changes: dict[str, Any]) -> None:
     """A 1 x 1 convolution learns which of three channels is the largest, from images of two sizes."""
     model = parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17]>
@@ -84,7 +85,7 @@ def test_batches_of_several_sizes_train_one_network() -> None:
     assert dataset.held_out
     task = Task(dataset.train, fit, Teacher(model, fit, 1, 0.0), Metric(fit, dataset.held_out, model))
     assert task.metric
-    recipe = replace(FAST, lr=0.05)
+    recipe = replace(FAST, lr=0.05, **changes)
     trained = fine_tune(model, task, 80, recipe, Journal())
     assert task.metric(refresh_statistics(trained, task, recipe)) > 0.9 > task.metric(model)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tgonnx.cli.announcing import Announcing
 from tgonnx.cli.common import command, prunable
 from tgonnx.cli.common import loaded as read_model
 from tgonnx.cli.fields import Only
@@ -78,7 +79,7 @@ def prune(
     from tgonnx.pipeline import prune as prune_model
     from tgonnx.report import tables as report
 
-    protected = [model, *([data] if data else [])]
+    protected = [model, *([data] if data else []), *([Path(run.test)] if run.test else [])]
     out = out or model.with_name(f"{model.stem}.pruned.onnx")
     model_destination(out, overwrite, protected)
     if report_path:
@@ -86,6 +87,10 @@ def prune(
     wanted = Target.parse(target)
     if data and not (no_run_dir or run.run_dir or run.resume):
         run = replace(run, run_dir="auto")
+    if run.test:
+        if not data:
+            raise UsageError("--test measures what is learned from --data, which is not given")
+        run = replace(run, test=preprocessing.source(run.test))
     loaded = read_model(model, shape, fix_shape)  # once: the file may be another one when training is over
     with terminal.progress(wanted.kind) as listener:
         result = prune_model(
@@ -95,7 +100,7 @@ def prune(
             recipe=recipe,
             bounds=bounds,
             run=run,
-            progress=listener,
+            progress=Announcing(terminal, listener),
             attention=attention_of(attention),
         )
     out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, protected), out)
@@ -108,7 +113,7 @@ def prune(
         misplaced = misplaced or also
     for note in result.notes:
         terminal.note(f"note: {note}")
-    table = report.comparison(before, after, result.check, result.metric_name or "metric")
+    table = report.comparison(before, after, result.check, result.metric_label)
     terminal.result(figures, table, report.counted_text(result.counted_at), f"wrote {out}")
     if misplaced:
         terminal.complain(misplaced)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -13,13 +13,15 @@ from onnx import helper
 
 from tgonnx.data.ahead import read_ahead
 from tgonnx.data.axes import Axes
-from tgonnx.errors import UsageError
+from tgonnx.errors import DataError, UsageError
 from tgonnx.graph.types import Array
 from tgonnx.runtime.sessions import Feeds
 
 Indices = NDArray[np.intp]
 Kind = Literal["label", "target"]
 HELD_OUT = 0.1
+VALIDATION, WANTED = 0.1, 50  # share of the training samples, and how many where they can be spared
+SPARED = 0.2  # of the training samples at most
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class Taught:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples to learn from and, if there are enough, held-out ones to measure with.
+    """Samples to learn from and, if there are enough, held-out ones to measure with: the test part.
 
     `answer` says what the first output's answers are: "label", "target" or None; `taught` lists those of all
     outputs. `classes` are names of classes, if known. `ignores`: some labels are `IGNORED` and count for nothing.
@@ -211,6 +213,69 @@ class Dataset:
     def splits(self) -> dict[str, Split]:
         """The parts of the data by the prefix of their arrays."""
         return {"": self.train} | ({"test_": self.held_out} if self.held_out is not None else {})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is learned from, what every choice is made on, and what is looked at before and after all of it.
+
+    The last two are None where there are too few samples.
+    """
+
+    train: Split
+    validation: Split | None
+    test: Split | None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples by the name of the part, of those that there are."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(split) for name, split in parts.items() if split is not None}
+
+
+def parted(dataset: Dataset) -> Parts:
+    """A data set in three parts: a tenth of the training samples, always the same ones, is for validation.
+
+    That is at least 50, where these are at most a fifth; none of fewer than ten samples, and none where a batch of
+    fixed size would be left without samples.
+    """
+    count = len(dataset.train)
+    held = round(count * VALIDATION)
+    if held < WANTED <= count * SPARED:
+        held = WANTED
+    if not held or count - held < (dataset.train.axes.fixed or 1):
+        return Parts(dataset.train, None, dataset.held_out)
+    order = np.random.default_rng(1).permutation(count)
+    learned, validation = (
+        replace(dataset.train, indices=dataset.train.indices[np.sort(chosen)])
+        for chosen in (order[held:], order[:held])
+    )
+    return Parts(learned, validation, dataset.held_out)
+
+
+def with_test(dataset: Dataset, test: Dataset) -> Dataset:
+    """The data set with all samples of another one as its test part. Raises DataError if they do not fit together."""
+    for each, cure in ((dataset, "leave one of them out"), (test, "give it without one")):
+        if each.held_out is not None and each.held_out.samples is not each.train.samples:
+            raise DataError(f"{each.name}: there is a test part in it already, beside that of --test; {cure}")
+    if dataset.answer != test.answer:
+        raise DataError(
+            f"{test.name}: the test data have {test.answer or 'no answer'}s, {dataset.name} has "
+            f"{dataset.answer or 'no answer'}s"
+        )
+    if dataset.classes != test.classes:
+        raise DataError(f"{test.name}: the test data have other classes than {dataset.name}")
+    notes = tuple(f"{test.name}: {note}" for note in test.notes if note not in dataset.notes)
+    return replace(
+        dataset, train=_whole(dataset), held_out=_whole(test), ignores=dataset.ignores or test.ignores,
+        notes=(*dataset.notes, *notes),
+    )  # fmt: skip
+
+
+def _whole(dataset: Dataset) -> Split:
+    """All samples of a data set that has only a held-out part of the same ones."""
+    held = [] if dataset.held_out is None else [dataset.held_out.indices]
+    return replace(dataset.train, indices=np.sort(np.concatenate([dataset.train.indices, *held])))
 
 
 def element_type(value: onnx.ValueInfoProto) -> np.dtype[Any]:

@@ -34,4 +34,9 @@ def _metric(seen: Seen) -> float:
     return float((np.maximum(output, 0) - output * wanted + np.log1p(np.exp(-np.abs(output)))).mean())
 
 
-BCE = Loss(name="bce", emit=_emit, metric=_metric, check=_check, strips="Sigmoid")
+def _constant(mean: Array, activated: bool) -> Array:
+    p = np.clip(mean, 1e-7, 1 - 1e-7)
+    return p if activated else np.log(p / (1 - p))
+
+
+BCE = Loss(name="bce", emit=_emit, metric=_metric, check=_check, strips="Sigmoid", constant=_constant)

@@ -7,7 +7,7 @@ too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -41,6 +41,22 @@ class Seen:
     sample_axis: int = 0
     answers: Mapping[str, Array] = field(default_factory=dict)
 
+    def without(self, index: int) -> Seen:
+        """The batch without one of its samples, as far as figures of its own output go."""
+        name, axis = self.fit.output, self.sample_axis
+        outputs, taught, answers = (
+            {**values, name: np.delete(values[name], index, axis)} if name in values else values
+            for values in (self.outputs, self.taught, self.answers)
+        )
+        return replace(
+            self,
+            outputs=outputs,
+            taught=taught,
+            answers=answers,
+            answer=answers.get(name),
+            count=self.count - 1,
+        )
+
     @property
     def output(self) -> Array:
         """The output that the loss is taken on, in double precision."""
@@ -71,7 +87,8 @@ class MetricKind:
     * `each` keeps what is needed of a batch, `value` makes the figure from what was kept of all;
     * `against` is what the output is held against; `instead` is the metric where there are no answers of this kind;
     * `shown` is what it is called for people, by default the name;
-    * `least` is the number of classes below which it says nothing; `only_first`: it is for one output.
+    * `least` is the number of classes below which it says nothing; `only_first`: it is for one output;
+    * `is_share`: it is a share of answers that are right.
     """
 
     name: str
@@ -83,6 +100,7 @@ class MetricKind:
     shown: str = ""
     least: int = 1
     only_first: bool = False
+    is_share: bool = False
 
     @property
     def title(self) -> str:
@@ -175,12 +193,20 @@ def _difference(power: int) -> Callable[[Seen], Array]:
     return each
 
 
-ACCURACY = MetricKind(name="accuracy", each=_accuracy, value=_ratio)
-TOP5 = MetricKind(name="top5", each=_top5, value=_ratio, shown="top-5 accuracy", least=6)
-TOKENS = MetricKind(name="token-accuracy", each=_accuracy, value=_ratio, shown="token accuracy")
+ACCURACY = MetricKind(name="accuracy", each=_accuracy, value=_ratio, is_share=True)
+TOP5 = MetricKind(name="top5", each=_top5, value=_ratio, shown="top-5 accuracy", least=6, is_share=True)
+TOKENS = MetricKind(
+    name="token-accuracy", each=_accuracy, value=_ratio, shown="token accuracy", is_share=True
+)
 MIOU = MetricKind(name="miou", each=_overlaps, value=_mean_iou, shown="mean IoU")
 AGREEMENT = MetricKind(
-    name="agreement", each=_agreement, value=_ratio, against="original", shown="top-1 agreement", least=2
+    name="agreement",
+    each=_agreement,
+    value=_ratio,
+    against="original",
+    shown="top-1 agreement",
+    least=2,
+    is_share=True,
 )
 FOLLOWED = MetricKind(
     name="r2", each=_followed, value=lambda kept: 1 - _ratio(kept), against="original", shown="R2"

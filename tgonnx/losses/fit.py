@@ -177,7 +177,8 @@ def _losses(
     for value in model.graph.output:
         own = taught.get(value.name)
         loss = table.chosen(asked.loss, own.kind if own else None)
-        is_float = value.type.tensor_type.elem_type in FLOATS
+        kind = value.type.tensor_type.elem_type
+        is_float = kind in FLOATS or kind == onnx.TensorProto.UNDEFINED
         if value.name not in asked.free and (is_float or loss.answers):
             found[value.name] = loss
     if not found:

@@ -21,6 +21,11 @@ Check = Callable[
 ]  # answers, shape of the output, where they are from
 
 
+def _mean(mean: Array, activated: bool) -> Array:
+    """The output itself is compared with the targets."""
+    return mean
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loss:
     """A loss by name: one entry of the table `LOSSES`. It is taken on one output.
@@ -30,6 +35,7 @@ class Loss:
       samples is called `metric_name`, by default the loss;
     * `answers` is the array that the loss needs; `check` compares it with the output's shape before anything runs, and
       returns the axis of classes if there is one (raises DataError);
+    * `constant(mean, activated)` is what the output says that always says the same, from the mean of the targets;
     * `strips` is the activation that is taken off, where the model ends with it;
     * `teacher`: with "whole" the loss learns from what the original says of the output, with "part" it may follow that
       for a part.
@@ -43,6 +49,7 @@ class Loss:
     strips: str | None = None
     teacher: Literal["part", "whole"] | None = None
     metric_name: str = ""
+    constant: Callable[[Array, bool], Array] = _mean
     higher_is_better: bool = False
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +47,22 @@ class Metric:
         titles = [f"{part.output}: {part.figure.title}" for part in parts]
         return dict(zip(titles, self._measured(parts, model, None, threads), strict=True)) if parts else {}
 
+    def batches(self, model: onnx.ModelProto, limit: int | None = None, threads: int = 0) -> Iterator[Seen]:
+        """What the model says of the samples, or of `limit` of them, batch by batch."""
+        return (seen for (seen,) in self._seen([self.fit], model, limit, threads))
+
     def _measured(
         self, parts: Sequence[Fit], model: onnx.ModelProto, limit: int | None, threads: int
     ) -> list[float]:
+        kept: list[list[Any]] = [[] for _ in parts]
+        for batch in self._seen(parts, model, limit, threads):
+            for part, seen, own in zip(parts, batch, kept, strict=True):
+                own.append(part.figure.each(seen))
+        return [part.figure.value(own) for part, own in zip(parts, kept, strict=True)]
+
+    def _seen(
+        self, parts: Sequence[Fit], model: onnx.ModelProto, limit: int | None, threads: int
+    ) -> Iterator[list[Seen]]:
         count = len(self.split)
         chosen = np.arange(count)
         if limit is not None and limit < count:
@@ -60,7 +73,6 @@ class Metric:
         follows = any(part.figure.against == "original" or part.originals for part in parts)
         teacher = open_session(self.teacher, threads) if follows else None
         activated = [ends_in_activation(part, self.teacher) for part in parts]
-        kept: list[list[Any]] = [[] for _ in parts]
         for piece in self.split.pieces(chosen, fixed or BATCH):
             filled = np.resize(piece, fixed) if fixed else piece  # a fixed batch must be full
             batch = self.split.take(filled)
@@ -68,8 +80,8 @@ class Metric:
             taught = {} if teacher is None else axes.first(teacher.run(batch.feeds), len(piece))
             given = {part.output: batch.answer_of(part.output) for part in parts} | dict(batch.answers)
             answers = axes.first({n: each for n, each in given.items() if each is not None}, len(piece))
-            for part, ends, own in zip(parts, activated, kept, strict=True):
-                axis = axes.outputs.get(part.output) or 0
-                seen = Seen(part, outputs, answers.get(part.output), taught, ends, len(piece), axis, answers)
-                own.append(part.figure.each(seen))
-        return [part.figure.value(own) for part, own in zip(parts, kept, strict=True)]
+            places = [axes.outputs.get(part.output) or 0 for part in parts]
+            yield [
+                Seen(part, outputs, answers.get(part.output), taught, ends, len(piece), axis, answers)
+                for part, ends, axis in zip(parts, activated, places, strict=True)
+            ]

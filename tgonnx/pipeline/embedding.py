@@ -10,6 +10,7 @@ from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.lengths import rescaled
 from tgonnx.graph.proto import with_values
 from tgonnx.graph.types import Array
+from tgonnx.io.notes import Note
 from tgonnx.passes.file_form import give_form_back
 from tgonnx.pipeline.plan import Plan
 from tgonnx.proof import Prover
@@ -46,3 +47,8 @@ def embed(full: onnx.ModelProto, pruned: onnx.ModelProto, coupling: Coupling, ma
         array[np.ix_(*open_indices)] = ours / factors[tensor.name] if tensor.name in factors else ours
         values[tensor.name] = array
     return with_values(full, values)
+
+
+def doubts(doubt: str) -> tuple[Note, ...]:
+    """The note on what could not be verified, if there is something."""
+    return (Note("unverified", doubt),) if doubt else ()

@@ -3,73 +3,62 @@
 from __future__ import annotations
 
 import math
-import operator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tgonnx.data.samples import Dataset
+import onnx
+
 from tgonnx.graph.proto import with_values
 from tgonnx.io.save import save
-from tgonnx.losses.fit import Fit
-from tgonnx.losses.metric import Metric
 from tgonnx.pipeline.choosing import best_commit, choose
-from tgonnx.pipeline.embedding import verified
-from tgonnx.pipeline.plan import Plan, steps_for
+from tgonnx.pipeline.embedding import doubts, verified
+from tgonnx.pipeline.measuring import Yardstick
+from tgonnx.pipeline.plan import Plan
 from tgonnx.pipeline.result import PruneResult, result_of
 from tgonnx.proof import Prover
+from tgonnx.selection.mask import Mask
 from tgonnx.training.fine_tune import fine_tune
 from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import WATCHED
-from tgonnx.training.progress import Progress
+from tgonnx.training.progress import Journal, Progress
 from tgonnx.training.recipe import Settings
+from tgonnx.training.state import Found
 from tgonnx.training.statistics import refresh_statistics
-from tgonnx.training.task import Task, Teacher
+from tgonnx.training.task import Task
 
+SETTLED, NEAR = 100, 0.05  # steps in which gates come to rest, and how near the target they then are
 HURRY = 3.0  # seconds of verification when somebody waits for the prompt
 
 
-def with_data(
-    plan: Plan,
-    dataset: Dataset,
-    fitting: Fit,
-    recipe: Settings,
-    prover: Prover,
-    keeper: Keeper,
-) -> PruneResult:
-    coupling, original, family, journal = plan.coupling, plan.model.original, plan.family, keeper.journal
-    for note in dataset.notes:
-        journal.note(note)
-    followers = [part.output for part in fitting.others if part.originals]
-    if followers and (fitting.graph or fitting.answers):
-        names = ", ".join(map(repr, followers))
-        journal.note(f"nothing is given for {names}: what the original says there is imitated")
-    prover.settle(prover.normal_form)  # before time is spent on it, as below
-    held_out = dataset.held_out
-    metric = None if held_out is None else Metric(fitting, held_out, original)
-    task = Task(dataset.train, fitting, Teacher(original, fitting, recipe.threads), metric)
-    steps = steps_for(
-        task.steps_per_epoch(recipe.batch, recipe.accumulate),
-        recipe.epochs,
-        recipe.train_weights,
-        recipe.by_gates,
-    )
-    task.teacher.remember(task.split, recipe, sum(steps), journal.note)
-    journal.later = steps[1] * math.sqrt(plan.target.value)  # fine-tuning is about so much faster
-    if metric is not None:
-        keeper.better = operator.gt if metric.higher_is_better else operator.lt
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned in a run: the plan, what is measured, the task, the steps of both phases and the settings."""
+
+    plan: Plan
+    measure: Yardstick
+    task: Task
+    steps: tuple[int, int]
+    recipe: Settings
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the search came to: the units that stay, the full model with the weights it learned, and the small one."""
+
+    mask: Mask
+    full: onnx.ModelProto
+    cut: onnx.ModelProto
+    left: float
+
+
+def with_data(lesson: Lesson, prover: Prover, keeper: Keeper) -> PruneResult:
+    """Search, cut, fine-tune, verify. An interruption leaves a checkpoint and, after the search, a model."""
+    plan, task, recipe, journal = lesson.plan, lesson.task, lesson.recipe, keeper.journal
+    prover.settle(prover.normal_form)  # before time is spent on it, as the cut model's check
+    task.teacher.remember(task.split, recipe, sum(lesson.steps), journal.note)
+    journal.later = lesson.steps[1] * math.sqrt(plan.target.value)  # fine-tuning is about so much faster
     with keeper.salvaging():
-        chosen = choose(plan, task, steps[0], recipe, journal, keeper)
-        mask, full = chosen.mask, chosen.full
-        keeper.keep_mask(mask)
-        tunes_already = keeper.resumed("fine-tune") is not None
-        if not tunes_already:
-            prover.settle(prover.cut(mask, family.insert(full, coupling, mask), chosen.cut))
-        cut = best_commit(plan, chosen, task, recipe)
-        left = coupling.cost_model.ratio(mask.open, plan.target.kind)
-        if not tunes_already:
-            watched = None if metric is None else metric(cut, WATCHED, recipe.threads or 0)
-            loss = journal.records[-1].loss if journal.records else math.nan
-            journal.record(Progress("commit", 1, 1, 1, 1, loss, watched, left))
+        chosen = _searched(lesson, prover, keeper)
     journal.later = 0.0
 
     def so_far() -> Path | None:
@@ -77,19 +66,51 @@ def with_data(
         if keeper.folder is None or not plan.whole:
             return None
         values = keeper.latest.values() if keeper.latest is not None else {}
-        tuned = refresh_statistics(with_values(cut, values), task, recipe)
+        tuned = refresh_statistics(with_values(chosen.cut, values), task, recipe)
         hurried = replace(prover, seconds=min(prover.seconds, HURRY))
         path = keeper.folder.path / "model.onnx"
-        save(verified(plan, mask, full, tuned, hurried)[0], path, overwrite=True)
+        save(verified(plan, chosen.mask, chosen.full, tuned, hurried)[0], path, overwrite=True)
         return path
 
     with keeper.salvaging(so_far):
-        pruned = cut
+        pruned = chosen.cut
         if recipe.train_weights:
-            pruned = fine_tune(pruned, task, steps[1], recipe, journal, left, keeper)
+            pruned = fine_tune(pruned, task, lesson.steps[1], recipe, journal, chosen.left, keeper)
             pruned = refresh_statistics(pruned, task, recipe)
-        pruned, check, doubt = verified(plan, mask, full, pruned, prover)
-        notes = () if metric is not None else ("there are no held-out samples: accuracy was not measured",)
-        return result_of(
-            plan, mask, pruned, check, journal, metric, (*filter(None, [doubt]), *notes, *journal.notes)
-        )
+        pruned, check, doubt = verified(plan, chosen.mask, chosen.full, pruned, prover)
+        notes = (*doubts(doubt), *journal.notes)
+        return result_of(plan, chosen.mask, pruned, check, journal, lesson.measure, notes)
+
+
+def _searched(lesson: Lesson, prover: Prover, keeper: Keeper) -> Choice:
+    """Find which units stay, and cut the others away."""
+    plan, task, recipe, journal = lesson.plan, lesson.task, lesson.recipe, keeper.journal
+    chosen = choose(plan, task, lesson.steps[0], recipe, journal, keeper)
+    if recipe.by_gates and keeper.found is not None:
+        _note_short(lesson, keeper.found, journal)
+    mask, full = chosen.mask, chosen.full
+    keeper.keep_mask(mask)
+    tunes_already = keeper.resumed("fine-tune") is not None
+    if not tunes_already:
+        prover.settle(prover.cut(mask, plan.family.insert(full, plan.coupling, mask), chosen.cut))
+    cut = best_commit(plan, chosen, task, recipe)
+    left = plan.coupling.cost_model.ratio(mask.open, plan.target.kind)
+    if not tunes_already:
+        watched = None if task.metric is None else task.metric(cut, WATCHED, recipe.threads or 0)
+        loss = journal.records[-1].loss if journal.records else math.nan
+        journal.record(Progress("commit", 1, 1, 1, 1, loss, watched, left))
+    return Choice(mask, full, cut, left)
+
+
+def _note_short(lesson: Lesson, found: Found, journal: Journal) -> None:
+    """Note a search whose gates had no time: what it chose is little more than chance."""
+    steps, goal = lesson.steps[0], lesson.plan.goal
+    if steps < SETTLED:
+        why = f"gates need about {SETTLED} steps to settle, it had {steps}"
+    elif found.cost > goal.value + NEAR:
+        why = f"it ended at {found.cost:.1%} of the {goal.kind}, the target is {goal.value:.1%}"
+    else:
+        return
+    journal.note(
+        f"the search was too short to learn what to keep: {why}; more --epochs may help", "short-search"
+    )

@@ -6,9 +6,10 @@ import onnx
 
 from tgonnx.analysis.stand_ins import StandIns, stand_ins
 from tgonnx.errors import ModelError, OptionError, UnsupportedError
+from tgonnx.io.notes import Note
 from tgonnx.options import CRITERION
 from tgonnx.passes.compensate import compensate
-from tgonnx.pipeline.embedding import verified
+from tgonnx.pipeline.embedding import doubts, verified
 from tgonnx.pipeline.plan import Plan
 from tgonnx.pipeline.result import PruneResult, result_of
 from tgonnx.proof import Prover
@@ -33,7 +34,7 @@ def without_data(plan: Plan, recipe: Recipe, run: Run, prover: Prover) -> PruneR
         cut, more = _refitted(plan, mask, cut, run)
         how += more
     pruned, check, doubt = verified(plan, mask, plan.model.proto, cut, prover)
-    notes = (*filter(None, [doubt]), UNMEASURED.format(how=how))
+    notes = (*doubts(doubt), Note("no-data", UNMEASURED.format(how=how)))
     return result_of(plan, mask, pruned, check, Journal(), None, notes)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.model import Model
 from tgonnx.analysis.target import Target
-from tgonnx.data.samples import Dataset
+from tgonnx.data.samples import Dataset, Split
 from tgonnx.errors import BoundsError, ModelError, TargetError
 from tgonnx.loading import load
 from tgonnx.passes.gate_families import CHANNELS, GateFamily
@@ -81,14 +81,14 @@ def at_sizes_of(dataset: Dataset, model: Model) -> Model:
     return replace(load(model.original, sizes), source=model.source)
 
 
-def batch_size(model: Model, dataset: Dataset, wanted: int | None) -> int:
+def batch_size(model: Model, train: Split, wanted: int | None) -> int:
     """The batch to train with: what the model insists on, if it really does."""
-    count = len(dataset.train)
+    count = len(train)
     size = min(count, wanted or min(BATCH, max(8, count // 4)))
-    insists, outputs_axes = dataset.train.axes.fixed, dataset.train.axes.outputs
+    insists, outputs_axes = train.axes.fixed, train.axes.outputs
     if insists is None or insists == size:
         return size
-    feeds = dataset.train.take(dataset.train.one_shape(size)).feeds
+    feeds = train.take(train.one_shape(size)).feeds
     copy = prepare_training(model.proto, {name: value.shape for name, value in feeds.items()})
     try:
         outputs = open_session(copy.model).run(feeds)

@@ -10,9 +10,10 @@ import onnx
 
 from tgonnx.analysis.cost import Cost
 from tgonnx.analysis.target import Target
+from tgonnx.io.notes import Note
 from tgonnx.io.save import save
 from tgonnx.io.summary import Shown, Summary, amount, byte_count
-from tgonnx.losses.metric import Metric
+from tgonnx.pipeline.measuring import Yardstick, measured_notes, rising_note
 from tgonnx.pipeline.plan import Plan
 from tgonnx.runtime.equivalence import Check
 from tgonnx.selection.budget import CLOSE
@@ -22,8 +23,9 @@ from tgonnx.training.progress import Journal, Progress
 
 @dataclass(frozen=True)
 class Figures:
-    """One model in figures. `metric` was measured on all held-out samples; None if there are none. `others` are the
-    figures of further outputs, by what they are called."""
+    """One model in figures. `metric` was measured on the test part; None if there is none. `others` are the figures of
+    further outputs, by what they are called.
+    """
 
     cost: Cost
     file_bytes: int
@@ -36,8 +38,9 @@ class PruneResult(Shown):
     """What `prune` returns.
 
     `achieved` is what is left of the target's kind of cost, a ratio. `target_met`: it is at most the target.
+    `samples` counts those of each part of the data: train, validation, test.
     `counted_at` are the shapes of inputs of open size that FLOPs are counted at.
-    `notes` say what a reader of the figures should know. `history` has one record per epoch.
+    `notes` say what a reader of the figures should know: text, each with a `code`. `history` has one record per epoch.
     """
 
     model: onnx.ModelProto
@@ -49,8 +52,14 @@ class PruneResult(Shown):
     check: Check
     target: Target
     achieved: float
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     counted_at: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def metric_label(self) -> str:
+        """What the figure is called, with the part of the data that it was measured on."""
+        return f"{self.metric_name} (test)" if self.metric_name else "metric"
 
     @property
     def target_met(self) -> bool:
@@ -67,7 +76,7 @@ class PruneResult(Shown):
         rows = [(name, say(a), say(b), f"{b / a:.1%}" if a else "") for name, a, b, say in costs]
         if self.before.metric is not None and self.after.metric is not None:
             a, b = self.before.metric, self.after.metric
-            measured = [(self.metric_name or "metric", a, b)]
+            measured = [(self.metric_label, a, b)]
             measured += [(name, a, self.after.others[name]) for name, a in self.before.others.items()]
             rows += [(name, f"{a:.4g}", f"{b:.4g}", f"{b - a:+.4g}") for name, a, b in measured]
         met = "met" if self.target_met else f"not met: {self.achieved:.3f}"
@@ -89,28 +98,32 @@ def result_of(
     pruned: onnx.ModelProto,
     check: Check,
     journal: Journal,
-    metric: Metric | None,
-    notes: tuple[str, ...],
+    measure: Yardstick | None,
+    notes: tuple[Note, ...],
 ) -> PruneResult:
     cost = plan.coupling.cost_model
     if cost.uncounted:
-        notes += (f"not counted in the FLOPs: {', '.join(cost.uncounted)}",)
+        notes += (Note("uncounted", f"not counted in the FLOPs: {', '.join(cost.uncounted)}"),)
     achieved = cost.ratio(mask.open, plan.target.kind)
     original = plan.model.original
     if achieved > plan.target.value + 1e-9:
-        notes += (
-            f"target {plan.target} not met: at least {achieved:.3f} of the {plan.target.kind} must stay",
-        )
+        text = f"target {plan.target} not met: at least {achieved:.3f} of the {plan.target.kind} must stay"
+        notes += (Note("target-not-met", text),)
     elif achieved < CLOSE * plan.target.value:
-        notes += (
-            f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found",
-        )
-    before, after = (
-        Figures(cost.cost(chosen), each.ByteSize(), *((metric(each), metric.others(each)) if metric else ()))
-        for each, chosen in ((original, None), (pruned, mask.open))
-    )
-    name = None if metric is None else metric.name
+        text = f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found"
+        notes += (Note("below-target", text),)
+    figures: list[tuple[float | None, Mapping[str, float]]] = [(None, {}), (None, {})]
+    name, samples = None, {}
+    if measure is not None:
+        name, samples = measure.name, measure.parts.counts
+        standing = None if measure.judge is None else measure.judge(pruned)
+        if measure.judge is not None and measure.original is not None and standing is not None:
+            others = [measure.judge.others(model) for model in (original, pruned)]
+            figures = [(measure.original.metric, others[0]), (standing.metric, others[1])]
+        notes += measured_notes(measure, pruned, standing) + rising_note(measure, journal.records)
+    before = Figures(cost.cost(), original.ByteSize(), *figures[0])
+    after = Figures(cost.cost(mask.open), pruned.ByteSize(), *figures[1])
     return PruneResult(
         pruned, mask, before, after, name, tuple(journal.records), check, plan.target, achieved, notes,
-        plan.model.counted_at,
+        plan.model.counted_at, samples,
     )  # fmt: skip

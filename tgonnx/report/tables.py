@@ -17,6 +17,7 @@ from tgonnx.analysis.input_shapes import shapes_text
 from tgonnx.analysis.shapes import Shape
 from tgonnx.errors import ModelError, UnsupportedError
 from tgonnx.graph.declared import describe_type, model_inputs
+from tgonnx.io.notes import notes_to_json
 from tgonnx.io.summary import amount, byte_count
 from tgonnx.io.visible import visible
 from tgonnx.pipeline import PruneResult
@@ -128,8 +129,9 @@ def prune_json(out: str, result: PruneResult, before: Facts, after: Facts) -> di
         "counted_at": {name: list(shape) for name, shape in result.counted_at.items()},
         "target_met": result.target_met,
         "metric": result.metric_name,
+        "samples": dict(result.samples),
         **comparison_json(before, after, result.check),
-        "notes": list(result.notes),
+        "notes": notes_to_json(result.notes),
         "history": [asdict(record) for record in result.history],
     }
 

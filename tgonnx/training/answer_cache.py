@@ -1,7 +1,7 @@
 """What the original says of each sample, kept on disk: it is asked once, not in every epoch.
 
 What a network says of a sample can differ in the last bits with the samples beside it. So that a run that was stopped
-finds the same bits when it goes on, the original is always asked in the same company: in the batches of the search's
+finds the same bits when it goes on, the original is always asked in the same company: in the batches of the run's
 first epoch, in which it is asked in any case. The file has no name and is gone with the run, however that ends.
 """
 
@@ -27,7 +27,8 @@ Rows = dict[str, Array]  # by output, samples first
 class AnswerCache:
     """The outputs of `ask` for the samples of `split`; `limit` bytes may be written.
 
-    `size` and `seed` are those of the search's batches. `note` is told what prevents it from being kept.
+    `size` and `seed` are those of the batches of the first phase that trains. `note` is told what prevents it from
+    being kept.
     """
 
     split: Split

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 
 from tgonnx.graph.proto import with_values
+from tgonnx.training.best import Best
 from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import WATCHED, Loop
 from tgonnx.training.progress import Journal
@@ -23,21 +24,32 @@ def fine_tune(
     cost: float | None = None,
     keeper: Keeper | None = None,
 ) -> onnx.ModelProto:
-    """The model with its weights trained for `steps` steps. Raises DivergedError, UnsupportedError."""
+    """The model with its weights trained for `steps` steps, as they were after the best epoch.
+
+    That is the best by `task.metric`; without one, the last. Raises DivergedError, UnsupportedError.
+    """
     seed = recipe.seed + 1
     first = next(task.batches(recipe.batch, seed))
     trainer = rehearsed_trainer(training_copy(proto, recipe, first), task, recipe, first, journal)
     schedule = named(recipe.schedule)
-    loop = Loop(trainer, task, "fine-tune", steps, recipe, journal, keeper or Keeper())
+    keeper = keeper or Keeper()
+    loop = Loop(trainer, task, "fine-tune", steps, recipe, journal, keeper)
+    loop.stake = keeper.found.stake if keeper.found is not None else 0.0
 
     def measure() -> float | None:
         if task.metric is None:
             return None
         return task.metric(with_values(proto, trainer.parameters()), WATCHED, recipe.threads or 0)
 
-    if loop.resume() is not None:
+    best = Best(task.metric is not None and task.metric.higher_is_better)
+    if (state := loop.resume()) is not None:
+        best.restore(state)
         loop.catch_up(cost, measure)
+        if loop.start and loop.ends_epoch(loop.start - 1):
+            best.consider(loop.metric, trainer.parameters())
     for index, batches in loop.batches(seed):
         loop.step(index, batches, {"tgonnx.lr": recipe.lr * schedule.rate(index / steps, recipe.warmup)})
-        loop.done(index, cost, measure)
-    return with_values(proto, trainer.parameters())
+        loop.done(index, cost, measure, best.numbers, best.arrays)
+        if loop.ends_epoch(index):
+            best.consider(loop.metric, trainer.parameters())
+    return with_values(proto, best.values or trainer.parameters())

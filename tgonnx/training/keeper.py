@@ -77,20 +77,18 @@ class Keeper:
             self._keep_found()
             self.folder.keep(state, self.journal, chosen)
         except UsageError as error:
-            self.journal.note(f"checkpoint not written: {error}")
+            self.journal.note(f"checkpoint not written: {error}", "checkpoint")
             return False
         self._best = chosen
         return True
 
     def keep_found(self, found: Found) -> None:
         """Write the outcome of the search. What prevents it is noted, and tried again with the next checkpoint."""
-        if self.folder is None:
-            return
         self.found, self.latest = found, None
         try:
             self._keep_found()
         except UsageError as error:
-            self.journal.note(f"checkpoint not written: {error}")
+            self.journal.note(f"checkpoint not written: {error}", "checkpoint")
 
     @contextmanager
     def salvaging(self, model: Callable[[], Path | None] | None = None) -> Iterator[None]:
@@ -115,7 +113,7 @@ class Keeper:
         """Write what can be written. Says what there is, and what could not be written."""
         told = len(self.journal.notes)
         self.keep()
-        parts = self.journal.notes[told:]
+        parts: list[str] = [*self.journal.notes[told:]]
         try:
             place = None if model is None else model()
         except TgonnxError as error:
@@ -137,7 +135,7 @@ class Keeper:
             try:
                 write(self.folder)
             except UsageError as error:
-                self.journal.note(f"not kept: {error}")
+                self.journal.note(f"not kept: {error}", "checkpoint")
 
     def _keep_found(self) -> None:
         if self.folder is not None and self.found is not None and not self._found_is_kept:
@@ -167,7 +165,7 @@ def open_keeper(
         try:
             keeper.folder = run_folder.create_numbered(source, who, how)
         except UsageError as error:
-            journal.note(f"nothing was kept of the run: {error}")
+            journal.note(f"nothing was kept of the run: {error}", "checkpoint")
     elif run.run_dir:
         keeper.folder = run_folder.create(Path(run.run_dir), who, how)
     return keeper

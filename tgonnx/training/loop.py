@@ -21,13 +21,17 @@ from tgonnx.training.state import State
 from tgonnx.training.task import Task
 
 WATCHED = 2000  # held-out samples that are looked at during training
+TOO_MUCH = 10.0  # times the loss at the start: then nothing is learned any more
 
 
 Measure = Callable[[], float | None]
 
 
 class Diverged(DivergedError):
-    """The loss is not finite; `values` are the last good initializers, by name, at most 50 steps old."""
+    """The loss is not finite, or far above that at the start.
+
+    `values` are the last good initializers, by name, at most 50 steps old.
+    """
 
     def __init__(self, message: str, values: Mapping[str, Array]) -> None:
         super().__init__(message)
@@ -55,7 +59,8 @@ class Loop:
         self.per_epoch = task.steps_per_epoch(recipe.batch, recipe.accumulate)
         self.epochs = max(1, math.ceil(steps / self.per_epoch))
         self.began = time.monotonic()
-        self.loss = math.nan
+        self.loss = self.first = math.nan
+        self.stake = 0.0  # what the task has to lose: less than that is no loss to start from
         self.metric: float | None = None
         self.good = trainer.parameters()
 
@@ -67,7 +72,8 @@ class Loop:
         if state.engine != self.trainer.engine:
             raise UsageError(f"the run trained with engine {state.engine}, here it is {self.trainer.engine}")
         self.trainer.restore(state.trainer())
-        self.start, self.loss, self.good = state.step, state.loss, self.trainer.parameters()
+        self.start, self.loss, self.first = state.step, state.loss, state.first
+        self.good = self.trainer.parameters()
         self.began = time.monotonic() - state.seconds
         return state
 
@@ -84,7 +90,10 @@ class Loop:
         return ((index, islice(drawn, self.parts)) for index in range(self.start, self.steps))
 
     def step(self, index: int, batches: Iterable[Batch], scalars: Mapping[str, float]) -> dict[str, float]:
-        """One step, of as many batches as are accumulated. Raises Diverged if the loss is not finite."""
+        """One step, of as many batches as are accumulated.
+
+        Raises Diverged if the loss is not finite, or ten times that at the start.
+        """
         given = {k: np.array(v, np.float32) for k, v in scalars.items()}
         parts = [self.trainer.step(self.task.teacher.feeds(batch) | given) for batch in batches]
         found = {name: float(np.mean([part[name] for part in parts], dtype=np.float64)) for name in parts[0]}
@@ -94,7 +103,17 @@ class Loop:
                 f"(before it: {self.loss:.4g}); try a smaller --lr",
                 self.good,
             )
-        self.loss = found[TASK] if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * found[TASK]
+        if math.isnan(self.first):
+            self.loss = self.first = found[TASK]
+        else:
+            self.loss = 0.95 * self.loss + 0.05 * found[TASK]
+        start = max(abs(self.first), self.stake)
+        if self.loss > TOO_MUCH * start:
+            raise Diverged(
+                f"{self.phase}: the loss is {self.loss:.4g} at step {index + 1} of {self.steps}, more than "
+                f"{TOO_MUCH:g} times that at the start ({start:.4g}); try a smaller --lr",
+                self.good,
+            )
         if (index + 1) % 50 == 0:
             self.good = self.trainer.parameters()
         return found
@@ -114,7 +133,7 @@ class Loop:
         spent = time.monotonic() - self.began
         snapshot = self.trainer.snapshot()
         self.keeper.latest = State(
-            self.phase, self.trainer.engine, index + 1, self.loss, spent, snapshot.arrays, numbers or {},
+            self.phase, self.trainer.engine, index + 1, self.loss, self.first, spent, snapshot.arrays, numbers or {},
             arrays or {}, snapshot.parameters,
         )  # fmt: skip
         self._tell(index, cost, measure)

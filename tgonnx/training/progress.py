@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tgonnx.io.notes import Note, as_note
+
 Phase = Literal["search", "commit", "fine-tune"]
 
 
@@ -25,6 +27,7 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
+Outlook = tuple[tuple[str, str], ...]  # what will happen: a name and a text for each line
 
 
 @dataclass
@@ -38,11 +41,18 @@ class Journal:
     listener: Listener | None = None
     records: list[Progress] = field(default_factory=list)
     later: float = 0.0
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, code: str = "run") -> None:
+        """Keep a note, once; plain text is one of this code."""
         if text not in self.notes:
-            self.notes.append(text)
+            self.notes.append(as_note(text, code))
+
+    def begin(self, outlook: Outlook) -> None:
+        """Tell what will happen to a listener that has a method `begins` for that."""
+        begins = getattr(self.listener, "begins", None)
+        if begins is not None:
+            begins(outlook)
 
     def tell(self, progress: Progress) -> None:
         if self.listener is not None:

@@ -143,6 +143,11 @@ class Recipe:
     clip: float = option(0.0, "Largest norm of the gradients of all weights; 0: any.", low=0)
     accumulate: int = option(1, "Batches whose gradients are averaged for one step.", low=1)
 
+    from_scratch: bool = option(
+        False,
+        "The model is not trained yet: it need not be better than a constant answer, nor is it imitated.",
+    )
+
     def __post_init__(self) -> None:
         settle(self)
         numbers_of("loss_weight", self.loss_weight)
@@ -166,8 +171,11 @@ class Recipe:
 
     @property
     def criterion_used(self) -> str:
-        """The name in the table of criteria, or `GATES`. "auto" means gates where an option is given that only they have,
-        and where weights are frozen: then gates alone can learn."""
+        """The name in the table of criteria, or `GATES`.
+
+        "auto" means gates where an option is given that only they have, and where weights are frozen: then gates alone
+        can learn.
+        """
         if self.criterion != "auto":
             return self.criterion
         plain = Recipe.__dataclass_fields__
@@ -194,7 +202,7 @@ class Run:
     `verify_seconds` is for each verification. What cannot be verified, because nothing here runs it or the inputs
     cannot tell, is returned with `unverified` only, and marked. Training with data is kept in the folder `run_dir`
     ("auto": `runs/MODEL-N`), if one is named; `resume` names the folder of a run that goes on, which wants the same
-    model, data and options.
+    model, data and options. `test` are data of any kind to measure the original and the result with, and nothing else.
     """
 
     seed: int = option(0, "Seed of everything random.", low=0)
@@ -215,6 +223,10 @@ class Run:
         1.0, "Gigabytes on disk for what the original says, which is then asked once for each sample.", low=0
     )
     checkpoint_seconds: float = option(60.0, "Seconds between two checkpoints.", low=0)
+    test: Any = option(
+        None, "Test data of their own, in the forms that --data takes.", kind=str, metavar="PATH"
+    )
+    force: bool = option(False, "Go on where the original is no better than a constant answer.")
 
     def __post_init__(self) -> None:
         settle(self)

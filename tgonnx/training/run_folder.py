@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tgonnx.errors import UsageError
+from tgonnx.io.notes import Note, notes_from_json, notes_to_json
 from tgonnx.io.save import remove_leftovers, save_text
 from tgonnx.selection.mask import Mask
 from tgonnx.training import checkpoint
@@ -44,7 +45,7 @@ class Kept:
     """
 
     records: list[Progress]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     state: State | None = None
     found: Found | None = None
     best: Best | None = None
@@ -76,7 +77,7 @@ class RunFolder:
 
     def keep_found(self, found: Found, journal: Journal) -> None:
         """Write the outcome of the search. Raises UsageError."""
-        facts = {"cost": found.cost, **_told(journal)}
+        facts = {"cost": found.cost, "stake": found.stake, **_told(journal)}
         checkpoint.write(self.checkpoints, FOUND, found.tensors(), facts)
 
     def newest(self) -> Kept | None:
@@ -89,7 +90,11 @@ class RunFolder:
                 damaged.append(str(error))
                 continue
             return replace(
-                kept, notes=(*kept.notes, *(f"{reason}; an earlier one is used" for reason in damaged))
+                kept,
+                notes=(
+                    *kept.notes,
+                    *(Note("checkpoint", f"{reason}; an earlier one is used") for reason in damaged),
+                ),
             )
         if damaged:
             raise UsageError(damaged[0])
@@ -97,11 +102,14 @@ class RunFolder:
 
     def _kept(self, name: str) -> Kept:
         facts, tensors = checkpoint.read(self.checkpoints, name)
-        records, notes = records_from_json(facts["records"]), tuple(facts["notes"])
+        records, notes = records_from_json(facts["records"]), notes_from_json(facts["notes"])
         if name == FOUND:
             return Kept(records, notes, found=Found.restored(facts, tensors))
         state, best = restored(facts["state"], tensors), facts["best"]
-        found = None if state.phase == "search" else self._kept(FOUND).found
+        searched = state.phase != "search" and FOUND in checkpoint.names(
+            self.checkpoints
+        )  # or a criterion chose
+        found = self._kept(FOUND).found if searched else None
         return Kept(records, notes, state, found, None if best is None else (best[0], best[1]))
 
     # --- what people read -----------------------------------------------------------------------------
@@ -129,7 +137,7 @@ class RunFolder:
 
 
 def _told(journal: Journal) -> dict[str, Any]:
-    return {"records": records_to_json(journal.records), "notes": list(journal.notes)}
+    return {"records": records_to_json(journal.records), "notes": notes_to_json(journal.notes)}
 
 
 # --- making and opening ---------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ def search(
     strength = STRENGTH * unit if recipe.lambda_ is None else recipe.lambda_
     trainer = rehearsed_trainer(copy, task, recipe, first, journal, Penalty(cost, target.kind, strength))
     loop = Loop(trainer, task, "search", steps, recipe, journal, keeper)
+    loop.stake = unit
     fewest = search_floors(coupling, target, bounds)
     start = np.full(coupling.units, min(0.5, recipe.gate_lr * steps / 20), np.float32)
     trainer.load({LOGITS: start})  # zero is near enough to be reached in a short search
@@ -98,7 +99,7 @@ def search(
         loop.done(index, left, numbers={"mu": mu, "left": left}, arrays={"openness": openness})
     values = trainer.parameters()
     last = values.pop(LOGITS).astype(np.float64)
-    found_units = Found(openness + 1e-3 * np.tanh(last), values, left)
+    found_units = Found(openness + 1e-3 * np.tanh(last), values, left, unit)
     keeper.keep_found(found_units)
     return found_units
 

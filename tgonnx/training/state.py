@@ -19,7 +19,8 @@ TRAINER, OWN = "trainer/", "own/"  # what the names of arrays start with in a ch
 class State:
     """All that a phase needs to go on as if it had never stopped; nothing in it is changed in place.
 
-    `step` steps are done; with the seed it says which batches come next. `trainer` gives parameters, moments and
+    `step` steps are done; with the seed it says which batches come next. `loss` is that of recent steps, `first` that
+    of the first one. `trainer` gives parameters, moments and
     statistics by their names in the step graph, `values` the trained initializers. `numbers` and `arrays` are the
     phase's own: the search's multiplier and the share of time that each gate was open.
     """
@@ -28,6 +29,7 @@ class State:
     engine: str
     step: int
     loss: float
+    first: float
     seconds: float
     trainer: Callable[[], Mapping[str, Array]]
     numbers: Mapping[str, float] = field(default_factory=dict)
@@ -41,7 +43,7 @@ class State:
 
     def facts(self) -> dict[str, Any]:
         """The rest of it, for JSON."""
-        names = ("phase", "engine", "step", "loss", "seconds")
+        names = ("phase", "engine", "step", "loss", "first", "seconds")
         return {name: getattr(self, name) for name in names} | {"numbers": dict(self.numbers)}
 
 
@@ -52,6 +54,7 @@ class Found:
     scores: npt.NDArray[np.float64]
     values: Mapping[str, Array]
     cost: float  # the ratio at which the gates themselves stand
+    stake: float = 0.0  # what the task's loss has to lose
 
     def tensors(self) -> dict[str, Array]:
         """Its arrays under one name each."""
@@ -59,9 +62,9 @@ class Found:
 
     @classmethod
     def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Array]) -> Found:
-        """What `tensors`, and the cost in `facts`, were made from. Raises KeyError if they were not."""
+        """What `tensors`, and cost and stake in `facts`, were made from. Raises KeyError if they were not."""
         values = {n.removeprefix(TRAINER): a for n, a in tensors.items() if n.startswith(TRAINER)}
-        return cls(tensors["scores"], values, facts["cost"])
+        return cls(tensors["scores"], values, facts["cost"], facts["stake"])
 
 
 def restored(facts: Mapping[str, Any], tensors: Mapping[str, Array]) -> State:

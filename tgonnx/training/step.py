@@ -45,7 +45,7 @@ def rehearsed_trainer(
     feeds = task.teacher.feeds(batch)
     outcome = rehearse(spec, feeds, recipe.engine, recipe.threads, recipe.device)
     for note in outcome.notes:
-        journal.note(note)
+        journal.note(note, "engine")
     trainer = build(spec, outcome.engine, recipe.threads, recipe.seed, recipe.device)
     if task.split.samples.shape_of is None:
         return trainer

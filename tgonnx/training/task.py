@@ -45,7 +45,10 @@ class Teacher:
         limit = int(recipe.cache * 1e9)
         if self._session is not None and limit and seen >= 2 * len(split):
             size = min(recipe.batch, len(split))
-            self._cache = AnswerCache(split, self._outputs, size, recipe.seed, limit, note)
+            first = (
+                recipe.seed if recipe.by_gates else recipe.seed + 1
+            )  # of fine-tuning, if nothing comes before it
+            self._cache = AnswerCache(split, self._outputs, size, first, limit, note)
 
     def feeds(self, batch: Batch) -> dict[str, Array]:
         """Inputs of the training copy for a batch: the model's own, and labels or what the teacher says."""
@@ -77,7 +80,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned, and from what. `metric` is None without held-out samples."""
+    """What is learned, and from what. `metric` is measured on the way; None if there is nothing to do that on."""
 
     split: Split
     fit: Fit

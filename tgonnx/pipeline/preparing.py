@@ -1,0 +1,192 @@
+"""From what a user gives to a job: everything read, checked and measured, and nothing trained yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx
+
+from tgonnx.analysis.model import Model, Source
+from tgonnx.analysis.solver import analyze
+from tgonnx.analysis.target import Given, Target
+from tgonnx.data.samples import Dataset, parted, with_test
+from tgonnx.data.sources import Data, open_dataset
+from tgonnx.errors import OptionError, UnsupportedError
+from tgonnx.graph.structure import structure_hash
+from tgonnx.io.notes import Note
+from tgonnx.loading import load
+from tgonnx.losses.fit import Fit, try_graph, validate
+from tgonnx.options import Attention, attention_of, of_class, with_fields
+from tgonnx.pipeline.learning import Lesson
+from tgonnx.pipeline.measuring import yardstick
+from tgonnx.pipeline.outlook import outlook
+from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, reachable, steps_for
+from tgonnx.pipeline.result import PruneResult
+from tgonnx.proof import Prover, data_feeds
+from tgonnx.runtime.known_part import known_part, unknown_operators, with_rest
+from tgonnx.runtime.sessions import open_session
+from tgonnx.selection.bounds import Bounds
+from tgonnx.training.identity import identity
+from tgonnx.training.keeper import Keeper, open_keeper
+from tgonnx.training.progress import Journal, Listener
+from tgonnx.training.recipe import Recipe, Run, Settings
+
+OWN = (  # of this process alone: a run goes on with other values of these
+    "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a job is done: what `prune` takes beside model, data and target."""
+
+    recipe: Recipe
+    bounds: Bounds
+    run: Run
+    attention: Attention
+    progress: Listener | None
+
+    @classmethod
+    def of(
+        cls,
+        caller: str,
+        given: tuple[Recipe | None, Bounds | None, Run | None],
+        fields: Mapping[str, Any],
+        attention: Attention,
+        progress: Listener | None,
+    ) -> Options:
+        """The objects with the fields that were named. Raises UsageError."""
+        recipe, bounds, run = with_fields(
+            caller,
+            fields,
+            of_class("recipe", given[0], Recipe),
+            of_class("bounds", given[1], Bounds),
+            of_class("run", given[2], Run),
+        )
+        attention_of(attention)
+        if progress is not None and not callable(progress):
+            raise OptionError("progress", f"is a {type(progress).__name__}, not a function")
+        return cls(recipe, bounds, run, attention, progress)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done to a model. Without data there is no lesson, and nothing is kept.
+
+    `whole` is the model as it was given; operators that nothing here runs are `unknown`, and what stands before them is
+    in the plan.
+    """
+
+    plan: Plan
+    prover: Prover
+    lesson: Lesson | None
+    keeper: Keeper
+    whole: onnx.ModelProto
+    unknown: set[tuple[str, str]]
+
+    def completed(self, result: PruneResult) -> PruneResult:
+        """The result for the whole model: with the operators that nothing here runs put back."""
+        if not self.unknown:
+            return result
+        up_to = tuple(f"{op_type} ({domain or 'ai.onnx'})" for domain, op_type in sorted(self.unknown))
+        note = f"trained and verified up to the inputs of {', '.join(up_to)}, which nothing here runs"
+        return replace(
+            result,
+            model=with_rest(result.model, self.whole, self.unknown),
+            mask=replace(result.mask, structure=structure_hash(self.whole)),
+            check=replace(result.check, up_to=up_to),
+            notes=(Note("up-to-unknown", note), *result.notes),
+        )
+
+
+def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given], options: Options) -> Job:
+    """The job of pruning a model to the least of some targets of one kind. Raises as `prune` does."""
+    wanted = [Target.of(target) for target in targets]
+    recipe, bounds, run = options.recipe, options.bounds, options.run
+    model = load(model)
+    whole, unknown = model.original, unknown_operators(model.original) if data is not None else set()
+    if unknown:  # nothing here runs them: what stands before them is trained
+        model = replace(load(known_part(whole, unknown)), source=model.source)
+    dataset = None if data is None else _opened(data, run.test, model.original, recipe)
+    fitting = None if dataset is None else validate(dataset, model.original, recipe.asked())
+    if dataset is not None and not model.sizes:
+        model = at_sizes_of(dataset, model)
+    if bounds.round_to is None and not recipe.train_weights:
+        bounds = replace(bounds, round_to=1)  # nothing afterwards makes up for what rounding took
+    plan = _planned(model, wanted, bounds, options.attention, not unknown)
+    prover = Prover(plan.coupling, (), run.verify_seconds, run.unverified)
+    journal = Journal(options.progress)
+    if dataset is None or fitting is None:
+        return Job(plan, prover, None, Keeper(journal=journal), whole, unknown)
+    prover = replace(prover, feeds=data_feeds(dataset, model.original))
+    lesson = _lesson(plan, dataset, fitting, recipe, run)
+    keeper = _keeper(lesson, dataset, wanted, run, journal)
+    return Job(plan, prover, lesson, keeper, whole, unknown)
+
+
+def _planned(
+    model: Model, wanted: Sequence[Target], bounds: Bounds, attention: Attention, whole: bool
+) -> Plan:
+    """The plan for the least of the targets. Raises UnsupportedError if nothing can be pruned."""
+    coupling = analyze(model, attention)
+    if not coupling.units:
+        why = coupling.pinned[0] if coupling.pinned else None
+        reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
+        raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
+    least = min((target.as_share(coupling.cost_model) for target in wanted), key=lambda target: target.value)
+    return Plan(model, coupling, least, reachable(coupling, least, bounds), bounds, whole=whole)
+
+
+def _opened(data: Data, test: Data | None, model: onnx.ModelProto, recipe: Recipe) -> Dataset:
+    """The data set, with its test part from elsewhere if that is given."""
+    dataset = open_dataset(data, model)
+    if test is None:
+        return dataset
+    other = open_dataset(test, model)
+    validate(other, model, recipe.asked())  # what is wrong there is said in its own name
+    return with_test(dataset, other)
+
+
+def _lesson(plan: Plan, dataset: Dataset, fitting: Fit, recipe: Recipe, run: Run) -> Lesson:
+    """What is to be learned, after the original was measured. Raises DataError."""
+    original = plan.model.original
+    size = batch_size(plan.model, parted(dataset).train, recipe.batch)
+    settings = Settings(**(vars(recipe) | vars(run) | {"batch": size}))
+    if fitting.graph:
+        try_graph(fitting, dataset, open_session(original), size)
+    measure = yardstick(dataset, fitting, original, settings)
+    task = measure.task(original, settings)
+    per_epoch = task.steps_per_epoch(size, recipe.accumulate)
+    steps = steps_for(per_epoch, recipe.epochs, recipe.train_weights, settings.by_gates)
+    return Lesson(plan, measure, task, steps, settings)
+
+
+def _keeper(lesson: Lesson, dataset: Dataset, wanted: Sequence[Target], run: Run, journal: Journal) -> Keeper:
+    """The keeper of the run, after what will happen was said and noted."""
+    plan, fit = lesson.plan, lesson.task.fit
+    who = identity(plan.model.original, dataset, run.threads)
+    who |= {"loss": fit.graph.digest} if fit.graph else {}
+    keeper = open_keeper(run, str(plan.model.source), who, _resolved(lesson, wanted), journal)
+    keeper.better = lesson.measure.better
+    journal.begin(outlook(lesson, dataset))
+    for note in dataset.notes:
+        journal.note(note, "data")
+    followers = [part.output for part in fit.others if part.originals]
+    if followers and (fit.graph or fit.answers):
+        names = ", ".join(map(repr, followers))
+        journal.note(f"nothing is given for {names}: what the original says there is imitated", "imitated")
+    return keeper
+
+
+def _resolved(lesson: Lesson, wanted: Sequence[Target]) -> dict[str, Any]:
+    """All that was chosen and changes the result, as plain values."""
+    plan, settings = lesson.plan, replace(lesson.recipe, loss=lesson.task.fit.loss)
+    plain = {  # a metric may be a function
+        name: getattr(value, "__qualname__", value) for name, value in vars(settings).items()
+    }
+    chosen = {name: value for name, value in plain.items() if name not in OWN}
+    shares = (target.as_share(plan.coupling.cost_model) for target in wanted)
+    target = ", ".join(f"{share.kind}={share.value!r}" for share in shares)
+    return {"target": target, "attention": plan.coupling.attention} | chosen | vars(plan.bounds)
