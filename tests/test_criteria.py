@@ -126,7 +126,7 @@ def test_allocation() -> None:
         counts[allocation] = [int(mask.open[group.units].sum()) for group in coupling.groups]
     assert max(counts["uniform"]) - min(counts["uniform"]) <= 1
     assert abs(counts["global"][0] - counts["global"][1]) > 3
-    with pytest.raises(OptionError, match="allocation 'even' is none of"):
+    with pytest.raises(OptionError, match="unknown allocation 'even'; there are"):
         select(coupling, allocation="even")
 
 

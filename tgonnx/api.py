@@ -18,7 +18,8 @@ from tgonnx.errors import OptionError
 from tgonnx.loading import load, read
 from tgonnx.options import ATTENTIONS, CRITERION, VERIFY_SECONDS, Attention, is_a, number, whole_number
 from tgonnx.runtime import equivalence
-from tgonnx.runtime.equivalence import RTOL, Check
+from tgonnx.runtime.equivalence import Check
+from tgonnx.runtime.options import RTOL, Comparing
 from tgonnx.selection import criteria
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.mask import Mask
@@ -109,13 +110,14 @@ def verify(
     """
     is_a("feeds", () if feeds is None else feeds, Iterable, "a list of feed dicts")
     is_a("sizes", sizes or {}, Mapping, "a mapping of the names of axes to sizes")
+    how = Comparing(samples=1 if samples is None else samples, rtol=rtol)
     return equivalence.verify(
         _proto(a),
         _proto(b),
         feeds,
-        None if samples is None else whole_number("samples", samples, low=1),
+        None if samples is None else how.samples,  # none beside `feeds`
         whole_number("seed", seed),
-        number("rtol", rtol),
+        how.rtol,
         sizes,
         number("seconds", seconds),
     )

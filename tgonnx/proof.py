@@ -20,9 +20,10 @@ from tgonnx.passes import perform
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.select_closed import SelectClosed
 from tgonnx.runtime.comparison import NOTHING_FINITE, How
-from tgonnx.runtime.equivalence import CURE, RTOL, Check, contract_differences, judged
+from tgonnx.runtime.equivalence import CURE, Check, contract_differences, judged
 from tgonnx.runtime.measure import NOT_FINITE
 from tgonnx.runtime.noise import tempered
+from tgonnx.runtime.options import RTOL
 from tgonnx.runtime.sessions import Feeds
 from tgonnx.runtime.trial_sizes import BATCHES, Size
 from tgonnx.selection.mask import Mask

@@ -15,20 +15,19 @@ from tgonnx.cli.common import command, prunable
 from tgonnx.cli.common import loaded as read_model
 from tgonnx.cli.fields import Only
 from tgonnx.cli.options import (
-    AttentionCut,
-    EvidenceData,
-    FixedShapes,
-    ModelPath,
+    Evidence,
+    MaskFile,
     Overwrite,
-    SampleData,
-    Shapes,
+    Results,
+    Samples,
+    Subject,
     TargetText,
+    TrainingData,
 )
-from tgonnx.cli.preprocessing import Preprocessing
 from tgonnx.cli.terminal import Terminal, plain
 from tgonnx.errors import TargetError, UsageError
-from tgonnx.options import ATTENTIONS, CRITERION, TARGET, attention_of
-from tgonnx.selection.bounds import Bounds
+from tgonnx.options import TARGET, attention_of
+from tgonnx.selection.bounds import Bounds, Ranking
 from tgonnx.training.recipe import Recipe, Run
 
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
@@ -45,33 +44,13 @@ VERIFIED = Only("verify_seconds", "unverified")
 def prune(
     terminal: Terminal,
     *,
-    model: ModelPath,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            "-d",
-            help="An .npz file with arrays named like the model's inputs, plus `label` or `target`; "
-            "or a folder with one folder of images for each class. Without: units are ranked by their weights.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Where to write.", show_default="MODEL.pruned.onnx"),
-    ] = None,
-    preprocessing: Preprocessing,
+    data: TrainingData,
+    results: Results,
     target: TargetText = TARGET,
     recipe: Recipe,
     bounds: Bounds,
     run: Run,
-    no_run_dir: Annotated[bool, typer.Option("--no-run-dir", help="Keep nothing of the training.")] = False,
-    attention: AttentionCut = ATTENTIONS[0],
-    shape: Shapes = None,
-    fix_shape: FixedShapes = None,
-    overwrite: Overwrite = False,
-    report_path: Annotated[
-        Path | None, typer.Option("--report", metavar="PATH.json", help="Also write all figures there.")
-    ] = None,
+    subject: Subject,
 ) -> None:
     """Learn which channels to delete, delete them, train on, verify, and write the smaller model."""
     from tgonnx.analysis.cost import Target
@@ -79,29 +58,30 @@ def prune(
     from tgonnx.pipeline import prune as prune_model
     from tgonnx.report import tables as report
 
-    protected = [model, *([data] if data else []), *([Path(run.test)] if run.test else [])]
-    out = out or model.with_name(f"{model.stem}.pruned.onnx")
+    model, overwrite, report_path = subject.model, results.overwrite, results.report_path
+    protected = [path for path in (model, data.data, Path(run.test) if run.test else None) if path]
+    out = results.out or model.with_name(f"{model.stem}.pruned.onnx")
     check_destination(out, overwrite, protected)
     if report_path:
         check_destination(report_path, overwrite, [*protected, out])
     wanted = Target.parse(target)
-    if data and not (no_run_dir or run.run_dir or run.resume):
+    if data.data and not (results.no_run_dir or run.run_dir or run.resume):
         run = replace(run, run_dir="auto")
     if run.test:
-        if not data:
+        if not data.data:
             raise UsageError("--test measures what is learned from --data, which is not given")
-        run = replace(run, test=preprocessing.source(run.test))
-    loaded = read_model(model, shape, fix_shape)  # once: the file may be another one when training is over
+        run = replace(run, test=replace(data, data=Path(run.test)).source())
+    loaded = read_model(subject)  # once: the file may be another one when training is over
     with terminal.progress(wanted.kind) as listener:
         result = prune_model(
             loaded,
-            preprocessing.source(data) if data else None,
+            data.source(),
             wanted,
             recipe=recipe,
             bounds=bounds,
             run=run,
             progress=Announcing(terminal, listener),
-            attention=attention_of(attention),
+            attention=attention_of(subject.attention),
         )
     out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, protected), out)
     with terminal.working("timing"):
@@ -129,32 +109,13 @@ def prune(
 def mask(
     terminal: Terminal,
     *,
-    model: ModelPath,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="MASK.json", help="Where to write the mask.")],
+    file: MaskFile,
     target: TargetText = TARGET,
-    criterion: Annotated[
-        str,
-        typer.Option(
-            "--criterion",
-            metavar="[l1|l2|lamp|fpgm|obs|zero|random]",
-            help="How units are ranked; obs looks at --data.",
-        ),
-    ] = CRITERION,
-    allocation: Annotated[
-        str,
-        typer.Option(
-            "--allocation",
-            metavar="[auto|uniform|global]",
-            help="The same fraction of every group, or the lowest scores of all.",
-        ),
-    ] = "auto",
-    data: SampleData = None,
-    preprocessing: Preprocessing,
+    ranking: Ranking,
+    data: Samples,
     bounds: Bounds,
-    attention: AttentionCut = ATTENTIONS[0],
-    shape: Shapes = None,
+    subject: Annotated[Subject, Only("model", "attention", "shape")],
     run: Annotated[Run, Only("seed")],
-    overwrite: Overwrite = False,
 ) -> None:
     """Choose units to cut without training, and write the choice to a file."""
     from tgonnx.analysis.cost import Target
@@ -162,29 +123,34 @@ def mask(
     from tgonnx.io.save import check_destination
 
     wanted = Target.parse(target)
-    inputs = [path for path in (model, data) if path]
-    check_destination(out, overwrite, protect=inputs)
-    coupling = prunable(terminal, model, attention, shape)
-    source = preprocessing.source(data) if data else None
-    chosen = select(coupling, wanted, criterion, run.seed, data=source, allocation=allocation, bounds=bounds)
-    chosen.save(out, overwrite, inputs)
+    inputs = [path for path in (subject.model, data.data) if path]
+    check_destination(file.out, file.overwrite, protect=inputs)
+    coupling = prunable(terminal, subject)
+    chosen = select(
+        coupling,
+        wanted,
+        ranking.criterion,
+        run.seed,
+        data=data.source(),
+        allocation=ranking.allocation,
+        bounds=bounds,
+    )
+    chosen.save(file.out, file.overwrite, inputs)
     costs = coupling.cost_model
-    _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
+    _finish(terminal, file.out, costs.cost(), costs.cost(chosen.open))
 
 
 @command
 def gate(
     terminal: Terminal,
     *,
-    model: ModelPath,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where to write the gated model.")],
     mask_path: Annotated[
         Path | None,
         typer.Option("--mask", metavar="MASK.json", help="Gates to close; without, all are open."),
     ] = None,
-    data: EvidenceData = None,
-    preprocessing: Preprocessing,
-    shape: Shapes = None,
+    data: Evidence,
+    subject: Annotated[Subject, Only("model", "shape")],
     run: Annotated[Run, VERIFIED],
     overwrite: Overwrite = False,
 ) -> None:
@@ -194,13 +160,13 @@ def gate(
     from tgonnx.passes.remove_channels import apply as cut
     from tgonnx.selection.mask import Mask
 
-    inputs = [path for path in (model, mask_path, data) if path]
+    inputs = [path for path in (subject.model, mask_path, data.data) if path]
     check_destination(out, overwrite, inputs)
     given = Mask.load(mask_path) if mask_path else None
-    coupling = prunable(terminal, model, given.attention if given else "heads", shape)
+    coupling = prunable(terminal, subject, given.attention if given else "heads")
     chosen = given or Mask.all_open(coupling)
     gated = gate_model(coupling, chosen)
-    prover = _prover(coupling, data, preprocessing, run)
+    prover = _prover(coupling, data, run)
     with terminal.working("verifying"):
         check = prover.both(chosen, gated, cut(coupling, chosen))
     told = _settled(terminal, prover, check, gated)
@@ -212,13 +178,10 @@ def gate(
 def apply(
     terminal: Terminal,
     *,
-    model: ModelPath,
     mask_path: Annotated[Path, typer.Option("--mask", metavar="MASK.json", help="What to cut.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where to write the pruned model.")],
-    data: EvidenceData = None,
-    preprocessing: Preprocessing,
-    shape: Shapes = None,
-    fix_shape: FixedShapes = None,
+    data: Evidence,
+    subject: Annotated[Subject, Only("model", "shape", "fix_shape")],
     run: Annotated[Run, VERIFIED],
     overwrite: Overwrite = False,
 ) -> None:
@@ -228,12 +191,12 @@ def apply(
     from tgonnx.passes.remove_channels import apply as cut
     from tgonnx.selection.mask import Mask
 
-    inputs = [path for path in (model, mask_path, data) if path]
+    inputs = [path for path in (subject.model, mask_path, data.data) if path]
     check_destination(out, overwrite, inputs)
     chosen = Mask.load(mask_path)
-    coupling = prunable(terminal, model, chosen.attention, shape, fix_shape)
+    coupling = prunable(terminal, subject, chosen.attention)
     pruned = cut(coupling, chosen)
-    prover = _prover(coupling, data, preprocessing, run)
+    prover = _prover(coupling, data, run)
     with terminal.working("verifying"):
         check = prover.both(chosen, gate_model(coupling, chosen), pruned)
     told = _settled(terminal, prover, check, pruned)
@@ -242,11 +205,11 @@ def apply(
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open), told)
 
 
-def _prover(coupling: Coupling, data: Path | None, preprocessing: Preprocessing, run: Run) -> Prover:
+def _prover(coupling: Coupling, data: Evidence, run: Run) -> Prover:
     """What verifies on the user's data, if there is some."""
     from tgonnx.proof import Prover, real_feeds
 
-    feeds = real_feeds(preprocessing.source(data) if data else None, coupling.model.original)
+    feeds = real_feeds(data.source(), coupling.model.original)
     return Prover(coupling, feeds, run.verify_seconds, run.unverified)
 
 

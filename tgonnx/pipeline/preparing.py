@@ -31,6 +31,7 @@ from tgonnx.selection.bounds import Bounds
 from tgonnx.training.identity import identity
 from tgonnx.training.keeper import Keeper, open_keeper
 from tgonnx.training.progress import Journal, Listener
+from tgonnx.training.rates import rate_for
 from tgonnx.training.recipe import Recipe, Run, Settings
 
 OWN = (  # of this process alone: a run goes on with other values of these
@@ -153,7 +154,8 @@ def _lesson(plan: Plan, dataset: Dataset, fitting: Fit, recipe: Recipe, run: Run
     """What is to be learned, after the original was measured. Raises DataError."""
     original = plan.model.original
     size = batch_size(plan.model, parted(dataset).train, recipe.batch)
-    settings = Settings(**(vars(recipe) | vars(run) | {"batch": size}))
+    rate = recipe.lr if recipe.lr is not None else rate_for(plan.model.proto, plan.goal)
+    settings = Settings(**(vars(recipe) | vars(run) | {"batch": size, "lr": rate}))
     if fitting.graph:
         try_graph(fitting, dataset, open_session(original), size)
     measure = yardstick(dataset, fitting, original, settings)

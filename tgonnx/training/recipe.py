@@ -21,6 +21,7 @@ GATES, CHOSEN_BY = (
     "gates",
     "obs",
 )  # the criterion that is learned, and what "auto" means where there are samples
+LR = 5e-4  # where nobody chooses: a trained network that learns faster forgets what it knew
 BATCH = 64  # at most, if nothing else is asked for
 
 
@@ -117,8 +118,9 @@ class Recipe:
         None, "Passes over the data, search and fine-tuning together.", kind=int, low=1
     )
     batch: int | None = option(None, "Samples in a training step.", kind=int, low=1)
-    # a trained network that learns faster forgets what it knew
-    lr: float = option(5e-4, "Learning rate of the weights.", low=0)
+    lr: float | None = option(
+        None, "Learning rate of the weights; auto: the higher, the less is left.", kind=float, low=0
+    )
     gate_lr: float = option(0.02, "Learning rate of the gates.", low=0)
     lambda_: float | None = option(
         None, "Weight of the cost in the objective: auto, or a number.", kind=float, low=0
@@ -234,6 +236,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Recipe, Run):
-    """A recipe and a run as one, for what trains: the batch is what it came to for a model and its data."""
+    """A recipe and a run as one, for what trains: batch and rate are what they came to for a model and its data."""
 
+    lr: float = option(LR, Recipe.__dataclass_fields__["lr"].metadata["option"].help, low=0)
     batch: int = option(BATCH, Recipe.__dataclass_fields__["batch"].metadata["option"].help, low=1)
