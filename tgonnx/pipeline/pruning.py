@@ -9,6 +9,7 @@ from tgonnx.analysis.target import Given
 from tgonnx.data.sources import Data
 from tgonnx.options import Attention
 from tgonnx.pipeline.learning import with_data
+from tgonnx.pipeline.lossless import without_loss
 from tgonnx.pipeline.no_data import without_data
 from tgonnx.pipeline.preparing import Options, prepared
 from tgonnx.pipeline.result import PruneResult
@@ -44,6 +45,8 @@ def prune(
     """
     options = Options.of("prune", (recipe, bounds, run), fields, attention, progress)
     job = prepared(model, data, (target,), options)
+    if options.recipe.lossless:
+        return job.completed(without_loss(job.plan, job.prover))
     if job.lesson is None:
         return without_data(job.plan, options.recipe, options.run, job.prover)
     result = job.completed(with_data(job.lesson, job.prover, job.keeper))

@@ -23,10 +23,12 @@ def fine_tune(
     journal: Journal,
     cost: float | None = None,
     keeper: Keeper | None = None,
+    stake: float = 0.0,
 ) -> onnx.ModelProto:
     """The model with its weights trained for `steps` steps, as they were after the best epoch.
 
-    That is the best by `task.metric`; without one, the last. Raises DivergedError, UnsupportedError.
+    That is the best by `task.metric`; without one, the last. `stake` is what the task's loss has to lose: ten times a
+    loss that is nothing beside it is no divergence. Raises DivergedError, UnsupportedError.
     """
     seed = recipe.seed + 1
     first = next(task.batches(recipe.batch, seed))
@@ -34,7 +36,7 @@ def fine_tune(
     schedule = named(recipe.schedule)
     keeper = keeper or Keeper()
     loop = Loop(trainer, task, "fine-tune", steps, recipe, journal, keeper)
-    loop.stake = keeper.found.stake if keeper.found is not None else 0.0
+    loop.stake = stake
 
     def measure() -> float | None:
         if task.metric is None:
