@@ -54,21 +54,21 @@ def select(
 ) -> Mask:
     """Choose the units that stay, without training (`tgonnx.selection.criteria.select`), of a coupling or a model.
 
-    `data` are samples for a criterion that looks at activations (obs); labels are not needed.
+    `data` are samples for a criterion that looks at activations (obs: labels are not needed) or at the loss (taylor,
+    fisher: they are).
     Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
     """
-    coupling, inputs = _coupling(model), None
+    coupling, evidence = _coupling(model), None
     if data is not None:
-        from tgonnx.data.calibration import Calibration
-        from tgonnx.data.sources import open_dataset
+        from tgonnx.training.evidence import evidence_from
 
-        inputs = Calibration(open_dataset(data, coupling.model.original).train)
+        evidence = evidence_from(coupling, data, whole_number("seed", seed))
     return criteria.select(
         coupling,
         target,
         criterion=criterion,
         seed=seed,
-        inputs=inputs,
+        evidence=evidence,
         allocation=allocation,
         bounds=bounds,
         **fields,

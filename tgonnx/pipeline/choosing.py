@@ -17,6 +17,7 @@ from tgonnx.passes.compensate import Refit, compensate
 from tgonnx.pipeline.plan import Plan
 from tgonnx.selection.criteria import select
 from tgonnx.selection.mask import Mask
+from tgonnx.training.evidence import evidence_of
 from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import WATCHED
 from tgonnx.training.progress import Journal
@@ -43,9 +44,9 @@ def choose(plan: Plan, task: Task, steps: int, recipe: Settings, journal: Journa
         mask = plan.commit(found.scores)
         full = with_values(full, found.values) if recipe.train_weights else full
     else:
-        inputs = Calibration(task.split, seed=recipe.seed)
+        evidence = evidence_of(coupling, task, recipe)
         mask = select(
-            coupling, plan.goal, recipe.criterion_used, recipe.seed, inputs=inputs, bounds=plan.bounds
+            coupling, plan.goal, recipe.criterion_used, recipe.seed, evidence=evidence, bounds=plan.bounds
         )
     return Chosen(mask, full, plan.family.cut(full, coupling, mask))
 

@@ -15,7 +15,7 @@ from tgonnx.selection.budget import DEFAULT, fit, floors
 from tgonnx.selection.dead import dead_units
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.mask_file import Open
-from tgonnx.selection.scoring import Inputs, Scores, criterion_of, scores_by
+from tgonnx.selection.scoring import Evidence, Scores, criterion_of, scores_by
 
 
 def select(
@@ -24,7 +24,7 @@ def select(
     criterion: str = CRITERION,
     seed: int = 0,
     *,
-    inputs: Inputs | None = None,
+    evidence: Evidence | None = None,
     allocation: str = "auto",
     bounds: Bounds | None = None,
     **fields: Any,
@@ -33,15 +33,15 @@ def select(
 
     `l2` keeps the units whose weights have the largest norm within their group; `tgonnx.selection.scoring.CRITERIA`
     has all names. Every group is cut by the same fraction, unless the criterion or `allocation` ("uniform" or
-    "global") says otherwise. Units that do nothing go first (`tgonnx.selection.dead`). `inputs` are batches of inputs,
-    for a criterion that looks at them. The fields of `Bounds` are keywords, too.
+    "global") says otherwise. Units that do nothing go first (`tgonnx.selection.dead`). `evidence` is for a
+    criterion that looks at inputs or at the loss. The fields of `Bounds` are keywords, too.
 
     Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
     """
     wanted = Target.of(target)
     (within,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
     how = Ranking(criterion=criterion, allocation=allocation)
-    scores = scores_by(how.criterion, coupling, whole_number("seed", seed), inputs)
+    scores = scores_by(how.criterion, coupling, whole_number("seed", seed), evidence)
     dead = dead_units(coupling)
     ranks = scores if _across(how) else _within_groups(coupling, scores, dead)
     return fit(coupling, np.where(dead, -np.inf, ranks), wanted, within)
