@@ -18,7 +18,7 @@ from tgonnx.errors import (
     VerificationError,
 )
 from tgonnx.runtime.options import Comparing, Timing
-from tgonnx.training.recipe import Run
+from tgonnx.training.recipe import Recipe, Run
 
 
 @command
@@ -114,6 +114,7 @@ def data(
     *,
     model: ModelPath,
     seen: Previewed,
+    recipe: Annotated[Recipe, Only("augment")],
     preview: Annotated[
         Path | None,
         typer.Option("--preview", metavar="OUT.png", help="Draw one batch as the model sees it."),
@@ -134,7 +135,7 @@ def data(
     with terminal.working(f"reading {seen.data}"):
         dataset = open_dataset(seen.source(), proto)
         validate(dataset, proto)
-        shown = of_dataset(dataset, proto)
+        shown = of_dataset(dataset, proto, augment=recipe.augment)
     if preview is not None:
         shown.save(preview, overwrite)
     told = {"data": str(seen.data), "rows": shown.rows, "preview": None if preview is None else str(preview)}

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from tgonnx.data.augment import augmentation
 from tgonnx.data.contact_sheet import drawn
 from tgonnx.data.pictures import CHANNELS, image_input
 from tgonnx.data.samples import Batch, Dataset
@@ -54,20 +55,26 @@ class Preview(Shown):
         save_bytes(drawn(self.pixels, self.captions), path, overwrite)
 
 
-def preview(data: Data, model: onnx.ModelProto, samples: int = SHOWN) -> Preview:
-    """Read data of any kind for a model, and show one batch as the model sees it.
+def preview(data: Data, model: onnx.ModelProto, samples: int = SHOWN, augment: Sequence[str] = ()) -> Preview:
+    """Read data of any kind for a model, and show one batch as the model sees it when it learns.
 
-    Raises `DataError`, and `UsageError` for a path that is not there.
+    `augment` are names of `tgonnx.data.augment`. Raises `DataError`, and `UsageError` for a path that is not there.
     """
-    return of_dataset(open_dataset(data, model), model, samples)
+    return of_dataset(open_dataset(data, model), model, samples, augment)
 
 
-def of_dataset(dataset: Dataset, model: onnx.ModelProto, samples: int = SHOWN) -> Preview:
+def of_dataset(
+    dataset: Dataset, model: onnx.ModelProto, samples: int = SHOWN, augment: Sequence[str] = ()
+) -> Preview:
     """The same of data that were opened for the model."""
+    changed = augmentation(augment, dataset)
     for split in dataset.splits.values():
         split.samples.check(dataset.name)
     batch = next(dataset.train.batches(samples, np.random.default_rng(0)))
     rows = [*_told(dataset, model), *_values(batch)]
+    if changed is not None:
+        batch = changed(batch, 0, 0)
+        rows.append(("augment", f"{' and '.join(augment)} of {changed.image.name!r}, in training only"))
     image = image_input(dataset.train.samples, batch.feeds)
     pixels, why = None, "no input, or more than one, has the 4 axes of images"
     if image is not None:
