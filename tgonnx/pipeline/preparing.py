@@ -190,9 +190,9 @@ def _keeper(lesson: Lesson, dataset: Dataset, wanted: Sequence[Target], run: Run
 
 def _resolved(lesson: Lesson, wanted: Sequence[Target]) -> dict[str, Any]:
     """All that was chosen and changes the result, as plain values."""
-    plan, settings = lesson.plan, replace(lesson.recipe, loss=lesson.task.fit.loss)
+    plan, settings = lesson.plan, vars(lesson.recipe) | {"loss": lesson.task.fit.loss}
     plain = {  # a metric may be a function
-        name: getattr(value, "__qualname__", value) for name, value in vars(settings).items()
+        name: getattr(value, "__qualname__", value) for name, value in settings.items()
     }
     chosen = {name: value for name, value in plain.items() if name not in OWN}
     shares = (target.as_share(plan.coupling.cost_model) for target in wanted)

@@ -32,8 +32,10 @@ def _losses() -> Iterable[str]:
     return ("auto", *LOSSES)
 
 
-def _graph(value: Any) -> str | None:
-    """The path of a loss that is a graph."""
+def _graph(value: Any) -> Any:
+    """A function that writes a loss, or the path of one that is a graph."""
+    if callable(value):
+        return value
     is_path = isinstance(value, str | os.PathLike) and os.fspath(value).endswith(".onnx")
     return os.fspath(value) if is_path else None
 
@@ -97,7 +99,7 @@ class Recipe:
     changes the images that are learned from (`tgonnx.data.augment`).
     """
 
-    loss: str = option(
+    loss: Any = option(
         "auto",
         "What to learn from: ce, mse, l1, bce, distill or the path of a graph (.onnx); auto: ce with labels, mse with "
         "targets, else distill (the original's outputs).",
