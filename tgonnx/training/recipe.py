@@ -145,6 +145,12 @@ class Recipe:
     clip: float = option(0.0, "Largest norm of the gradients of all weights; 0: any.", low=0)
     accumulate: int = option(1, "Batches whose gradients are averaged for one step.", low=1)
 
+    max_drop: float | None = option(
+        None,
+        "Find the smallest model, down to --target, that loses at most so many points of the metric.",
+        kind=float,
+        low=0,
+    )
     from_scratch: bool = option(
         False,
         "The model is not trained yet: it need not be better than a constant answer, nor is it imitated.",
