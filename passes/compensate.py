@@ -180,7 +180,7 @@ class _Compensation:
         start = np.concatenate([start, np.zeros((*start.shape[::2],))[:, None]], 1)
         if not held_out.count:  # a single batch
             held_out = learnt
-        if not (learnt.finite and held_out.finite):
+        if not learnt.count or not (learnt.finite and held_out.finite):
             return Refit(target.weight, float("nan"), float("nan"))
         found = fitted(learnt, held_out, start, target.shift is not None)
         new = np.array(stored, np.float64).reshape(-1)
@@ -245,7 +245,8 @@ class _Target:
 
     def pick(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """The outputs that stay, of [groups, rows, outputs] of the original, as after the cut."""
-        flat = outputs.swapaxes(0, 1).reshape(outputs.shape[1], -1)
+        groups, rows, count = outputs.shape
+        flat = outputs.swapaxes(0, 1).reshape(rows, groups * count)
         return flat[:, self.columns].swapaxes(0, 1)
 
 

@@ -19,6 +19,7 @@ from onnx import numpy_helper
 
 import tgonnx.io.save as saving
 from tests.test_loading import mlp
+from tgonnx.cli.app import main
 from tgonnx.errors import UsageError, VerificationError
 from tgonnx.io.save import check_destination, save, save_anyway
 from tgonnx.loading import read
@@ -55,6 +56,38 @@ def test_an_input_is_never_overwritten(tmp_path: Path, link: str) -> None:
         target = source if link == "same" else tmp_path / ".." / tmp_path.name / "in.onnx"
     with pytest.raises(UsageError, match="never overwritten"):
         check_destination(target, overwrite=True, protect=[source])
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("m.ort", "write 'm.onnx' and convert it"),
+        ("m.TFLITE", "write 'm.onnx' and convert it"),
+        ("m.pb", "write 'm.onnx'"),
+        ("m.mlmodel", "write 'm.onnx'"),
+        ("m.xml", "write 'm.onnx'"),
+        ("m.bin", "write 'm.onnx'"),
+        ("m.v1.2", "write 'm.v1.2.onnx'"),
+        ("m.onnx.bak", "write 'm.onnx.bak.onnx'"),
+    ],
+)
+def test_a_name_that_promises_another_format_is_refused(
+    name: str, cure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=re.escape(cure)):
+        save(mlp(), name)
+    assert os.listdir() == []
+    save(mlp(), "in.onnx")
+    for words in (["prune", "in.onnx"], ["gate", "in.onnx"], ["apply", "in.onnx", "--mask", "m.json"]):
+        assert main([*words, "-o", name]) == 2
+    assert os.listdir() == ["in.onnx"]
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.ONNX", "m", ".onnx"])
+def test_a_name_may_have_no_ending(name: str, tmp_path: Path) -> None:
+    save(mlp(), tmp_path / name)
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

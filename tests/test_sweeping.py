@@ -81,12 +81,20 @@ def test_a_sweep_without_data(trained: onnx.ModelProto) -> None:
         ((), {}, "one target or more"),
         (("flops=0.5", "params=0.5"), {}, "of one kind"),
         (("flops=0.5", "flops=50%"), {}, "all different"),
-        (("flops=0.5",), {"max_drop": 1}, "means nothing in a sweep"),
+        (("flops=0.5",), {"max_drop": 1}, "neither max_drop nor lossless"),
+        (("flops=0.5",), {"lossless": True}, "neither max_drop nor lossless"),
     ],
 )
 def test_sweeps_that_make_no_sense(targets: Any, fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(tg.UsageError, match=reason):
         tg.sweep(network(), None, targets, **fields)
+
+
+def test_a_sweep_of_calibrated_models(trained: onnx.ModelProto) -> None:
+    results = tg.sweep(trained, samples(100), SIZES[:2], calibrate=True, threads=1, verify_seconds=1)
+    assert [result.target_met for result in results] == [True, True]
+    with pytest.raises(tg.UsageError, match="nor max_drop"):
+        tg.prune(trained, samples(100), lossless=True, max_drop=1)
 
 
 def test_files_are_named_after_targets() -> None:

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from tgonnx import data, passes
     from tgonnx.analysis.cost import Cost, CostModel
     from tgonnx.analysis.coupling import Coupling
+    from tgonnx.analysis.difference import Difference
     from tgonnx.analysis.model import Model
     from tgonnx.analysis.target import Target
-    from tgonnx.api import analyze, apply, gate, select, verify
+    from tgonnx.api import analyze, apply, diff, gate, select, verify
     from tgonnx.errors import (
         DataError,
         DivergedError,
@@ -49,6 +50,7 @@ __all__ = [
     "CostModel",
     "Coupling",
     "DataError",
+    "Difference",
     "DivergedError",
     "Figures",
     "InstallationError",
@@ -68,6 +70,7 @@ __all__ = [
     "analyze",
     "apply",
     "data",
+    "diff",
     "gate",
     "load",
     "passes",
@@ -81,9 +84,10 @@ __all__ = [
 _HOMES = {
     "analysis.cost": "Cost CostModel",
     "analysis.coupling": "Coupling",
+    "analysis.difference": "Difference",
     "analysis.model": "Model",
     "analysis.target": "Target",
-    "api": "analyze apply gate select verify",
+    "api": "analyze apply diff gate select verify",
     "errors": "DataError DivergedError InstallationError ModelError TargetError TgonnxError UnsupportedError "
     "UsageError VerificationError",
     "loading": "load",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tgonnx.analysis import solver
 from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.difference import Difference, difference
 from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.target import Given
 from tgonnx.errors import OptionError
@@ -121,6 +122,14 @@ def verify(
         sizes,
         number("seconds", seconds),
     )
+
+
+def diff(a: Model | Source, b: Model | Source) -> Difference:
+    """What each layer of `a` has lost in `b`, whoever cut it (`tgonnx.analysis.difference`).
+
+    Raises UsageError, ModelError, UnsupportedError.
+    """
+    return difference(analyze(a), analyze(b))
 
 
 def _proto(model: Model | Source) -> onnx.ModelProto:

@@ -56,7 +56,7 @@ def prune(
 ) -> None:
     """Learn which channels to delete, delete them, train on, verify, and write the smaller model."""
     from tgonnx.analysis.cost import Target
-    from tgonnx.io.save import check_destination, save, save_anyway, save_text
+    from tgonnx.io.save import check_destination, model_destination, save, save_anyway, save_text
     from tgonnx.pipeline import prune as prune_model
     from tgonnx.pipeline import sweep as sweep_model
     from tgonnx.report import tables as report
@@ -66,7 +66,7 @@ def prune(
     out = results.out or model.with_name(f"{model.stem}.pruned.onnx")
     targets = targets_of(results.sweep, target) if results.sweep else []
     if not targets:
-        check_destination(out, overwrite, protected)
+        model_destination(out, overwrite, protected)
     if report_path and not targets:
         check_destination(report_path, overwrite, [*protected, out])
     wanted = Target.parse(target)
@@ -172,13 +172,13 @@ def gate(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the model with gates in it: the same size, computing what the pruned model computes."""
-    from tgonnx.io.save import check_destination, save
+    from tgonnx.io.save import model_destination, save
     from tgonnx.passes.insert_gates import gate as gate_model
     from tgonnx.passes.remove_channels import apply as cut
     from tgonnx.selection.mask import Mask
 
     inputs = [path for path in (subject.model, mask_path, data.data) if path]
-    check_destination(out, overwrite, inputs)
+    model_destination(out, overwrite, inputs)
     given = Mask.load(mask_path) if mask_path else None
     coupling = prunable(terminal, subject, given.attention if given else "heads")
     chosen = given or Mask.all_open(coupling)
@@ -203,13 +203,13 @@ def apply(
     overwrite: Overwrite = False,
 ) -> None:
     """Cut what a mask closes. The result is verified before it is written."""
-    from tgonnx.io.save import check_destination, save
+    from tgonnx.io.save import model_destination, save
     from tgonnx.passes.insert_gates import gate as gate_model
     from tgonnx.passes.remove_channels import apply as cut
     from tgonnx.selection.mask import Mask
 
     inputs = [path for path in (subject.model, mask_path, data.data) if path]
-    check_destination(out, overwrite, inputs)
+    model_destination(out, overwrite, inputs)
     chosen = Mask.load(mask_path)
     coupling = prunable(terminal, subject, chosen.attention)
     pruned = cut(coupling, chosen)

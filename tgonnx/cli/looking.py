@@ -1,4 +1,4 @@
-"""Commands that look at models: inspect, verify, bench, doctor."""
+"""Commands that look at models: inspect, diff, verify, bench, doctor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from tgonnx.cli.common import analyzed, command
 from tgonnx.cli.fields import Only
-from tgonnx.cli.options import Evidence, Subject
+from tgonnx.cli.options import Analysis, Evidence, Subject
 from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import (
     InstallationError,
@@ -85,6 +85,27 @@ def verify(
             f"{a} and {b} {'differ: ' if check.reasons else 'are not comparable: '}{check.complaint}"
         )
         raise typer.Exit(VerificationError.exit_code)
+
+
+@command
+def diff(
+    terminal: Terminal,
+    *,
+    a: Annotated[Path, typer.Argument(metavar="A", help="The original.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="What was cut from it.", show_default=False)],
+    both: Annotated[Analysis, Only("attention", "shape")],
+) -> None:
+    """Show what each layer of A has lost in B, whatever cut it."""
+    from tgonnx.analysis.difference import difference
+    from tgonnx.report import differences as report
+
+    subjects = (Subject(model=path, attention=both.attention, shape=both.shape) for path in (a, b))
+    found = difference(*(analyzed(terminal, subject) for subject in subjects))
+    terminal.result(
+        report.difference_json(found),
+        report.cost_table(found),
+        report.difference_table(found, terminal.verbose > 0),
+    )
 
 
 @command

@@ -54,13 +54,19 @@ COMMON = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """The model that a command works on, and how it is analysed."""
+class Analysis:
+    """How a model is analysed."""
 
-    model: ModelPath
     attention: AttentionCut = ATTENTIONS[0]
     shape: Shapes = None
     fix_shape: FixedShapes = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject(Analysis):
+    """The model that a command works on, too."""
+
+    model: ModelPath
 
 
 READING = Only(*(name for name in specs(DataOptions) if name != "cache"))  # `--cache` is that of the teacher

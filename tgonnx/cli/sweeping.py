@@ -45,14 +45,14 @@ def sweep(
     original: onnx.ModelProto,
 ) -> None:
     """Make the models and write MODEL.flops70.onnx and so on, with a table of all."""
-    from tgonnx.io.save import check_destination, save_anyway, save_text
+    from tgonnx.io.save import check_destination, model_destination, save_anyway, save_text
     from tgonnx.pipeline.sweeping import name_of
     from tgonnx.report import tables as report
 
     base = results.out or model
     outs = [base.with_name(f"{base.stem}.{name_of(target)}.onnx") for target in targets]
     for out in outs:
-        check_destination(out, results.overwrite, protected)
+        model_destination(out, results.overwrite, protected)
     if results.report_path:
         check_destination(results.report_path, results.overwrite, [*protected, *outs])
     found = make(targets)

@@ -29,6 +29,7 @@ from tgonnx.io.checker import (
     stored_tensors,
     without_initializers,
 )
+from tgonnx.io.endings import check_ending
 from tgonnx.io.interrupts import deferred
 
 StrPath = str | os.PathLike[str]
@@ -89,6 +90,13 @@ def _unwritable(path: StrPath, error: Exception) -> UsageError:
     return UsageError(f"{path}: cannot be written: {reason}")
 
 
+def model_destination(path: StrPath, overwrite: bool = False, protect: Iterable[StrPath] = ()) -> Path:
+    """As `check_destination`, for a model: its name may not promise another format. Raises `UsageError`."""
+    if isinstance(path, str | os.PathLike):
+        check_ending(path)
+    return check_destination(path, overwrite, protect)
+
+
 def save(
     model: onnx.ModelProto, path: StrPath, overwrite: bool = False, protect: Iterable[StrPath] = ()
 ) -> None:
@@ -99,7 +107,7 @@ def save(
     new one, with its data. Raises `UsageError`, and `VerificationError` for an invalid model.
     """
     protect = tuple(protect)
-    target = check_destination(path, overwrite, protect)
+    target = model_destination(path, overwrite, protect)
     old = _data_files(target)
     if model.ByteSize() > PROTOBUF_LIMIT:
         new = _save_large(model, target, overwrite)

@@ -24,6 +24,7 @@ from tgonnx.pipeline.measuring import yardstick
 from tgonnx.pipeline.outlook import outlook
 from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, steps_for
 from tgonnx.pipeline.result import PruneResult
+from tgonnx.pipeline.ways import TRAINING, way_for
 from tgonnx.proof import Prover, data_feeds
 from tgonnx.runtime.known_part import known_part, unknown_operators, with_rest
 from tgonnx.runtime.sessions import open_session
@@ -161,8 +162,9 @@ def _lesson(plan: Plan, dataset: Dataset, fitting: Fit, recipe: Recipe, run: Run
     measure = yardstick(dataset, fitting, original, settings)
     task = measure.task(original, settings)
     per_epoch = task.steps_per_epoch(size, recipe.accumulate)
+    way = way_for(recipe, fitting, len(measure.parts.train))
     steps = steps_for(per_epoch, recipe.epochs, recipe.train_weights, settings.by_gates)
-    return Lesson(plan, measure, task, steps, settings)
+    return Lesson(plan, measure, task, way.steps(steps), settings, way)
 
 
 def _keeper(lesson: Lesson, dataset: Dataset, wanted: Sequence[Target], run: Run, journal: Journal) -> Keeper:
@@ -175,6 +177,8 @@ def _keeper(lesson: Lesson, dataset: Dataset, wanted: Sequence[Target], run: Run
     journal.begin(outlook(lesson, dataset))
     for note in dataset.notes:
         journal.note(note, "data")
+    if lesson.way is not TRAINING:
+        journal.note(f"recipe: {lesson.way.name}", "recipe")
     followers = [part.output for part in fit.others if part.originals]
     if followers and (fit.graph or fit.answers):
         names = ", ".join(map(repr, followers))

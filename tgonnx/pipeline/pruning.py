@@ -9,6 +9,7 @@ from tgonnx.analysis.target import Given
 from tgonnx.data.sources import Data
 from tgonnx.options import Attention
 from tgonnx.pipeline.learning import with_data
+from tgonnx.pipeline.lossless import without_loss
 from tgonnx.pipeline.no_data import without_data
 from tgonnx.pipeline.preparing import Options, prepared
 from tgonnx.pipeline.result import PruneResult
@@ -45,6 +46,8 @@ def prune(
     """
     options = Options.of("prune", (recipe, bounds, run), fields, attention, progress)
     job = prepared(model, data, (target,), options)
+    if options.recipe.lossless:
+        return job.completed(without_loss(job.plan, job.prover))
     if options.recipe.max_drop is not None:
         result = smallest_within(job, options, options.recipe.max_drop)
     elif job.lesson is None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +21,8 @@ from tgonnx.io.notes import notes_to_json
 from tgonnx.io.summary import amount, byte_count
 from tgonnx.io.visible import visible
 from tgonnx.pipeline import PruneResult
+from tgonnx.report.cells import quiet as _table
+from tgonnx.report.cells import row as _row
 from tgonnx.runtime.doctor import Diagnosis
 from tgonnx.runtime.equivalence import Check, runnable_feeds
 from tgonnx.runtime.feeds import Drawer
@@ -44,24 +45,6 @@ class Facts:
     latency: float | None = None
     metric: float | None = None
     others: Mapping[str, float] = field(default_factory=dict)
-
-
-def _table(title: str, *columns: str) -> Table:
-    """A quiet table; columns that start with `>` are right-aligned."""
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.pad_edge = table.show_edge = False
-    for column in columns:
-        right = column.startswith(">")
-        table.add_column(
-            Text(column.removeprefix(">")), justify="right" if right else "left", overflow="fold"
-        )
-    return table
-
-
-def _row(table: Table, *cells: str | Sequence[str], style: str | None = None) -> None:
-    """A cell is a line or several. Names may hold brackets and worse: cells are never markup, and safe to show."""
-    lines = ([cell] if isinstance(cell, str) else cell for cell in cells)
-    table.add_row(*(Text("\n".join(map(visible, cell))) for cell in lines), style=style)
 
 
 def comparison(before: Facts, after: Facts, check: Check | None = None, metric: str = "metric") -> Table:

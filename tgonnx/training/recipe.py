@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from tgonnx.errors import OptionError
 from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, numbers_of, option, settle
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class Recipe:
         names=_criteria,
     )
     compensate: bool = option(True, "Refit what reads of cut channels by least squares.")
+    calibrate: bool = option(False, "Train nothing: choose and refit from a few samples, labels or not.")
+    lossless: bool = option(False, "Remove what does nothing, whatever the input, and nothing else.")
     epochs: int | None = option(
         None, "Passes over the data, search and fine-tuning together.", kind=int, low=1
     )
@@ -159,6 +162,13 @@ class Recipe:
     def __post_init__(self) -> None:
         settle(self)
         numbers_of("loss_weight", self.loss_weight)
+        if self.calibrate and self.criterion == GATES:
+            raise OptionError("calibrate", "trains nothing, and gates must learn: choose another criterion")
+        if self.lossless and (self.calibrate or self.criterion != "auto" or self.max_drop is not None):
+            raise OptionError(
+                "lossless",
+                "leaves nothing to choose: neither criterion nor calibrate nor max_drop go with it",
+            )
 
     def asked(self) -> Asked:
         """What is to be learned and measured. Raises UsageError for names and functions that are not there."""
@@ -188,7 +198,7 @@ class Recipe:
             return self.criterion
         plain = Recipe.__dataclass_fields__
         of_gates = any(getattr(self, n) != plain[n].default for n in ("gate_lr", "lambda_", "gradient"))
-        return GATES if of_gates or not self.train_weights else CHOSEN_BY
+        return GATES if of_gates or (not self.train_weights and not self.calibrate) else CHOSEN_BY
 
     @property
     def by_gates(self) -> bool:

@@ -1,0 +1,85 @@
+"""What `diff` shows: each layer before and after, as a table and as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from tgonnx.analysis.difference import Difference, LayerChange, WeightChange
+from tgonnx.analysis.shapes import Shape
+from tgonnx.io.summary import amount
+from tgonnx.report.cells import quiet, row
+
+
+def cost_table(found: Difference) -> Table:
+    """What both models cost."""
+    table = quiet("", "", ">before", ">after", ">left")
+    for name, old, new in (
+        ("FLOPs", found.before.flops, found.after.flops),
+        ("parameters", found.before.params, found.after.params),
+    ):
+        row(table, name, amount(old), amount(new), _left(old, new))
+    return table
+
+
+def difference_table(found: Difference, everything: bool) -> Table:
+    """The changed layers that have a matrix or kernel; with `everything` all, with all weights and costs."""
+    more = ("operator", ">FLOPs", ">parameters") if everything else ()
+    table = quiet("Layers", "layer", ">before", ">after", ">channels", *more)
+    for column in table.columns[1:4]:
+        column.no_wrap = True  # names fold first
+    hidden = 0
+    for layer in found.layers:
+        if not everything and not (layer.changed and _is_large(layer)):
+            hidden += 1
+            continue
+        shown = layer.weights if everything else layer.weights[:1]
+        shapes = [[_shape(weight.before) for weight in shown], [_shape(weight.after) for weight in shown]]
+        costs = (layer.op_type, _left(*layer.flops), _left(*layer.params)) if everything else ()
+        row(table, layer.name, *shapes, [_channels(weight) for weight in shown], *costs)
+    if hidden:
+        row(table, f"and {hidden} layers unchanged or of vectors only (-v shows all)", style="dim")
+    return table
+
+
+def difference_json(found: Difference) -> dict[str, Any]:
+    """All that `diff` knows."""
+    layers = [
+        {
+            "name": layer.name,
+            "node": layer.node,
+            "other": layer.other,
+            "operator": layer.op_type,
+            "flops": layer.flops,
+            "params": layer.params,
+            "weights": [asdict(weight) | {"channels": weight.channels} for weight in layer.weights],
+        }
+        for layer in found.layers
+    ]
+    return {
+        "a": found.a,
+        "b": found.b,
+        "before": asdict(found.before),
+        "after": asdict(found.after),
+        "layers": layers,
+    }
+
+
+def _is_large(layer: LayerChange) -> bool:
+    return any(len(shape) > 1 for weight in layer.weights for shape in (weight.before, weight.after) if shape)
+
+
+def _shape(shape: Shape | None) -> str:
+    return "none" if shape is None else "x".join(map(str, shape))
+
+
+def _channels(weight: WeightChange) -> str:
+    if weight.before is None or weight.after is None:
+        return "new" if weight.before is None else "gone"
+    return ", ".join(f"{new}/{old}" for _, old, new in weight.channels) or "all"
+
+
+def _left(old: float, new: float) -> str:
+    return f"{new / old:.1%}" if old else ""
