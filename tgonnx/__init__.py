@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from tgonnx.loading import load
-    from tgonnx.pipeline import Figures, PruneResult, prune
+    from tgonnx.pipeline import Figures, PruneResult, prune, sweep
     from tgonnx.runtime.equivalence import Check
     from tgonnx.selection.bounds import Bounds
     from tgonnx.selection.mask import Mask
@@ -76,6 +76,7 @@ __all__ = [
     "passes",
     "prune",
     "select",
+    "sweep",
     "verify",
 ]
 
@@ -90,7 +91,7 @@ _HOMES = {
     "errors": "DataError DivergedError InstallationError ModelError TargetError TgonnxError UnsupportedError "
     "UsageError VerificationError",
     "loading": "load",
-    "pipeline": "Figures PruneResult prune",
+    "pipeline": "Figures PruneResult prune sweep",
     "runtime.equivalence": "Check",
     "selection.bounds": "Bounds",
     "selection.mask": "Mask",

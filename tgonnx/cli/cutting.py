@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +24,8 @@ from tgonnx.cli.options import (
     TargetText,
     TrainingData,
 )
+from tgonnx.cli.sweeping import sweep as write_sweep
+from tgonnx.cli.sweeping import targets_of
 from tgonnx.cli.terminal import Terminal, plain
 from tgonnx.errors import TargetError, UsageError
 from tgonnx.options import TARGET, attention_of
@@ -56,13 +58,16 @@ def prune(
     from tgonnx.analysis.cost import Target
     from tgonnx.io.save import check_destination, model_destination, save, save_anyway, save_text
     from tgonnx.pipeline import prune as prune_model
+    from tgonnx.pipeline import sweep as sweep_model
     from tgonnx.report import tables as report
 
     model, overwrite, report_path = subject.model, results.overwrite, results.report_path
     protected = [path for path in (model, data.data, Path(run.test) if run.test else None) if path]
     out = results.out or model.with_name(f"{model.stem}.pruned.onnx")
-    model_destination(out, overwrite, protected)
-    if report_path:
+    targets = targets_of(results.sweep, target) if results.sweep else []
+    if not targets:
+        model_destination(out, overwrite, protected)
+    if report_path and not targets:
         check_destination(report_path, overwrite, [*protected, out])
     wanted = Target.parse(target)
     if data.data and not (results.no_run_dir or run.run_dir or run.resume):
@@ -72,17 +77,28 @@ def prune(
             raise UsageError("--test measures what is learned from --data, which is not given")
         run = replace(run, test=replace(data, data=Path(run.test)).source())
     loaded = read_model(subject)  # once: the file may be another one when training is over
-    with terminal.progress(wanted.kind) as listener:
-        result = prune_model(
-            loaded,
-            data.source(),
-            wanted,
-            recipe=recipe,
-            bounds=bounds,
-            run=run,
-            progress=Announcing(terminal, listener),
-            attention=attention_of(subject.attention),
-        )
+
+    def trained(make: Callable[..., Any], wanted: Any, kind: str) -> Any:
+        with terminal.progress(kind) as listener:
+            return make(
+                loaded,
+                data.source(),
+                wanted,
+                recipe=recipe,
+                bounds=bounds,
+                run=run,
+                progress=Announcing(terminal, listener),
+                attention=attention_of(subject.attention),
+            )
+
+    if targets:
+        write_sweep(
+            terminal,
+            lambda targets: trained(sweep_model, targets, targets[0].kind),
+            targets, results, model, protected, loaded.original,
+        )  # fmt: skip
+        return
+    result = trained(prune_model, wanted, wanted.kind)
     out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, protected), out)
     with terminal.working("timing"):
         before, after = report.facts(result, loaded.original, run.threads)
@@ -92,7 +108,8 @@ def prune(
         _, also = save_anyway(lambda path: save_text(text, path, overwrite, [*protected, out]), report_path)
         misplaced = misplaced or also
     for note in result.notes:
-        terminal.note(f"note: {note}")
+        if note.code != "data":  # said before training
+            terminal.note(f"note: {note}")
     table = report.comparison(before, after, result.check, result.metric_label)
     terminal.result(figures, table, report.counted_text(result.counted_at), f"wrote {out}")
     if misplaced:

@@ -137,5 +137,14 @@ class Results:
     report_path: Annotated[
         Path | None, typer.Option("--report", metavar="PATH.json", help="Also write all figures there.")
     ] = None
+    sweep: Annotated[
+        str,
+        typer.Option(
+            "--sweep",
+            metavar="KIND=SHARES",
+            help="Several sizes from one search, as flops=0.7,0.5,0.3; writes MODEL.flops70.onnx and so on.",
+            show_default=False,
+        ),
+    ] = ""
     no_run_dir: Annotated[bool, typer.Option("--no-run-dir", help="Keep nothing of the training.")] = False
     overwrite: Overwrite = False

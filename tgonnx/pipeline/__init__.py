@@ -4,5 +4,6 @@ from tgonnx.pipeline.embedding import embed
 from tgonnx.pipeline.plan import steps_for
 from tgonnx.pipeline.pruning import prune
 from tgonnx.pipeline.result import Figures, PruneResult
+from tgonnx.pipeline.sweeping import sweep
 
-__all__ = ["Figures", "PruneResult", "embed", "prune", "steps_for"]
+__all__ = ["Figures", "PruneResult", "embed", "prune", "steps_for", "sweep"]

@@ -22,7 +22,7 @@ from tgonnx.options import Attention, attention_of, of_class, with_fields
 from tgonnx.pipeline.learning import Lesson
 from tgonnx.pipeline.measuring import yardstick
 from tgonnx.pipeline.outlook import outlook
-from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, reachable, steps_for
+from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, steps_for
 from tgonnx.pipeline.result import PruneResult
 from tgonnx.pipeline.ways import TRAINING, way_for
 from tgonnx.proof import Prover, data_feeds
@@ -138,7 +138,7 @@ def _planned(
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
     least = min((target.as_share(coupling.cost_model) for target in wanted), key=lambda target: target.value)
-    return Plan(model, coupling, least, reachable(coupling, least, bounds), bounds, whole=whole)
+    return Plan(model, coupling, least, least, bounds, whole=whole).aimed(least)
 
 
 def _opened(data: Data, test: Data | None, model: onnx.ModelProto, recipe: Recipe) -> Dataset:

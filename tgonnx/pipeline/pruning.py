@@ -13,6 +13,7 @@ from tgonnx.pipeline.lossless import without_loss
 from tgonnx.pipeline.no_data import without_data
 from tgonnx.pipeline.preparing import Options, prepared
 from tgonnx.pipeline.result import PruneResult
+from tgonnx.pipeline.sweeping import smallest_within
 from tgonnx.selection.bounds import Bounds
 from tgonnx.training.progress import Listener
 from tgonnx.training.recipe import Recipe, Run
@@ -47,8 +48,11 @@ def prune(
     job = prepared(model, data, (target,), options)
     if options.recipe.lossless:
         return job.completed(without_loss(job.plan, job.prover))
-    if job.lesson is None:
+    if options.recipe.max_drop is not None:
+        result = smallest_within(job, options, options.recipe.max_drop)
+    elif job.lesson is None:
         return without_data(job.plan, options.recipe, options.run, job.prover)
-    result = job.completed(with_data(job.lesson, job.prover, job.keeper))
+    else:
+        result = job.completed(with_data(job.lesson, job.prover, job.keeper))
     job.keeper.finish(result.mask)
     return result

@@ -148,6 +148,12 @@ class Recipe:
     clip: float = option(0.0, "Largest norm of the gradients of all weights; 0: any.", low=0)
     accumulate: int = option(1, "Batches whose gradients are averaged for one step.", low=1)
 
+    max_drop: float | None = option(
+        None,
+        "Find the smallest model, down to --target, that loses at most so many points of the metric.",
+        kind=float,
+        low=0,
+    )
     from_scratch: bool = option(
         False,
         "The model is not trained yet: it need not be better than a constant answer, nor is it imitated.",
@@ -158,9 +164,10 @@ class Recipe:
         numbers_of("loss_weight", self.loss_weight)
         if self.calibrate and self.criterion == GATES:
             raise OptionError("calibrate", "trains nothing, and gates must learn: choose another criterion")
-        if self.lossless and (self.calibrate or self.criterion != "auto"):
+        if self.lossless and (self.calibrate or self.criterion != "auto" or self.max_drop is not None):
             raise OptionError(
-                "lossless", "leaves nothing to choose: neither criterion nor calibrate go with it"
+                "lossless",
+                "leaves nothing to choose: neither criterion nor calibrate nor max_drop go with it",
             )
 
     def asked(self) -> Asked:
