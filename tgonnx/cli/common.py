@@ -37,7 +37,8 @@ app = typer.Typer(
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a command; the first parameter is the `Terminal` made from the options of all commands.
 
-    A parameter that is a class of options stands for its fields (`tgonnx.cli.fields`).
+    A parameter that is a class of options stands for its fields (`tgonnx.cli.fields`). The command is called
+    like the function, an underscore at the end aside.
     """
 
     own = list(introspection.signature(function, eval_str=True).parameters.values())[1:]
@@ -63,7 +64,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     del run.__wrapped__
     run.__signature__ = introspection.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command(epilog="Exit codes: see `tgonnx --help`.")(run)
+    app.command(function.__name__.rstrip("_"), epilog="Exit codes: see `tgonnx --help`.")(run)
     return function
 
 

@@ -1,4 +1,4 @@
-"""Commands that look at models: inspect, diff, verify, bench, doctor."""
+"""Commands that look at models: inspect, diff, verify, doctor."""
 
 from __future__ import annotations
 
@@ -122,35 +122,6 @@ def diff(
         report.cost_table(found),
         report.difference_table(found, terminal.verbose > 0),
     )
-
-
-@command
-def bench(
-    terminal: Terminal,
-    *,
-    models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="One or more .onnx files.", show_default=False)
-    ],
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of each model.")] = 50,
-    batch: Annotated[
-        int, typer.Option("--batch", min=1, help="Samples in a run, if the model lets choose.")
-    ] = 1,
-    run: Annotated[Run, Only("threads", "seed")],
-) -> None:
-    """Time models on random inputs, taking turns, so that noise hits all alike."""
-    from tgonnx.loading import read
-    from tgonnx.report import tables as report
-    from tgonnx.runtime.equivalence import runnable_feeds
-    from tgonnx.runtime.latency import latency
-    from tgonnx.runtime.sessions import open_session
-
-    protos = [read(path) for path in models]
-    feeds = [runnable_feeds(proto, open_session(proto), seed=run.seed, batch=batch)[0] for proto in protos]
-    with terminal.working("timing"):
-        results = latency(protos, feeds, repeats, run.threads)
-    names = [str(path) for path in models]
-    data = [{"model": name, **vars(result)} for name, result in zip(names, results, strict=True)]
-    terminal.result({"latency_ms": data}, report.latency_table(names, results))
 
 
 @command
