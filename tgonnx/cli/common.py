@@ -14,9 +14,11 @@ import typer
 
 from tgonnx.cli.ending import EXIT_CODES
 from tgonnx.cli.fields import Expanded
+from tgonnx.cli.help import Grouped, GroupedCommands, epilog
 from tgonnx.cli.options import COMMON
+from tgonnx.cli.recipe_file import Given, blamed, keys
 from tgonnx.cli.terminal import Terminal
-from tgonnx.errors import UnsupportedError
+from tgonnx.errors import OptionError, UnsupportedError
 from tgonnx.io.interrupts import deferred
 from tgonnx.options import attention_of
 
@@ -24,32 +26,61 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
     from tgonnx.analysis.coupling import Coupling
     from tgonnx.analysis.model import Model
 
+CUT, LOOK, HERE = "Cutting", "Looking and measuring", "This installation"  # groups of commands in the help
+Command = Callable[..., None]
 app = typer.Typer(
-    add_completion=False,
+    cls=GroupedCommands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Make an ONNX model smaller and faster by deleting channels, attention heads and hidden units.",
-    epilog=EXIT_CODES,
+    epilog=epilog(
+        ["tgonnx prune model.onnx --data data.npz --target flops=0.5", "tgonnx inspect model.onnx"],
+        EXIT_CODES,
+    ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command; the first parameter is the `Terminal` made from the options of all commands.
+def command(panel: str, *examples: str) -> Callable[[Command], Command]:
+    """Register a command below `panel` of the help, which ends with the `examples`.
 
-    A parameter that is a class of options stands for its fields (`tgonnx.cli.fields`). The command is called
-    like the function, an underscore at the end aside.
+    The first parameter is the `Terminal` made from the options of all commands. One that is a class of options stands
+    for its fields (`tgonnx.cli.fields`); one of class `Given` is all that was given. The command is called like the
+    function, an underscore at the end aside.
     """
 
-    own = list(introspection.signature(function, eval_str=True).parameters.values())[1:]
+    def register(function: Command) -> Command:
+        text = epilog(examples, "Exit codes: see `tgonnx --help`.")
+        name = function.__name__.rstrip("_")
+        app.command(name, cls=Grouped, epilog=text, rich_help_panel=panel)(_with_options(function))
+        return function
+
+    return register
+
+
+def _with_options(function: Command) -> Callable[..., None]:
+    """The function that typer calls, with a parameter for each option."""
+    every = list(introspection.signature(function, eval_str=True).parameters.values())[1:]
+    told = [p.name for p in every if p.annotation is Given]
+    own = [p for p in every if p.name not in told]
     expanded = {p.name: found for p in own if (found := Expanded.of(p.annotation))}
 
     @functools.wraps(function)
-    def run(json: bool, quiet: bool, verbose: int, no_color: bool, **given: Any) -> None:
+    def run(
+        context: typer.Context, json: bool, quiet: bool, verbose: int, no_color: bool, **given: Any
+    ) -> None:
         with deferred():  # a signal in the middle of an import would be taken for a broken package
             import_module("onnx")
-        made = {name: options.made_from(given) for name, options in expanded.items()}
-        function(Terminal(json, quiet, verbose, not no_color), **given, **made)
+        typed, names = dict(given), keys(context)
+        try:
+            made = {name: options.made_from(given) for name, options in expanded.items()}
+            for name, options in expanded.items():
+                typed |= {field: getattr(made[name], field) for field in options.names}
+            values = {key: typed[name] for key, name in names.items() if name in typed}
+            made |= {name: Given(values) for name in told}
+            function(Terminal(json, quiet, verbose, not no_color), **given, **made)
+        except OptionError as error:
+            raise blamed(context, error) from None
 
     keyword = introspection.Parameter.KEYWORD_ONLY
     parameters = [
@@ -57,6 +88,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         for p in own
         for made in (expanded[p.name].parameters() if p.name in expanded else (p,))
     ]
+    parameters.insert(0, introspection.Parameter("context", keyword, annotation=typer.Context))
     parameters += [
         introspection.Parameter(name, keyword, default=0 if name == "verbose" else False, annotation=kind)
         for name, kind in COMMON.items()
@@ -64,8 +96,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     del run.__wrapped__
     run.__signature__ = introspection.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command(function.__name__.rstrip("_"), epilog="Exit codes: see `tgonnx --help`.")(run)
-    return function
+    return run
 
 
 def loaded(path: Path, shapes: list[str] | None, fixed: list[str] | None = None) -> Model:

@@ -13,8 +13,16 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from tgonnx.cli.recipe_file import from_run
 from tgonnx.errors import flag
 from tgonnx.options import NO_CHOICE, Spec, specs
+
+PANELS = {  # where help lists the options of a class
+    "Preprocessing": "Reading the data",
+    "Recipe": "Training",
+    "Bounds": "What must stay",
+    "Run": "The run",
+}
 
 
 class Only:
@@ -45,7 +53,7 @@ class Expanded:
         """The options as parameters that typer understands."""
         known = specs(self.kind)
         for name in self.names:
-            default, annotation = _described(name, known[name])
+            default, annotation = _described(name, known[name], PANELS.get(self.kind.__name__))
             keyword = inspect.Parameter.KEYWORD_ONLY
             yield inspect.Parameter(name, keyword, default=default, annotation=annotation)
 
@@ -54,17 +62,20 @@ class Expanded:
         return self.kind(**{name: given.pop(name) for name in self.names})
 
 
-def _described(name: str, spec: Spec) -> tuple[Any, Any]:
+def _described(name: str, spec: Spec, panel: str | None) -> tuple[Any, Any]:
     """Default and annotation of an option, for typer."""
+    more: dict[str, Any] = {"help": spec.help, "rich_help_panel": panel}
     if spec.kind is bool:
         words = f"{flag(name)}/--no-{flag(name)[2:]}" if spec.default else flag(name)
-        return spec.default, Annotated[bool, typer.Option(words, help=spec.help)]
+        return spec.default, Annotated[bool, typer.Option(words, **more)]
     if spec.many:
-        listed = typer.Option(flag(name), metavar=spec.metavar, help=spec.help)
+        listed = typer.Option(flag(name), metavar=spec.metavar, **more)
         return None, Annotated[list[str] | None, listed]
     default = NO_CHOICE if spec.default is None else spec.default
     text = f"{default:g}" if isinstance(default, float) else str(default)
-    return text, Annotated[str, typer.Option(flag(name), metavar=_metavar(spec), help=spec.help)]
+    if name == "resume":
+        more |= {"is_eager": True, "callback": from_run}
+    return text, Annotated[str, typer.Option(flag(name), metavar=_metavar(spec), **more)]
 
 
 def _metavar(spec: Spec) -> str:

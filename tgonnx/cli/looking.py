@@ -28,10 +28,10 @@ from tgonnx.training.recipe import Run
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
     pass
 
-from tgonnx.cli.common import analyzed, command
+from tgonnx.cli.common import HERE, LOOK, analyzed, command
 
 
-@command
+@command(LOOK, "tgonnx inspect model.onnx", "tgonnx inspect model.onnx --why 'layer1.*'")
 def inspect(
     terminal: Terminal,
     *,
@@ -71,7 +71,7 @@ def inspect(
     )
 
 
-@command
+@command(LOOK, "tgonnx verify gated.onnx small.onnx")
 def verify(
     terminal: Terminal,
     *,
@@ -103,7 +103,7 @@ def verify(
         raise typer.Exit(VerificationError.exit_code)
 
 
-@command
+@command(LOOK, "tgonnx diff model.onnx small.onnx")
 def diff(
     terminal: Terminal,
     *,
@@ -124,7 +124,7 @@ def diff(
     )
 
 
-@command
+@command(HERE)
 def doctor(terminal: Terminal) -> None:
     """Show versions, which onnxruntime really works, which engine training will use, and how to fix it."""
     from tgonnx.report import tables as report

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tgonnx.cli.common import command
+from tgonnx.cli.common import LOOK, command
 from tgonnx.cli.fields import Only
 from tgonnx.cli.preprocessing import Preprocessing
 from tgonnx.cli.terminal import Terminal
@@ -19,7 +19,7 @@ Models = Annotated[
 ]
 
 
-@command
+@command(LOOK, "tgonnx eval model.onnx small.onnx --data data.npz")
 def eval_(
     terminal: Terminal,
     *,
@@ -40,7 +40,7 @@ def eval_(
     terminal.result(report.evaluation_json(found), report.evaluation_table(found), report.measured_on(found))
 
 
-@command
+@command(LOOK, "tgonnx bench model.onnx small.onnx --threads 1")
 def bench(
     terminal: Terminal,
     *,
