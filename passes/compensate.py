@@ -180,7 +180,7 @@ class _Compensation:
         start = np.concatenate([start, np.zeros((*start.shape[::2],))[:, None]], 1)
         if not held_out.count:  # a single batch
             held_out = learnt
-        if not (learnt.finite and held_out.finite):
+        if not learnt.count or not (learnt.finite and held_out.finite):
             return Refit(target.weight, float("nan"), float("nan"))
         found = fitted(learnt, held_out, start, target.shift is not None)
         new = np.array(stored, np.float64).reshape(-1)
@@ -245,7 +245,8 @@ class _Target:
 
     def pick(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """The outputs that stay, of [groups, rows, outputs] of the original, as after the cut."""
-        flat = outputs.swapaxes(0, 1).reshape(outputs.shape[1], -1)
+        groups, rows, count = outputs.shape
+        flat = outputs.swapaxes(0, 1).reshape(rows, groups * count)
         return flat[:, self.columns].swapaxes(0, 1)
 
 
@@ -266,14 +267,15 @@ def _waves(cut: onnx.ModelProto, targets: Sequence[_Target]) -> list[list[_Targe
     """The weights in order, those that do not depend on one another together."""
     waves: list[list[_Target]] = []
     fresh: set[str] = set()  # what depends on the weights of the last wave
+    reads = [(read_by(node), [name for name in node.output if name]) for node in cut.graph.node]
     for target in targets:
         operands = {use.operand for use in target.uses}
         if not waves or operands & fresh:
             waves.append([])
             fresh = set()
         waves[-1].append(target)
-        outputs = {use.output for use in target.uses}
-        for node in cut.graph.node:
-            if outputs & set(node.output) or fresh & read_by(node):
-                fresh.update(filter(None, node.output))
+        fresh.update(name for use in target.uses for name in reads[use.place][1])
+        for names, made in reads[min(use.place for use in target.uses) :]:
+            if not fresh.isdisjoint(names):
+                fresh.update(made)
     return waves

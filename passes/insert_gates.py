@@ -31,7 +31,7 @@ from tgonnx.analysis.coupling import Coupling, PlacedSite
 from tgonnx.analysis.lengths import Length
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.proto import fresh_name
-from tgonnx.ops.aspects.gating import Gating
+from tgonnx.ops.aspects.gating import Gates, Gating
 from tgonnx.passes import PassResult, perform
 from tgonnx.passes.file_form import give_form_back
 from tgonnx.selection.mask import Mask
@@ -176,6 +176,10 @@ class _Inserter:
     def constant(self, value: np.ndarray) -> gs.Constant:
         return gs.Constant(self._fresh("constant"), value)
 
+    def keep(self, node: gs.Node) -> None:
+        """Append a node of the model as it is."""
+        self.nodes.append(node)
+
     def _contract(self, node: gs.Node, site: PlacedSite) -> None:
         operand = node.inputs[site.input]
         name = self.coupling.model.nodes[site.node].inputs[site.input]
@@ -225,12 +229,10 @@ class _Inserter:
         dtype = helper.tensor_dtype_to_np_dtype(elem_type)
         masks = [self._gates(site, rank, elem_type) for site in sites]
         mask = reduce(lambda a, b: self.emit("Mul", a, b), masks)
-        axes = tuple(site.axis for site in sites)
-        ratio = partial(self._ratio, sites, masks, dtype)
-        gating = Gating(view, node, mask, ratio, axes, self.emit, self.constant, dtype, self.nodes.append)
+        gates = Gates(tuple(site.axis for site in sites), mask, partial(self._ratio, sites, masks, dtype))
         entry = ops.gated.get(node.op, node.domain)
         assert entry is not None  # the solver pins what has no gated form
-        entry(gating)
+        entry(Gating(view, node, gates, dtype, self))
 
     def _ratio(self, sites: list[PlacedSite], masks: list[gs.Variable], dtype: Any) -> gs.Variable:
         """Number of labels over number of open ones, over all sites."""

@@ -108,20 +108,20 @@ def trainable(proto: onnx.ModelProto) -> Iterator[str]:
             source[node.output[0]] = source[node.input[0]]
             continue
         if any(name in gated for name in node.input) and all(n in gated or n in source for n in node.input):
-            held = [name for name in node.input if name in source] if node.op_type == "Mul" else []
+            held = [name for name in node.input if name in source] if are.times > 0 else []
             if held:
                 source[node.output[0]] = source[held[0]]
             else:
                 gated.update(node.output)
             continue
         places = are.weights
-        if node.op_type in ("Add", "Mul") and any(name in learned for name in node.input):
+        if (are.plus > 0 or are.times > 0) and any(name in learned for name in node.input):
             places = (0, 1)
         found = [source[node.input[i]] for i in places if i < len(node.input) and node.input[i] in source]
         for name in found:
             if sizes[name] > 1 and name not in seen:
                 seen.add(name)
-                if node.op_type != "Add" or not _masks(stored[name]):
+                if not are.plus or not _masks(stored[name]):
                     yield name
         if found or any(name in learned for name in node.input):
             learned.update(node.output)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tgonnx.analysis.uses import FLOATS, Use, Uses
 from tgonnx.graph.types import Array
+from tgonnx.ops.aspects.traits import traits_of
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,17 @@ def _behind(uses: Uses, node: onnx.NodeProto, use: Use, values: Mapping[str, Arr
     (reader,) = readers
     groups, _, outputs = use.matrix(values[use.weight]).shape
     count = groups * outputs
-    if reader.op_type == "BatchNormalization" and len(reader.output) == 1 and use.product.axis != -1:
-        name, sign = reader.input[3], -1.0
-    elif reader.op_type == "Add" and len(set(reader.input)) == 2:
+    does = traits_of(reader)
+    if does.statistics and len(reader.output) == 1 and use.product.axis != -1:
+        name, sign = reader.input[does.statistics[0]], -1.0
+    elif does.plus > 0 and len(set(reader.input)) == 2:
         name, sign = next(other for other in reader.input if other != made), 1.0
     else:
         return None
     if name not in values or not _own(uses, name):
         return None
     shape = values[name].shape
-    axis = use.product.axis if reader.op_type == "Add" else -1
+    axis = use.product.axis if does.plus > 0 else -1
     if values[name].size != count or len(shape) < -axis or shape[axis] != count:
         return None
     return Shift(name, np.arange(count).reshape(groups, outputs), sign)

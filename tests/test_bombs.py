@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 import tgonnx
 from tests.test_loading import mlp
-from tgonnx.data.npz import read_npz
+from tgonnx.data.archives import read_npz
 from tgonnx.errors import DataError
 from tgonnx.loading import read
 

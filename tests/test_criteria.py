@@ -17,7 +17,7 @@ from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.criteria import select, without_dead
 from tgonnx.selection.dead import dead_units
 from tgonnx.selection.obs import order_of_removal
-from tgonnx.selection.scoring import CRITERIA
+from tgonnx.selection.scoring import CRITERIA, Evidence
 
 RESNET = Path(__file__).parent.parent / "models" / "fashion_resnet20.onnx"
 
@@ -63,7 +63,7 @@ def test_obs_keeps_one_of_two_that_say_the_same() -> None:
     a[:, :2] *= 9
     model = network(MLP, a=a, ab=ab, b=normal(8, 5))
     coupling, inputs = tg.analyze(model), feeds(64, 6)
-    mask = select(coupling, "channels=0.875", "obs", inputs=inputs, round_to=1)
+    mask = select(coupling, "channels=0.875", "obs", evidence=Evidence(lambda: inputs), round_to=1)
     assert mask.open.sum() == 7
     assert mask.open[:2].sum() == 1
     cut = remove_channels(coupling.model.proto, coupling, mask)
@@ -82,6 +82,20 @@ def test_obs_with_data_of_any_kind() -> None:
     values = {"image": np.random.default_rng(0).random((40, 1, 28, 28), np.float32)}
     mask = tg.select(RESNET, "flops=0.5", "obs", data=values)
     assert 0.49 < tg.analyze(RESNET).cost_model.ratio(mask.open, "flops") <= 0.5
+
+
+@pytest.mark.parametrize("name", ["taylor", "fisher"])
+def test_slopes_tell_what_the_loss_needs(name: str) -> None:
+    """Two of eight units lead to the scores; the others are turned away by small weights."""
+    b = normal(8, 5) * 1e-3
+    b[[2, 5]] *= 1e3
+    model = network(MLP, a=normal(6, 8), ab=normal(8), b=b)
+    x = normal(400, 6)
+    labels = open_session(model).run({"x": x})["y"].argmax(1)
+    mask = tg.select(model, "channels=0.25", name, data={"x": x, "label": labels}, round_to=1)
+    assert set(np.flatnonzero(mask.open)) == {2, 5}
+    with pytest.raises(OptionError, match="give data with labels or targets"):
+        tg.select(model, "channels=0.25", name, data={"x": x})
 
 
 @pytest.mark.parametrize("name", [name for name, c in CRITERIA.items() if c.score is not None])
@@ -126,7 +140,7 @@ def test_allocation() -> None:
         counts[allocation] = [int(mask.open[group.units].sum()) for group in coupling.groups]
     assert max(counts["uniform"]) - min(counts["uniform"]) <= 1
     assert abs(counts["global"][0] - counts["global"][1]) > 3
-    with pytest.raises(OptionError, match="allocation 'even' is none of"):
+    with pytest.raises(OptionError, match="unknown allocation 'even'; there are"):
         select(coupling, allocation="even")
 
 

@@ -203,9 +203,9 @@ def test_a_script_is_a_metric_of_a_run(tmp_path: Path) -> None:
     )
     result = tg.prune(
         network(), samples(), 0.7, epochs=2, threads=1, verify_seconds=1, metric=f"{script}:percent",
-        run_dir=str(tmp_path / "run"),
+        run_dir=str(tmp_path / "run"), from_scratch=True,
     )  # fmt: skip
-    plain = tg.prune(network(), samples(), 0.7, epochs=2, threads=1, verify_seconds=1)
+    plain = tg.prune(network(), samples(), 0.7, epochs=2, threads=1, verify_seconds=1, from_scratch=True)
     assert result.metric_name == "percent"
     assert result.before.metric == pytest.approx(100 * (plain.before.metric or 0))
     assert f'metric = "{script}:percent"' in (tmp_path / "run" / "recipe.toml").read_text(encoding="utf-8")

@@ -20,6 +20,9 @@ FLOORS = (
     "proof pipeline api report cli"
 ).split()
 LONGEST = 500  # lines of a file
+MOST = 8  # parameters of a function
+OF_THE_FILE = {"Constant", "If"}  # operators that are forms of the file, which are known by name
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
 def files() -> list[Path]:
@@ -68,6 +71,34 @@ def test_every_folder_has_a_floor_and_is_in_the_wheel() -> None:
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_is_too_long(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_function_has_too_many_parameters(path: Path) -> None:
+    """The fields of options that `**fields` stands for are not counted: they are parameters of their classes."""
+    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, FUNCTIONS)]
+    assert [f"line {n.lineno}: {count}" for n in functions if (count := parameters(n.args)) > MOST] == []
+
+
+def parameters(of: ast.arguments) -> int:
+    return len([*of.posonlyargs, *of.args, *of.kwonlyargs]) + (of.vararg is not None)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in files() if "passes" not in p.parts and "ops" not in p.parts],
+    ids=lambda path: path.stem,
+)
+def test_operators_are_asked_for_their_traits(path: Path) -> None:
+    """Passes rewrite one operator by name; elsewhere a name that is compared is knowledge in the wrong place."""
+    compared = [
+        constant.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Compare) and getattr(node.left, "attr", "") == "op_type"
+        for constant in ast.walk(node)
+        if isinstance(constant, ast.Constant)
+    ]
+    assert set(compared) <= OF_THE_FILE
 
 
 def test_no_module_is_named_like_a_function_that_is_shown() -> None:

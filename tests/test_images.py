@@ -111,7 +111,7 @@ def test_resizing(tmp_path: Path) -> None:
     assert (cropped[0, -2:] == 0).all()
     assert (boxed[0] == 114).all()
     assert (boxed[4, :2] == 255).all()
-    with pytest.raises(UsageError, match="resize 'fit' is not one of stretch, crop, letterbox"):
+    with pytest.raises(UsageError, match=r"unknown resize 'fit'; there are .*stretch"):
         data.folder(tmp_path, resize="fit")  # type: ignore[arg-type]
 
 
@@ -246,9 +246,9 @@ def test_batches_are_the_same_read_ahead_or_not(tmp_path: Path) -> None:
 
 def test_options_of_images_are_not_for_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", image=np.zeros((4, 3, 8, 8), np.float32))
-    with pytest.raises(UsageError, match="are for images"):
+    with pytest.raises(UsageError, match=r"mean means nothing for .* which holds arrays"):
         data.read(tmp_path / "d.npz", images=data.ImageOptions(mean="imagenet"))
-    with pytest.raises(UsageError, match="images take no ignore_label"):
+    with pytest.raises(UsageError, match=r"ignore_label means nothing for .* which holds images"):
         data.read(two(tmp_path / "i"), arrays=data.ArrayOptions(ignore_label=3))
-    with pytest.raises(UsageError, match="std not 0"):
-        data.open_dataset(data.folder(two(tmp_path / "j"), std=0.0), model())
+    with pytest.raises(UsageError, match=r"std 0\.0: nothing can be divided by 0"):
+        data.folder(two(tmp_path / "j"), std=0.0)

@@ -18,6 +18,8 @@ from tgonnx.analysis.target import Target
 from tgonnx.cli.app import main
 from tgonnx.errors import OptionError, flag
 from tgonnx.options import specs
+from tgonnx.runtime.options import Comparing, Timing
+from tgonnx.selection.bounds import Ranking
 from tgonnx.training.recipe import Recipe, Run, Settings
 
 Capture = pytest.CaptureFixture[str]
@@ -28,9 +30,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("epochs", "many", "'many' is not a whole number of at least 1 or auto"),
     ("epochs", "1.5", "'1.5' is not a whole number of at least 1 or auto"),
     ("batch", 0, "0 is not a whole number of at least 1 or auto"),
-    ("lr", -1, "-1 is not a number of at least 0"),
-    ("lr", "nan", "'nan' is not a number of at least 0"),
-    ("lr", "inf", "inf is not a number of at least 0"),
+    ("lr", -1, "-1 is not a number of at least 0 or auto"),
+    ("lr", "nan", "'nan' is not a number of at least 0 or auto"),
+    ("lr", "inf", "inf is not a number of at least 0 or auto"),
     ("gate_lr", -0.5, "-0.5 is not a number of at least 0"),
     ("lambda_", -1, "-1 is not a number of at least 0 or auto"),
     ("lambda_", "large", "'large' is not a number of at least 0 or auto"),
@@ -106,6 +108,40 @@ def test_both_doors_refuse_in_the_same_words(
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("samples", 0, "0 is not a whole number of at least 1"),
+        ("rtol", -1, "-1 is not a number of at least 0"),
+        ("rtol", "small", "'small' is not a number of at least 0"),
+        ("seed", "x", "'x' is not a whole number of at least 0"),
+    ],
+)
+def test_both_doors_refuse_a_comparison_in_the_same_words(
+    name: str, value: Any, said: str, path: str, capsys: Capture
+) -> None:
+    with pytest.raises(OptionError) as error:
+        tg.verify(path, path, **{name: value})
+    assert str(error.value) == f"{name} {said}"
+    given = f"{flag(name)}={value}"
+    assert on_command_line(["verify", path, path, given], capsys) == (2, f"{flag(name)} {said}")
+
+
+def test_both_doors_refuse_an_allocation_in_the_same_words(path: str, capsys: Capture) -> None:
+    with pytest.raises(OptionError) as error:
+        tg.select(path, 0.5, allocation="even")
+    assert str(error.value).startswith("unknown allocation 'even'; there are ")
+    expected = 2, str(error.value).replace("allocation", "--allocation")
+    assert on_command_line(["mask", path, "-o", "k.json", "--allocation=even"], capsys) == expected
+
+
+def test_timing_is_refused_in_the_same_voice(path: str, capsys: Capture) -> None:
+    wanted = 2, "--repeats 0 is not a whole number of at least 1"
+    assert on_command_line(["bench", path, "--repeats=0"], capsys) == wanted
+    wanted = 2, "--batch 'many' is not a whole number of at least 1"
+    assert on_command_line(["bench", path, "--batch=many"], capsys) == wanted
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [("freeze", "*"), ("round_to", 64), ("min_channels", 1000)],
 )
@@ -178,7 +214,7 @@ def test_objects_and_keywords_mean_the_same() -> None:
     assert by_keyword.model.SerializeToString() == by_object.model.SerializeToString()
 
 
-@pytest.mark.parametrize("kind", [Recipe, tg.Bounds, Run])
+@pytest.mark.parametrize("kind", [Recipe, tg.Bounds, Run, tg.data.DataOptions, Ranking, Comparing, Timing])
 def test_options_are_frozen_and_keyword_only(kind: Any) -> None:
     assert kind.__dataclass_params__.frozen
     assert all(p.kind is p.KEYWORD_ONLY for p in inspect.signature(kind).parameters.values())

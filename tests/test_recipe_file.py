@@ -67,6 +67,16 @@ def test_paths_are_seen_from_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert (tmp_path / "small.onnx").exists()
 
 
+def test_several_values_are_lists_and_tables(capsys: Capture) -> None:
+    given = "mean = [0.5, 0.4]\nstd = 2\nfreeze = 'w4'\n[const]\nz = [1, 2]\n"
+    Path("tgonnx.toml").write_text(toml.as_text({"model": "m.onnx", "data": "d.npz", **QUICK}) + given)
+    assert main(["prune", "--recipe", "tgonnx.toml"]) == 2
+    assert "tgonnx.toml: mean means nothing for d.npz, which holds arrays" in capsys.readouterr().err
+    Path("tgonnx.toml").write_text('model = "m.onnx"\ndata = "d.npz"\nconst = {z = [1, 2]}\n')
+    assert main(["prune", "--recipe", "tgonnx.toml"]) == 2
+    assert "'z'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -89,8 +99,8 @@ def test_what_is_wrong_in_a_file_is_named(text: str, said: str, capsys: Capture)
 
 
 def test_a_wrong_flag_is_named_as_a_flag_though_there_is_a_file(capsys: Capture) -> None:
-    assert main(["prune", "--recipe", write(), "--lr", "fast"]) == 2
-    assert capsys.readouterr().err == "error: --lr 'fast' is not a number of at least 0\n"
+    assert main(["prune", "--recipe", write(), "--gate-lr", "fast"]) == 2
+    assert capsys.readouterr().err == "error: --gate-lr 'fast' is not a number of at least 0\n"
     assert main(["prune", "--recipe", "none.toml"]) == 2
     assert "none.toml: cannot be read: No such file" in capsys.readouterr().err
 
@@ -100,7 +110,7 @@ def test_init_writes_every_option_with_its_default(capsys: Capture) -> None:
     assert toml.read("tgonnx.toml") == {"model": "m.onnx", "data": "d.npz"}
     text = Path("tgonnx.toml").read_text()
     assert "# input x float32[N, 2, 6, 6]" in text
-    assert "# Learning rate of the weights.\n# lr = 0.0005\n" in text
+    assert "# Learning rate of the gates.\n# gate-lr = 0.02\n" in text
     assert main(["init", "m.onnx"]) == 2  # it is there
     capsys.readouterr()
     all_of_it = re.sub(r"^# ([a-z-]+ = )", r"\1", text, flags=re.MULTILINE)

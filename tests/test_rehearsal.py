@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from onnx import helper, numpy_helper, parser
 from resnet import ResNet
 
 from tgonnx import engines
-from tgonnx.engines import ParameterGroup, StepSpec, rehearsal
+from tgonnx.engines import ParameterGroup, StepSpec, portable, rehearsal, table
 from tgonnx.engines.gradient_check import judge, relaxed
-from tgonnx.errors import InstallationError, UnsupportedError
+from tgonnx.engines.optimizers import OPTIMIZERS
+from tgonnx.errors import InstallationError, OptionError, UnsupportedError
 
 TRAINS = engines.choose() == "ort-training"
 ENGINES: list[Any] = ["portable", "ort-training"] if TRAINS else ["portable"]
@@ -126,6 +129,47 @@ def test_a_crash_becomes_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         UnsupportedError, match=r"engine portable: the first training step crashed \(SIGABRT\)"
     ):
         rehearsal.rehearse(spec, feeds, "portable", 1)
+
+
+OWN = """
+from tgonnx.engines import portable
+from tgonnx.engines.optimizers import Optimizer
+from tgonnx.engines.table import Engine
+
+def differentiate(model, names):
+    return portable.differentiate(model, names)
+
+def change(group, memory, gradients, rate):
+    return gradients * rate * 2.0
+
+ENGINE = Engine(name="own", differentiate=differentiate)
+OPTIMIZER = Optimizer(name="twice", change=change)
+"""
+
+
+def test_the_child_is_handed_what_a_program_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_engine.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("own_engine")
+    monkeypatch.setitem(table.ENGINES, "own", own.ENGINE)
+    monkeypatch.setitem(OPTIMIZERS, "twice", own.OPTIMIZER)
+    spec, feeds = network()
+    doubled = replace(spec, groups=tuple(replace(group, optimizer="twice") for group in spec.groups))
+    assert rehearsal.rehearse(doubled, feeds, "own", 1).engine == "own"
+
+
+def test_an_engine_that_no_child_can_import_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, feeds = network()
+    own = table.Engine(name="local", differentiate=lambda *given: portable.differentiate(*given))
+    table.register(own)
+    try:
+        with pytest.raises(OptionError, match=r"engine 'local' cannot be handed .* stand in a module"):
+            rehearsal.rehearse(spec, feeds, "local", 1)
+        assert rehearsal.rehearse(spec, feeds, "portable", 1).engine == "portable"
+    finally:
+        del table.ENGINES["local"]
 
 
 @pytest.mark.skipif(not TRAINS, reason="there is one engine")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from tgonnx.loading import load
-    from tgonnx.pipeline import Evaluation, Figures, PruneResult, evaluate, prune
+    from tgonnx.pipeline import Evaluation, Figures, PruneResult, evaluate, prune, sweep
     from tgonnx.runtime.equivalence import Check
     from tgonnx.selection.bounds import Bounds
     from tgonnx.selection.mask import Mask
@@ -80,6 +80,7 @@ __all__ = [
     "passes",
     "prune",
     "select",
+    "sweep",
     "verify",
 ]
 
@@ -94,7 +95,7 @@ _HOMES = {
     "errors": "DataError DivergedError InstallationError ModelError TargetError TgonnxError UnsupportedError "
     "UsageError VerificationError",
     "loading": "load",
-    "pipeline": "Evaluation Figures PruneResult evaluate prune",
+    "pipeline": "Evaluation Figures PruneResult evaluate prune sweep",
     "runtime.equivalence": "Check",
     "selection.bounds": "Bounds",
     "selection.mask": "Mask",

@@ -19,7 +19,8 @@ from tgonnx.errors import OptionError
 from tgonnx.loading import load, read
 from tgonnx.options import ATTENTIONS, CRITERION, VERIFY_SECONDS, Attention, is_a, number, whole_number
 from tgonnx.runtime import equivalence
-from tgonnx.runtime.equivalence import RTOL, Check
+from tgonnx.runtime.equivalence import Check
+from tgonnx.runtime.options import RTOL, Comparing
 from tgonnx.selection import criteria
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.mask import Mask
@@ -53,21 +54,21 @@ def select(
 ) -> Mask:
     """Choose the units that stay, without training (`tgonnx.selection.criteria.select`), of a coupling or a model.
 
-    `data` are samples for a criterion that looks at activations (obs); labels are not needed.
+    `data` are samples for a criterion that looks at activations (obs: labels are not needed) or at the loss (taylor,
+    fisher: they are).
     Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
     """
-    coupling, inputs = _coupling(model), None
+    coupling, evidence = _coupling(model), None
     if data is not None:
-        from tgonnx.data.calibration import Calibration
-        from tgonnx.data.sources import open_dataset
+        from tgonnx.training.evidence import evidence_from
 
-        inputs = Calibration(open_dataset(data, coupling.model.original).train)
+        evidence = evidence_from(coupling, data, whole_number("seed", seed))
     return criteria.select(
         coupling,
         target,
         criterion=criterion,
         seed=seed,
-        inputs=inputs,
+        evidence=evidence,
         allocation=allocation,
         bounds=bounds,
         **fields,
@@ -110,13 +111,14 @@ def verify(
     """
     is_a("feeds", () if feeds is None else feeds, Iterable, "a list of feed dicts")
     is_a("sizes", sizes or {}, Mapping, "a mapping of the names of axes to sizes")
+    how = Comparing(samples=1 if samples is None else samples, rtol=rtol)
     return equivalence.verify(
         _proto(a),
         _proto(b),
         feeds,
-        None if samples is None else whole_number("samples", samples, low=1),
+        None if samples is None else how.samples,  # none beside `feeds`
         whole_number("seed", seed),
-        number("rtol", rtol),
+        how.rtol,
         sizes,
         number("seconds", seconds),
     )

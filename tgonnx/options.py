@@ -34,7 +34,8 @@ Options = TypeVar("Options")
 class Spec:
     """What one option may be: a `kind` of int, float, bool or str; `low` is the least number, and numbers are below
     `below`; `names` are the words that are allowed, or a function that lists them, and `also` reads other values (None:
-    refused); `many` for several words. `empty`: there may be no choice.
+    refused); `many` for several words. `form` reads values of a form of their own, from text and from what Python has
+    for them. `empty`: there may be no choice.
     """
 
     help: str
@@ -46,6 +47,7 @@ class Spec:
     many: bool = False
     metavar: str = ""
     also: Callable[[Any], Any] | None = None
+    form: Callable[[str, Any], Any] | None = None
 
     @property
     def empty(self) -> bool:
@@ -54,7 +56,11 @@ class Spec:
     def read(self, name: str, value: Any) -> Any:
         """The value as it is used, from a value or text. Raises OptionError naming the option and what is allowed."""
         if value is None or (self.empty and isinstance(value, str) and value == NO_CHOICE):
-            return self.default
+            value = self.default
+        if self.form is not None and value is not None:
+            return self.form(name, value)
+        if value is self.default:
+            return value
         if isinstance(value, str) and value == self.default:
             return value  # known without loading the table that it stands in
         if self.many:
@@ -98,6 +104,12 @@ def like(kind: Any, name: str) -> Any:
 def specs(options: Any) -> dict[str, Spec]:
     """The options of a class, or of an object of it, by name."""
     return {field.name: field.metadata["option"] for field in dataclasses.fields(options)}
+
+
+def changed(options: Any) -> list[str]:
+    """The names of the options that are not at their defaults."""
+    plain = type(options)()
+    return [name for name in specs(options) if getattr(options, name) != getattr(plain, name)]
 
 
 def settle(options: Any) -> None:

@@ -20,9 +20,10 @@ from tgonnx.passes import perform
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.select_closed import SelectClosed
 from tgonnx.runtime.comparison import NOTHING_FINITE, How
-from tgonnx.runtime.equivalence import CURE, RTOL, Check, contract_differences, judged
+from tgonnx.runtime.equivalence import CURE, Check, contract_differences, judged
 from tgonnx.runtime.measure import NOT_FINITE
 from tgonnx.runtime.noise import tempered
+from tgonnx.runtime.options import RTOL
 from tgonnx.runtime.sessions import Feeds
 from tgonnx.runtime.trial_sizes import BATCHES, Size
 from tgonnx.selection.mask import Mask
@@ -53,9 +54,9 @@ class Prover:
         names = ("the original", "the gated model with all gates open")
         model = self.coupling.model
         opened = insert_gates(model.proto, self.coupling, Mask.all_open(self.coupling))
-        check = self._judged(model.original, opened, names)
+        check = self.pair(model.original, opened, names)
         if any(NOTHING_FINITE in doubt for doubt in check.inconclusive) and not check.reasons:
-            check = self._judged(tempered(model.original), tempered(opened), names)
+            check = self.pair(tempered(model.original), tempered(opened), names)
         return check
 
     def cut(self, mask: Mask, gated: onnx.ModelProto, pruned: onnx.ModelProto) -> Check:
@@ -66,17 +67,17 @@ class Prover:
         """
         names = ("the gated model", "the pruned model")
         reasons = contract_differences(self.coupling.model.original, pruned)
-        check = self._judged(gated, pruned, names, reasons)
+        check = self.pair(gated, pruned, names, reasons)
         if any(NOT_FINITE in reason for reason in check.reasons):
             selected = perform(SelectClosed(self.coupling, mask), gated).model
-            check = self._judged(selected, pruned, names, reasons)
+            check = self.pair(selected, pruned, names, reasons)
         return check
 
     def both(self, mask: Mask, gated: onnx.ModelProto, pruned: onnx.ModelProto) -> Check:
         """Normal form and cut as one check."""
         return together(self.normal_form, self.cut(mask, gated, pruned))
 
-    def _judged(
+    def pair(
         self, a: onnx.ModelProto, b: onnx.ModelProto, names: tuple[str, str], reasons: Sequence[str] = ()
     ) -> Check:
         """The check of a pair; that nothing runs is a doubt."""

@@ -16,8 +16,8 @@ import onnx
 
 from tgonnx.analysis.shapes import Hint, Shape, Sweep, sweep
 from tgonnx.graph.declared import fixed_size, is_placeholder, model_inputs
-from tgonnx.graph.named_sizes import MOST, named_sizes
 from tgonnx.io.forced_sizes import forced_sizes
+from tgonnx.io.named_sizes import MOST, named_sizes
 
 BATCHES = (2, 5, 9, 13, 17, 21, 25, 29)  # of the first, second, ... dynamic first axis
 SIDES = (64, 224, 32, 128, 256, 16, 512, 8, 4)  # of images; further sides are 3/2, 5/2, 7/2, ... of it

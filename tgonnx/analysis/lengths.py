@@ -20,9 +20,10 @@ from onnx import helper, numpy_helper
 
 from tgonnx.analysis.model import Model, Node
 from tgonnx.ops.aspects.relations import Labels
+from tgonnx.ops.aspects.sums import Sum
+from tgonnx.ops.aspects.tables import sums
 from tgonnx.ops.aspects.traits import traits_of
-from tgonnx.ops.aspects.view import Operand, View
-from tgonnx.ops.reduce import reduced_axes
+from tgonnx.ops.aspects.view import View
 
 Exponents = tuple[float, float]  # of n and of n - 1
 
@@ -132,60 +133,40 @@ class _Search:
             self.statistics[node.outputs[0]] = statistic
 
     def _source(self, node: Node, view: View) -> _Statistic | None:
-        """Reductions; products with a matrix of equal numbers; LpNormalization, which has divided by its norm."""
-        x = view.input(0)
-        if traits_of(node).sums:
-            return self._reduction(node, view)
-        if node.op_type == "Einsum" and len(node.inputs) == 1:
-            letters, arrow, kept = view.attribute("equation").replace(" ", "").partition("->")
-            summed = [i for i, letter in enumerate(letters) if letter not in kept]
-            plain = arrow and letters.isalpha() and len(set(letters)) == len(letters)
-            return self._sum(node, x, summed) if plain and summed else None
-        if node.op_type == "LpNormalization" and view.attribute("p", 2) == 2:
-            axes = (x[view.attribute("axis", -1) % x.rank],)
-            return _Statistic(axes, frozenset(), SUM, -0.5, whole=True)
-        if node.op_type == "MatMul" and view.has(1) and node.inputs[1] in self.model.initializers:
-            weight = view.input(1)
-            number = _equal(self.model.initializers[node.inputs[1]])
-            start = self._sum(node, x, [x.rank - 1])
-            if weight.rank == 2 and number is not None and start is not None:
-                return start if number == 1 else self._times(node, 1, number, start, 1)
-        return None
-
-    def _sum(self, node: Node, x: Operand, axes: Sequence[int]) -> _Statistic | None:
-        """A plain sum over static axes of the first input."""
-        labels = tuple(x[axis] for axis in axes)
-        static = self._static(node.inputs[0], axes)
-        return _Statistic(labels, frozenset({node.inputs[0]}), SUM, 1.0) if static else None
-
-    def _reduction(self, node: Node, view: View) -> _Statistic | None:
-        x, axes, source = view.input(0), reduced_axes(view), node.inputs[0]
-        if not axes or not self._static(source, axes):
+        """The statistic that an operator makes of its first input, which it sums."""
+        entry = sums.get(node.op_type)
+        made = None if entry is None else entry(view)
+        if made is None or not made.axes or not self._static(node.inputs[0], made.axes):
             return None
-        are = traits_of(node)
-        meaning, power = MEAN if are.averages else SUM, are.sums
+        labels = tuple(view.input(0)[axis] for axis in made.axes)
+        if made.divides:
+            return _Statistic(labels, frozenset(), SUM, made.power, whole=True)
+        if made.times is None:
+            return self._sum(node.inputs[0], labels, made)
+        tensor = self.model.initializers.get(node.inputs[made.times])
+        number = None if tensor is None else _equal(tensor)
+        if number is None:  # a product like any other
+            return None
+        start = self._sum(node.inputs[0], labels, made)
+        return start if number == 1 else self._times(node, made.times, number, start, 1)
+
+    def _sum(self, source: str, labels: tuple[Labels, ...], made: Sum) -> _Statistic:
+        """A sum of the value `source`, which may be a sum, a square or a multiple itself."""
+        meaning = MEAN if made.averages else SUM
         before, maker = self.statistics.get(source), self.makers.get(source)
-        labels = tuple(x[axis] for axis in axes)
-        if (
-            before is not None
-            and not before.whole
-            and before.meaning == meaning
-            and node.op_type == "ReduceSum"
-        ):
+        plain = made.of == "elements" and not made.averages
+        if plain and before is not None and not before.whole and before.meaning == SUM:
             return replace(before, axes=(*before.axes, *labels))  # one axis after the other
-        of = {source}
-        if (
-            maker is not None
-            and maker.op_type in ("Mul", "Pow")
-            and len(set(maker.inputs) - set(self.numbers)) == 1
-        ):
-            of |= set(maker.inputs)  # a square
-        start = _Statistic(labels, frozenset(of), meaning, power)
-        if maker is None or maker.op_type not in ("Mul", "Div") or node.op_type == "ReduceSumSquare":
+        start = _Statistic(labels, frozenset({source}), meaning, made.power)
+        if maker is None:
             return start
-        return (
-            self._scaled(maker, start) if self.uses.count(source) == 1 else None
-        ) or start  # x / N is summed
+        does = traits_of(maker)
+        if (does.times > 0 or does.raises) and len(set(maker.inputs) - set(self.numbers)) == 1:
+            start = replace(start, of=start.of | set(maker.inputs))  # a square
+        feels_twice = made.of == "squares" and made.power == 1  # a factor goes in squared
+        if not does.times or feels_twice or self.uses.count(source) > 1:
+            return start
+        return self._scaled(maker, start) or start  # x / N is summed
 
     def _static(self, name: str, axes: Sequence[int]) -> bool:
         first, second = (sweep.shapes.get(name) for sweep in (self.model.first, self.model.second))
@@ -196,29 +177,30 @@ class _Search:
         statistic = next((s for s in known if s is not None), None)
         if statistic is None:
             return None
-        if node.op_type in ("Mul", "Div"):
+        does = traits_of(node)
+        if does.times:
             return self._scaled(node, statistic) or self._normalised(node, known)
         others = [
             n for n, s in zip(node.inputs, known, strict=True) if n and n not in self.numbers and s is None
         ]
         if statistic.whole or any(s is not None and s.full != statistic.full for s in known):
             return None
-        if node.op_type == "Pow" and node.inputs[1] in self.numbers:
+        if does.raises and node.inputs[1] in self.numbers:
             exponent = self.numbers[node.inputs[1]]
             return replace(statistic, power=statistic.power * (exponent if abs(exponent) <= 1 else 1))
-        if node.op_type in ("Sqrt", "Reciprocal"):
-            return replace(statistic, power=statistic.power * (0.5 if node.op_type == "Sqrt" else -1))
-        are = traits_of(node)  # what moves elements has other inputs that say where to
-        return statistic if are.proportional and (are.moves or not others) else None
+        if does.power != 1:
+            return replace(statistic, power=statistic.power * does.power)
+        # what moves elements has other inputs that say where to
+        return statistic if does.proportional and (does.moves or not others) else None
 
     def _scaled(self, node: Node, statistic: _Statistic) -> _Statistic | None:
         """A statistic times a number, or divided by it, or a number divided by it."""
+        divides = traits_of(node).times < 0
         for index, name in enumerate(node.inputs):
             if name in self.numbers:
-                divides = node.op_type == "Div"
                 turned = replace(statistic, power=-statistic.power) if divides and index == 0 else statistic
                 return self._times(node, index, self.numbers[name], turned, -1 if divides and index else 1)
-        if len(set(node.inputs)) == 1 and node.op_type == "Mul" and not statistic.whole:
+        if len(set(node.inputs)) == 1 and not divides and not statistic.whole:
             return statistic  # a square
         return None
 
@@ -245,11 +227,12 @@ class _Search:
 
     def _normalised(self, node: Node, known: list[_Statistic | None]) -> _Statistic | None:
         """x / ||x||, which some multiply with the root of n."""
+        quotient = traits_of(node).times < 0
         for index, statistic in enumerate(known):
             if statistic is None or statistic.whole or statistic.meaning != SUM or index >= 2:
                 continue
-            power = -statistic.power if node.op_type == "Div" else statistic.power
-            divides = index == 1 if node.op_type == "Div" else True
+            power = -statistic.power if quotient else statistic.power
+            divides = index == 1 if quotient else True
             if divides and power == -0.5 and node.inputs[1 - index] in statistic.of:
                 return replace(statistic, power=power, whole=True)
         return None

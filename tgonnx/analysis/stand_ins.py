@@ -19,6 +19,7 @@ from onnx import numpy_helper
 from tgonnx.analysis.model import Model
 from tgonnx.errors import TgonnxError
 from tgonnx.graph.types import Array
+from tgonnx.ops.aspects.traits import picked, traits_of
 from tgonnx.runtime.feeds import STYLES, Drawer
 from tgonnx.runtime.sessions import Feeds
 from tgonnx.runtime.trial_sizes import Size
@@ -113,8 +114,9 @@ def _averages(proto: onnx.ModelProto) -> Iterator[tuple[str, Array, Array]]:
     """What each BatchNormalization reads, and the mean and variance that it expects of it."""
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     for node in proto.graph.node:
-        if node.op_type == "BatchNormalization" and node.input[3] in stored and node.input[4] in stored:
-            mean, variance = (numpy_helper.to_array(stored[node.input[i]]).astype(np.float64) for i in (3, 4))
+        names = picked(node.input, traits_of(node).statistics)
+        if names and all(name in stored for name in names):
+            mean, variance = (numpy_helper.to_array(stored[name]).astype(np.float64) for name in names)
             yield node.input[0], mean, variance
 
 

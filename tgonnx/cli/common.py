@@ -15,7 +15,7 @@ import typer
 from tgonnx.cli.ending import EXIT_CODES
 from tgonnx.cli.fields import Expanded
 from tgonnx.cli.help import Grouped, GroupedCommands, epilog
-from tgonnx.cli.options import COMMON
+from tgonnx.cli.options import COMMON, Subject
 from tgonnx.cli.recipe_file import Given, blamed, keys
 from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import OptionError, UnsupportedError
@@ -75,7 +75,7 @@ def _with_options(function: Command) -> Callable[..., None]:
         try:
             made = {name: options.made_from(given) for name, options in expanded.items()}
             for name, options in expanded.items():
-                typed |= {field: getattr(made[name], field) for field in options.names}
+                typed |= {n: v for n, v in options.values(made[name]).items() if _is_plain(v)}
             values = {key: typed[name] for key, name in names.items() if name in typed}
             made |= {name: Given(values) for name in told}
             function(Terminal(json, quiet, verbose, not no_color), **given, **made)
@@ -99,38 +99,34 @@ def _with_options(function: Command) -> Callable[..., None]:
     return run
 
 
-def loaded(path: Path, shapes: list[str] | None, fixed: list[str] | None = None) -> Model:
-    """The model in a file, counted at `shapes`, and of no other shapes than `fixed`."""
+def _is_plain(value: Any) -> bool:
+    """Is it better written as it is than as it was given? Several values were given as text."""
+    return value is None or isinstance(value, str | bool | int | float | Path)
+
+
+def loaded(subject: Subject) -> Model:
+    """The model, counted at the shapes that are asked for, and of no other shapes than those that are fixed."""
     from tgonnx.analysis.input_shapes import fix_shapes, parse_shapes
     from tgonnx.loading import load, read
 
-    sizes, only = parse_shapes(shapes or ()), parse_shapes(fixed or (), "--fix-shape")
+    path = subject.model
+    sizes, only = parse_shapes(subject.shape or ()), parse_shapes(subject.fix_shape or (), "--fix-shape")
     if not only:
         return load(path, sizes)
     return replace(load(fix_shapes(read(path), only), sizes), source=str(path))
 
 
-def analyzed(
-    terminal: Terminal,
-    path: Path,
-    attention: str,
-    shapes: list[str] | None,
-    fixed: list[str] | None = None,
-) -> Coupling:
+def analyzed(terminal: Terminal, subject: Subject, attention: str | None = None) -> Coupling:
+    """What can be cut of the model; `attention` is that of a mask, or as the user says."""
     from tgonnx.analysis.solver import analyze
 
-    with terminal.working(f"reading {path}"):
-        return analyze(loaded(path, shapes, fixed), attention_of(attention))
+    with terminal.working(f"reading {subject.model}"):
+        return analyze(loaded(subject), attention_of(attention or subject.attention))
 
 
-def prunable(
-    terminal: Terminal,
-    path: Path,
-    attention: str,
-    shapes: list[str] | None,
-    fixed: list[str] | None = None,
-) -> Coupling:
-    coupling = analyzed(terminal, path, attention, shapes, fixed)
+def prunable(terminal: Terminal, subject: Subject, attention: str | None = None) -> Coupling:
+    """The same. Raises UnsupportedError if nothing can be cut."""
+    coupling = analyzed(terminal, subject, attention)
     if not coupling.units:
         why = "no layer has channels that could go"
         if coupling.pinned:
@@ -138,5 +134,5 @@ def prunable(
             why = (
                 f"{pin.value}[{pin.axis}] is kept by {pin.node or 'the model'} ({pin.op_type}): {pin.reason}"
             )
-        raise UnsupportedError(f"{path}: nothing can be pruned: {why}")
+        raise UnsupportedError(f"{subject.model}: nothing can be pruned: {why}")
     return coupling

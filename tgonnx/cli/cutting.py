@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,21 +15,22 @@ from tgonnx.cli.common import CUT, command, prunable
 from tgonnx.cli.common import loaded as read_model
 from tgonnx.cli.fields import Only
 from tgonnx.cli.options import (
-    AttentionCut,
-    EvidenceData,
-    FixedShapes,
-    ModelPath,
+    Evidence,
+    MaskFile,
     Overwrite,
-    SampleData,
-    Shapes,
+    Results,
+    Samples,
+    Subject,
     TargetText,
+    TrainingData,
 )
-from tgonnx.cli.preprocessing import Preprocessing
 from tgonnx.cli.recipe_file import Given, RecipeFile
+from tgonnx.cli.sweeping import sweep as write_sweep
+from tgonnx.cli.sweeping import targets_of
 from tgonnx.cli.terminal import Terminal, plain
 from tgonnx.errors import TargetError, UsageError
-from tgonnx.options import ATTENTIONS, CRITERION, TARGET, attention_of
-from tgonnx.selection.bounds import Bounds
+from tgonnx.options import TARGET, attention_of
+from tgonnx.selection.bounds import Bounds, Ranking
 from tgonnx.training.recipe import Recipe, Run
 
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
@@ -53,65 +54,60 @@ def prune(
     terminal: Terminal,
     *,
     given: Given,
-    model: ModelPath,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            "-d",
-            help="An .npz file with arrays named like the model's inputs, plus `label` or `target`; "
-            "or a folder with one folder of images for each class. Without: units are ranked by their weights.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Where to write.", show_default="MODEL.pruned.onnx"),
-    ] = None,
-    preprocessing: Preprocessing,
+    data: TrainingData,
+    results: Results,
     target: TargetText = TARGET,
     recipe_file: RecipeFile = None,
     recipe: Recipe,
     bounds: Bounds,
     run: Run,
-    no_run_dir: Annotated[bool, typer.Option("--no-run-dir", help="Keep nothing of the training.")] = False,
-    attention: AttentionCut = ATTENTIONS[0],
-    shape: Shapes = None,
-    fix_shape: FixedShapes = None,
-    overwrite: Overwrite = False,
-    report_path: Annotated[
-        Path | None, typer.Option("--report", metavar="PATH.json", help="Also write all figures there.")
-    ] = None,
+    subject: Subject,
 ) -> None:
     """Learn which channels to delete, delete them, train on, verify, and write the smaller model."""
     from tgonnx.analysis.cost import Target
     from tgonnx.io.save import check_destination, model_destination, save, save_anyway, save_text
     from tgonnx.pipeline import prune as prune_model
+    from tgonnx.pipeline import sweep as sweep_model
     from tgonnx.report import tables as report
 
-    protected = [model, *([data] if data else []), *([Path(run.test)] if run.test else [])]
-    out = out or model.with_name(f"{model.stem}.pruned.onnx")
-    model_destination(out, overwrite, protected)
-    if report_path:
+    model, overwrite, report_path = subject.model, results.overwrite, results.report_path
+    protected = [path for path in (model, data.data, Path(run.test) if run.test else None) if path]
+    out = results.out or model.with_name(f"{model.stem}.pruned.onnx")
+    targets = targets_of(results.sweep, target) if results.sweep else []
+    if not targets:
+        model_destination(out, overwrite, protected)
+    if report_path and not targets:
         check_destination(report_path, overwrite, [*protected, out])
     wanted = Target.parse(target)
-    if data and not (no_run_dir or run.run_dir or run.resume):
+    if data.data and not (results.no_run_dir or run.run_dir or run.resume):
         run = replace(run, run_dir="auto")
     if run.test:
-        if not data:
+        if not data.data:
             raise UsageError("--test measures what is learned from --data, which is not given")
-        run = replace(run, test=preprocessing.source(run.test))
-    loaded = read_model(model, shape, fix_shape)  # once: the file may be another one when training is over
-    with terminal.progress(wanted.kind) as listener:
-        result = prune_model(
-            loaded,
-            preprocessing.source(data) if data else None,
-            wanted,
-            recipe=recipe,
-            bounds=bounds,
-            run=run,
-            progress=Announcing(terminal, listener, given.keep),
-            attention=attention_of(attention),
-        )
+        run = replace(run, test=replace(data, data=Path(run.test)).source())
+    loaded = read_model(subject)  # once: the file may be another one when training is over
+
+    def trained(make: Callable[..., Any], wanted: Any, kind: str) -> Any:
+        with terminal.progress(kind) as listener:
+            return make(
+                loaded,
+                data.source(),
+                wanted,
+                recipe=recipe,
+                bounds=bounds,
+                run=run,
+                progress=Announcing(terminal, listener, given.keep),
+                attention=attention_of(subject.attention),
+            )
+
+    if targets:
+        write_sweep(
+            terminal,
+            lambda targets: trained(sweep_model, targets, targets[0].kind),
+            targets, results, model, protected, loaded.original,
+        )  # fmt: skip
+        return
+    result = trained(prune_model, wanted, wanted.kind)
     out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, protected), out)
     with terminal.working("timing"):
         before, after = report.facts(result, loaded.original, run.threads)
@@ -121,7 +117,8 @@ def prune(
         _, also = save_anyway(lambda path: save_text(text, path, overwrite, [*protected, out]), report_path)
         misplaced = misplaced or also
     for note in result.notes:
-        terminal.note(f"note: {note}")
+        if note.code != "data":  # said before training
+            terminal.note(f"note: {note}")
     table = report.comparison(before, after, result.check, result.metric_label)
     terminal.result(figures, table, report.counted_text(result.counted_at), f"wrote {out}")
     if misplaced:
@@ -138,32 +135,13 @@ def prune(
 def mask(
     terminal: Terminal,
     *,
-    model: ModelPath,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="MASK.json", help="Where to write the mask.")],
+    file: MaskFile,
     target: TargetText = TARGET,
-    criterion: Annotated[
-        str,
-        typer.Option(
-            "--criterion",
-            metavar="[l1|l2|lamp|fpgm|obs|zero|random]",
-            help="How units are ranked; obs looks at --data.",
-        ),
-    ] = CRITERION,
-    allocation: Annotated[
-        str,
-        typer.Option(
-            "--allocation",
-            metavar="[auto|uniform|global]",
-            help="The same fraction of every group, or the lowest scores of all.",
-        ),
-    ] = "auto",
-    data: SampleData = None,
-    preprocessing: Preprocessing,
+    ranking: Ranking,
+    data: Samples,
     bounds: Bounds,
-    attention: AttentionCut = ATTENTIONS[0],
-    shape: Shapes = None,
+    subject: Annotated[Subject, Only("model", "attention", "shape")],
     run: Annotated[Run, Only("seed")],
-    overwrite: Overwrite = False,
 ) -> None:
     """Choose units to cut without training, and write the choice to a file."""
     from tgonnx.analysis.cost import Target
@@ -171,29 +149,34 @@ def mask(
     from tgonnx.io.save import check_destination
 
     wanted = Target.parse(target)
-    inputs = [path for path in (model, data) if path]
-    check_destination(out, overwrite, protect=inputs)
-    coupling = prunable(terminal, model, attention, shape)
-    source = preprocessing.source(data) if data else None
-    chosen = select(coupling, wanted, criterion, run.seed, data=source, allocation=allocation, bounds=bounds)
-    chosen.save(out, overwrite, inputs)
+    inputs = [path for path in (subject.model, data.data) if path]
+    check_destination(file.out, file.overwrite, protect=inputs)
+    coupling = prunable(terminal, subject)
+    chosen = select(
+        coupling,
+        wanted,
+        ranking.criterion,
+        run.seed,
+        data=data.source(),
+        allocation=ranking.allocation,
+        bounds=bounds,
+    )
+    chosen.save(file.out, file.overwrite, inputs)
     costs = coupling.cost_model
-    _finish(terminal, out, costs.cost(), costs.cost(chosen.open))
+    _finish(terminal, file.out, costs.cost(), costs.cost(chosen.open))
 
 
 @command(CUT, "tgonnx gate model.onnx --mask mask.json -o gated.onnx")
 def gate(
     terminal: Terminal,
     *,
-    model: ModelPath,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where to write the gated model.")],
     mask_path: Annotated[
         Path | None,
         typer.Option("--mask", metavar="MASK.json", help="Gates to close; without, all are open."),
     ] = None,
-    data: EvidenceData = None,
-    preprocessing: Preprocessing,
-    shape: Shapes = None,
+    data: Evidence,
+    subject: Annotated[Subject, Only("model", "shape")],
     run: Annotated[Run, VERIFIED],
     overwrite: Overwrite = False,
 ) -> None:
@@ -203,13 +186,13 @@ def gate(
     from tgonnx.passes.remove_channels import apply as cut
     from tgonnx.selection.mask import Mask
 
-    inputs = [path for path in (model, mask_path, data) if path]
+    inputs = [path for path in (subject.model, mask_path, data.data) if path]
     model_destination(out, overwrite, inputs)
     given = Mask.load(mask_path) if mask_path else None
-    coupling = prunable(terminal, model, given.attention if given else "heads", shape)
+    coupling = prunable(terminal, subject, given.attention if given else "heads")
     chosen = given or Mask.all_open(coupling)
     gated = gate_model(coupling, chosen)
-    prover = _prover(coupling, data, preprocessing, run)
+    prover = _prover(coupling, data, run)
     with terminal.working("verifying"):
         check = prover.both(chosen, gated, cut(coupling, chosen))
     told = _settled(terminal, prover, check, gated)
@@ -221,13 +204,10 @@ def gate(
 def apply(
     terminal: Terminal,
     *,
-    model: ModelPath,
     mask_path: Annotated[Path, typer.Option("--mask", metavar="MASK.json", help="What to cut.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where to write the pruned model.")],
-    data: EvidenceData = None,
-    preprocessing: Preprocessing,
-    shape: Shapes = None,
-    fix_shape: FixedShapes = None,
+    data: Evidence,
+    subject: Annotated[Subject, Only("model", "shape", "fix_shape")],
     run: Annotated[Run, VERIFIED],
     overwrite: Overwrite = False,
 ) -> None:
@@ -237,12 +217,12 @@ def apply(
     from tgonnx.passes.remove_channels import apply as cut
     from tgonnx.selection.mask import Mask
 
-    inputs = [path for path in (model, mask_path, data) if path]
+    inputs = [path for path in (subject.model, mask_path, data.data) if path]
     model_destination(out, overwrite, inputs)
     chosen = Mask.load(mask_path)
-    coupling = prunable(terminal, model, chosen.attention, shape, fix_shape)
+    coupling = prunable(terminal, subject, chosen.attention)
     pruned = cut(coupling, chosen)
-    prover = _prover(coupling, data, preprocessing, run)
+    prover = _prover(coupling, data, run)
     with terminal.working("verifying"):
         check = prover.both(chosen, gate_model(coupling, chosen), pruned)
     told = _settled(terminal, prover, check, pruned)
@@ -251,11 +231,11 @@ def apply(
     _finish(terminal, out, costs.cost(), costs.cost(chosen.open), told)
 
 
-def _prover(coupling: Coupling, data: Path | None, preprocessing: Preprocessing, run: Run) -> Prover:
+def _prover(coupling: Coupling, data: Evidence, run: Run) -> Prover:
     """What verifies on the user's data, if there is some."""
     from tgonnx.proof import Prover, real_feeds
 
-    feeds = real_feeds(preprocessing.source(data) if data else None, coupling.model.original)
+    feeds = real_feeds(data.source(), coupling.model.original)
     return Prover(coupling, feeds, run.verify_seconds, run.unverified)
 
 

@@ -1,24 +1,25 @@
 """Options of the command line made from the fields of option classes, and the objects made from what was given.
 
 A command that takes a `Recipe` has an option for each of its fields; `Annotated[Run, Only("seed")]` for some. All
-are text to typer (switches apart): the class reads and checks them, as it does for Python.
+are text to typer (switches apart): the class reads and checks them, as it does for Python. A field that is made
+without `option` is annotated for typer itself (`tgonnx.cli.options`), or is of such a class in turn.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass, is_dataclass
-from typing import Annotated, Any, get_args, get_origin
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
 from tgonnx.cli.recipe_file import from_run
 from tgonnx.errors import flag
-from tgonnx.options import NO_CHOICE, Spec, specs
+from tgonnx.options import NO_CHOICE, Spec
 
 PANELS = {  # where help lists the options of a class
-    "Preprocessing": "Reading the data",
+    "DataOptions": "Reading the data",
     "Recipe": "Training",
     "Bounds": "What must stay",
     "Run": "The run",
@@ -34,10 +35,10 @@ class Only:
 
 @dataclass(frozen=True)
 class Expanded:
-    """A parameter of a command that stands for several options: the class, and the names of its fields."""
+    """A parameter of a command that stands for several options: the class, and what each of its fields stands for."""
 
     kind: type
-    names: tuple[str, ...]
+    members: dict[str, Expanded | inspect.Parameter]
 
     @classmethod
     def of(cls, annotation: Any) -> Expanded | None:
@@ -46,20 +47,44 @@ class Expanded:
         if not is_dataclass(kind) or not isinstance(kind, type):
             return None
         only = [item.names for item in extra if isinstance(item, Only)]
-        names = only[0] if only else tuple(specs(kind))
-        return cls(kind, names)
+        known = {field.name: field for field in fields(kind)}
+        return cls(kind, {name: _member(kind, known[name]) for name in (only[0] if only else known)})
 
     def parameters(self) -> Iterator[inspect.Parameter]:
         """The options as parameters that typer understands."""
-        known = specs(self.kind)
-        for name in self.names:
-            default, annotation = _described(name, known[name], PANELS.get(self.kind.__name__))
-            keyword = inspect.Parameter.KEYWORD_ONLY
-            yield inspect.Parameter(name, keyword, default=default, annotation=annotation)
+        for member in self.members.values():
+            yield from member.parameters() if isinstance(member, Expanded) else (member,)
 
     def made_from(self, given: dict[str, Any]) -> Any:
         """The object, from what was given for its options, which are taken out of `given`. Raises OptionError."""
-        return self.kind(**{name: given.pop(name) for name in self.names})
+        return self.kind(
+            **{
+                name: member.made_from(given) if isinstance(member, Expanded) else given.pop(name)
+                for name, member in self.members.items()
+            }
+        )
+
+    def values(self, made: Any) -> dict[str, Any]:
+        """What was made, by the names of the options."""
+        found: dict[str, Any] = {}
+        for name, member in self.members.items():
+            value = getattr(made, name)
+            found |= member.values(value) if isinstance(member, Expanded) else {name: value}
+        return found
+
+
+def _member(kind: type, field: Field[Any]) -> Expanded | inspect.Parameter:
+    """What a field of a class stands for."""
+    spec = field.metadata.get("option")
+    if spec is not None:
+        default, annotation = _described(field.name, spec, PANELS.get(kind.__name__))
+    else:
+        annotation = get_type_hints(kind, include_extras=True)[field.name]
+        if (group := Expanded.of(annotation)) is not None:
+            return group
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(field.name, keyword, default=default, annotation=annotation)
 
 
 def _described(name: str, spec: Spec, panel: str | None) -> tuple[Any, Any]:

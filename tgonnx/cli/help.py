@@ -41,13 +41,14 @@ def _panel(parameter: Any) -> str:
 
 def _write(formatter: Any, rows: Iterable[tuple[str, Row | None]]) -> None:
     """The rows under their headings, these in the order in which they come."""
-    panels: dict[str, list[Row]] = {}
+    panels: dict[str, list[Row]] = {"Arguments": []}  # the first, wherever they stand
     for panel, row in rows:
         if row is not None:
             panels.setdefault(panel, []).append(row)
     for panel, own in panels.items():
-        with formatter.section(panel):
-            formatter.write_dl(own)
+        if own:
+            with formatter.section(panel):
+                formatter.write_dl(own)
 
 
 def epilog(examples: Sequence[str], last: str) -> str:

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from tgonnx.cli.common import HERE, LOOK, analyzed, command
 from tgonnx.cli.fields import Only
-from tgonnx.cli.options import (
-    AttentionCut,
-    EvidenceData,
-    ModelPath,
-    Shapes,
-)
-from tgonnx.cli.preprocessing import Preprocessing
+from tgonnx.cli.options import Analysis, Evidence, Subject
 from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import (
     InstallationError,
     UsageError,
     VerificationError,
 )
-from tgonnx.options import ATTENTIONS
+from tgonnx.runtime.options import Comparing
 from tgonnx.training.recipe import Run
-
-if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
-    pass
-
-from tgonnx.cli.common import HERE, LOOK, analyzed, command
 
 
 @command(LOOK, "tgonnx inspect model.onnx", "tgonnx inspect model.onnx --why 'layer1.*'")
 def inspect(
     terminal: Terminal,
     *,
-    model: ModelPath,
     groups: Annotated[bool, typer.Option("--groups", help="List all members of all groups.")] = False,
     why: Annotated[
         str | None,
@@ -45,13 +34,12 @@ def inspect(
             help="What keeps the axes of these weights, and how.",
         ),
     ] = None,
-    attention: AttentionCut = ATTENTIONS[0],
-    shape: Shapes = None,
+    subject: Annotated[Subject, Only("model", "attention", "shape")],
 ) -> None:
     """Show what a model costs, what can be cut together, and what cannot be cut and why."""
     from tgonnx.report import tables as report
 
-    coupling = analyzed(terminal, model, attention, shape)
+    model, coupling = subject.model, analyzed(terminal, subject)
     costs, original = coupling.cost_model, coupling.model.original
     size = model.stat().st_size
     everything = terminal.verbose > 0
@@ -77,12 +65,8 @@ def verify(
     *,
     a: Annotated[Path, typer.Argument(metavar="A", help="The one model.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="The other.", show_default=False)],
-    data: EvidenceData = None,
-    preprocessing: Preprocessing,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Random inputs at each size.")] = 1,
-    rtol: Annotated[
-        float, typer.Option("--rtol", min=0, help="Difference allowed, relative to an output's channel.")
-    ] = 1e-4,
+    data: Evidence,
+    how: Comparing,
     run: Annotated[Run, Only("verify_seconds", "seed")],
 ) -> None:
     """Compare what two models promise, and compute at many sizes. Exit code 1: they differ, or nobody can tell."""
@@ -92,9 +76,9 @@ def verify(
     from tgonnx.runtime.equivalence import verify as compare
 
     first, second = read(a), read(b)
-    feeds = real_feeds(preprocessing.source(data) if data else None, first) or None
+    feeds = real_feeds(data.source(), first) or None
     with terminal.working("comparing"):
-        check = compare(first, second, feeds, samples, run.seed, rtol, seconds=run.verify_seconds)
+        check = compare(first, second, feeds, how.samples, run.seed, how.rtol, seconds=run.verify_seconds)
     terminal.result(report.check_json(check), report.check_table(check))
     if not check.ok:
         terminal.complain(
@@ -109,14 +93,14 @@ def diff(
     *,
     a: Annotated[Path, typer.Argument(metavar="A", help="The original.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="What was cut from it.", show_default=False)],
-    attention: AttentionCut = ATTENTIONS[0],
-    shape: Shapes = None,
+    both: Annotated[Analysis, Only("attention", "shape")],
 ) -> None:
     """Show what each layer of A has lost in B, whatever cut it."""
     from tgonnx.analysis.difference import difference
     from tgonnx.report import differences as report
 
-    found = difference(*(analyzed(terminal, path, attention, shape) for path in (a, b)))
+    subjects = (Subject(model=path, attention=both.attention, shape=both.shape) for path in (a, b))
+    found = difference(*(analyzed(terminal, subject) for subject in subjects))
     terminal.result(
         report.difference_json(found),
         report.cost_table(found),

@@ -9,8 +9,10 @@ import typer
 
 from tgonnx.cli.common import LOOK, command
 from tgonnx.cli.fields import Only
-from tgonnx.cli.preprocessing import Preprocessing
+from tgonnx.cli.options import READING
 from tgonnx.cli.terminal import Terminal
+from tgonnx.data.options import DataOptions
+from tgonnx.runtime.options import Timing
 from tgonnx.training.exam import Exam
 from tgonnx.training.recipe import Run
 
@@ -28,15 +30,16 @@ def eval_(
         Path,
         typer.Option("--data", "-d", help="Samples, in the forms that `prune` takes.", show_default=False),
     ],
-    preprocessing: Preprocessing,
+    reading: Annotated[DataOptions, READING],
     exam: Exam,
 ) -> None:
     """Measure models on data: metric, agreement with the first one, size, and latency taken in turns."""
+    from tgonnx.data.sources import read
     from tgonnx.pipeline import evaluate
     from tgonnx.report import evaluations as report
 
     with terminal.working("measuring"):
-        found = evaluate(models, preprocessing.source(data), exam=exam)
+        found = evaluate(models, read(data, arrays=reading, images=reading), exam=exam)
     terminal.result(report.evaluation_json(found), report.evaluation_table(found), report.measured_on(found))
 
 
@@ -44,13 +47,8 @@ def eval_(
 def bench(
     terminal: Terminal,
     *,
-    models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="One or more .onnx files.", show_default=False)
-    ],
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of each model.")] = 50,
-    batch: Annotated[
-        int, typer.Option("--batch", min=1, help="Samples in a run, if the model lets choose.")
-    ] = 1,
+    models: Models,
+    how: Timing,
     run: Annotated[Run, Only("threads", "seed")],
 ) -> None:
     """Time models on random inputs, taking turns, so that noise hits all alike."""
@@ -61,9 +59,11 @@ def bench(
     from tgonnx.runtime.sessions import open_session
 
     protos = [read(path) for path in models]
-    feeds = [runnable_feeds(proto, open_session(proto), seed=run.seed, batch=batch)[0] for proto in protos]
+    feeds = [
+        runnable_feeds(proto, open_session(proto), seed=run.seed, batch=how.batch)[0] for proto in protos
+    ]
     with terminal.working("timing"):
-        results = latency(protos, feeds, repeats, run.threads)
+        results = latency(protos, feeds, how.repeats, run.threads)
     names = [str(path) for path in models]
     data = [{"model": name, **vars(result)} for name, result in zip(names, results, strict=True)]
     terminal.result({"latency_ms": data}, report.latency_table(names, results))

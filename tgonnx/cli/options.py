@@ -1,13 +1,19 @@
-"""Options that several commands have, each declared once."""
+"""Options that several commands have, each declared once, and the groups in which they go together."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tgonnx.options import ATTENTIONS
+from tgonnx.cli.fields import Only
+from tgonnx.data.options import DataOptions
+from tgonnx.options import ATTENTIONS, specs
+
+if TYPE_CHECKING:  # heavy, and not needed for --help
+    from tgonnx.data.sources import Source
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file.", show_default=False)]
 TargetText = Annotated[
@@ -21,17 +27,6 @@ AttentionCut = Annotated[
         "--attention",
         metavar=f"[{'|'.join(ATTENTIONS)}]",
         help="What of attention is cut: whole heads, or the width of all heads.",
-    ),
-]
-
-EvidenceData = Annotated[
-    Path | None,
-    typer.Option("--data", "-d", help="Real inputs to verify with, in the forms that `prune` takes."),
-]
-SampleData = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", "-d", help="Samples to look at, in the forms that `prune` takes; without labels, too."
     ),
 ]
 Shapes = Annotated[
@@ -63,3 +58,100 @@ COMMON = {
     ],
     "no_color": Annotated[bool, typer.Option("--no-color", help="No colours.", rich_help_panel=_SHOWN)],
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """How a model is analysed."""
+
+    attention: AttentionCut = ATTENTIONS[0]
+    shape: Shapes = None
+    fix_shape: FixedShapes = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject(Analysis):
+    """The model that a command works on, too."""
+
+    model: ModelPath
+
+
+READING = Only(*(name for name in specs(DataOptions) if name != "cache"))  # `--cache` is that of the teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Data at a path, and how they are read: here inputs to verify with."""
+
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Real inputs to verify with, in the forms that `prune` takes."),
+    ] = None
+    reading: Annotated[DataOptions, READING]
+
+    def source(self) -> Source | None:
+        """The data, if there are some. Raises UsageError, OptionError."""
+        if self.data is None:
+            return None
+        from tgonnx.data.sources import read
+
+        return read(self.data, arrays=self.reading, images=self.reading)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples(Evidence):
+    """Data to choose by."""
+
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", "-d", help="Samples to look at, in the forms that `prune` takes; without labels, too."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData(Evidence):
+    """Data to learn from."""
+
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            "-d",
+            help="An .npz file with arrays named like the model's inputs, plus `label` or `target`; "
+            "or a folder with one folder of images for each class. Without: units are ranked by their weights.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFile:
+    """Where a mask is written."""
+
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="MASK.json", help="Where to write the mask.")]
+    overwrite: Overwrite = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What training writes, and where."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Where to write.", show_default="MODEL.pruned.onnx"),
+    ] = None
+    report_path: Annotated[
+        Path | None, typer.Option("--report", metavar="PATH.json", help="Also write all figures there.")
+    ] = None
+    sweep: Annotated[
+        str,
+        typer.Option(
+            "--sweep",
+            metavar="KIND=SHARES",
+            help="Several sizes from one search, as flops=0.7,0.5,0.3; writes MODEL.flops70.onnx and so on.",
+            show_default=False,
+        ),
+    ] = ""
+    no_run_dir: Annotated[bool, typer.Option("--no-run-dir", help="Keep nothing of the training.")] = False
+    overwrite: Overwrite = False

@@ -102,10 +102,21 @@ def _defaults(context: typer.Context, path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: {key} belongs on the command line")
         if key not in known:
             raise UsageError(f"{path}: {context.info_name} has no option {key!r}{nearest(key, known)}")
-        if isinstance(value, dict):
+        parameter = next(each for each in context.command.params if each.name == known[key])
+        several = getattr(parameter, "multiple", False)
+        if isinstance(value, dict) and not several:
             raise UsageError(f"{path}: {key} is a table; write {key} = VALUE")
-        found[known[key]] = _placed(path.parent, key, value)
+        found[known[key]] = _as_given(_placed(path.parent, key, value), several)
     return found
+
+
+def _as_given(value: Any, several: bool) -> Any:
+    """A value as the command line writes it: `mean = [0.5, 0.4]` is 0.5,0.4, and `const = {sr = 16000}` sr=16000."""
+    if isinstance(value, dict):
+        return [f"{name}={_as_given(part, False)}" for name, part in value.items()]
+    if isinstance(value, list) and not several:
+        return ",".join(map(str, value))
+    return [value] if several and not isinstance(value, list) else value
 
 
 def _placed(folder: Path, key: str, value: Any) -> Any:

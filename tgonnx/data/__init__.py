@@ -1,11 +1,21 @@
-"""Training data: arrays, .npz files, iterables of feed dicts, folders of images."""
+"""Training data: arrays, .npz files, iterables of feed dicts, folders of images.
 
-from tgonnx.data.options import ArrayOptions, ImageOptions
-from tgonnx.data.sources import Data, Source, arrays, feeds, folder, npz, open_dataset, read
+Public names are imported when they are first asked for: the command line wants the options alone.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tgonnx.data.options import ArrayOptions, DataOptions, ImageOptions
+    from tgonnx.data.sources import Data, Source, arrays, feeds, folder, npz, open_dataset, read
 
 __all__ = [
     "ArrayOptions",
     "Data",
+    "DataOptions",
     "ImageOptions",
     "Source",
     "arrays",
@@ -15,3 +25,17 @@ __all__ = [
     "open_dataset",
     "read",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first asked for (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'tgonnx.data' has no attribute {name!r}")
+    home = "options" if name.endswith("Options") else "sources"
+    value = getattr(import_module(f"tgonnx.data.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

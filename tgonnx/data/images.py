@@ -15,7 +15,7 @@ from tgonnx.data.decode import Decoder
 from tgonnx.data.decoded import Decoded
 from tgonnx.data.options import ImageOptions
 from tgonnx.data.samples import Indices, Samples, element_type
-from tgonnx.errors import DataError, InstallationError, UsageError
+from tgonnx.errors import DataError, InstallationError, OptionError, UsageError
 from tgonnx.graph.declared import describe_type, model_inputs
 from tgonnx.graph.types import Array
 from tgonnx.runtime.sessions import Feeds
@@ -121,19 +121,13 @@ def preparation(model: onnx.ModelProto, options: ImageOptions, name: str) -> Pre
     if kind.kind in "iu":
         _check_raw(value, options, name)
     scale = 1 / 255 if options.scale is None else options.scale
-    if not np.isfinite(scale) or scale == 0:
-        raise UsageError(f"scale must be a number other than 0, not {scale}")
     decoder = Decoder(size, channels, options.resize, options.color)
     return Preparation(value, decoder, last, mean, std, scale)
 
 
 def _check_raw(value: onnx.ValueInfoProto, options: ImageOptions, name: str) -> None:
     """Models of integers are given pixels, and nothing is done to these."""
-    if (
-        (options.mean != 0 and options.mean != (0.0,))
-        or options.std not in (None, 1, (1.0,))
-        or options.scale
-    ):
+    if options.mean != 0 or options.std not in (None, 1) or options.scale:
         kind = element_type(value)
         raise UsageError(
             f"{name}: mean, std and scale are for models of floats; input {value.name!r} is {kind}"
@@ -165,7 +159,7 @@ def _geometry(
     channels = dims[channel] if isinstance(dims[channel], int) else 3
     if channels not in (1, 3):
         raise DataError(f"{name}: images have 1 or 3 channels; {value.name!r} is {describe_type(value)}")
-    wanted = _size(options.size)
+    wanted = (options.size, options.size) if isinstance(options.size, int) else options.size
     fixed = tuple(dims[place] for place in places)
     if wanted is None and not all(isinstance(dim, int) for dim in fixed):
         raise DataError(
@@ -189,15 +183,6 @@ def _channels_last(dims: Sequence[object], options: ImageOptions) -> bool | None
     return True if dims[3] in (1, 3) else None
 
 
-def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    both = (size, size) if isinstance(size, int) else tuple(size)
-    if len(both) != 2 or min(both) < 1:
-        raise UsageError(f"size must be one number or height and width, of at least 1, not {size}")
-    return both
-
-
 def _normalisation(options: ImageOptions, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     mean, std = options.mean, options.std
     imagenet = [values[::-1] if options.color == "bgr" else values for values in IMAGENET]
@@ -205,14 +190,8 @@ def _normalisation(options: ImageOptions, channels: int) -> tuple[NDArray[np.flo
         std = "imagenet" if mean == "imagenet" else 1.0
     found = []
     for name, values, known in (("mean", mean, imagenet[0]), ("std", std, imagenet[1])):
-        if isinstance(values, str):
-            if values != "imagenet":
-                raise UsageError(f"{name} {values!r} is neither a number nor imagenet")
-            values = known
-        numbers = np.atleast_1d(np.asarray(values, np.float32))
+        numbers = np.atleast_1d(np.asarray(known if values == "imagenet" else values, np.float32))
         if numbers.shape not in ((1,), (channels,)):
-            raise UsageError(f"{name} needs 1 or {channels} entries, not {numbers.size}")
+            raise OptionError(name, f"needs 1 or {channels} entries, not {numbers.size}")
         found.append(numbers)
-    if (found[1] == 0).any() or not all(np.isfinite(numbers).all() for numbers in found):
-        raise UsageError("mean and std must be finite, and std not 0")
     return found[0], found[1]

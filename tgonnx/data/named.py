@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from tgonnx.data.answers import IGNORED, IGNORED_BY_DEFAULT, check_labels, check_targets, counted, ignoring
-from tgonnx.data.arrays import ArraySamples, GroupedSamples, check_input, wants_scale
+from tgonnx.data.array_samples import ArraySamples, GroupedSamples, check_input, wants_scale
 from tgonnx.data.axes import Axes, Dim, dims_of, find_axes, settled
 from tgonnx.data.names import SCALE, TEST, check_read, nearest_input, taught_by
 from tgonnx.data.options import ArrayOptions

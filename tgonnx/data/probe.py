@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from tgonnx.data.answers import IGNORED, class_axis
-from tgonnx.data.arrays import ArraySamples
+from tgonnx.data.array_samples import ArraySamples
 from tgonnx.data.samples import Indices, Samples, Taught
 from tgonnx.errors import DataError, ModelError, UnsupportedError
 from tgonnx.graph.types import Array

@@ -16,19 +16,19 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import onnx
 
+from tgonnx.data.archives import read_npz
 from tgonnx.data.folders import ImageFolder, ImageTable
 from tgonnx.data.named import dataset_of
-from tgonnx.data.npz import read_npz
-from tgonnx.data.options import ArrayOptions, Color, ImageOptions, Layout, Resize
+from tgonnx.data.options import ArrayOptions, ImageOptions, PixelOptions
 from tgonnx.data.samples import Dataset
 from tgonnx.data.streams import dataset_of_items, is_item
-from tgonnx.errors import UsageError
+from tgonnx.errors import OptionError, UsageError
 from tgonnx.graph.types import Array
-from tgonnx.options import is_a
+from tgonnx.options import changed, is_a, specs, with_fields
 
 
 @runtime_checkable
@@ -43,68 +43,46 @@ class Source(Protocol):
 Data = str | os.PathLike[str] | Source | Mapping[str, Array] | Iterable[Any]
 
 
-def npz(
-    path: str | os.PathLike[str],
-    scale: float | None = None,
-    ignore_label: int | None = None,
-    const: Mapping[str, Any] | None = None,
-    axes: Mapping[str, int | None] | None = None,
-) -> Source:
-    """The arrays of an .npz file; options as in `tgonnx.data.options.ArrayOptions`."""
+def npz(path: str | os.PathLike[str], scale: float | None = None, **options: Any) -> Source:
+    """The arrays of an .npz file; options are the fields of `tgonnx.data.options.ArrayOptions`.
+
+    Raises `UsageError` for a path that is none, and for options.
+    """
     is_a("data.npz", path, (str, os.PathLike), "a path")
-    return _Npz(Path(path), _options(scale, ignore_label, const, axes))
+    return _Npz(Path(path), _options("data.npz", ArrayOptions(), {"scale": scale, **options}))
 
 
-def arrays(
-    values: Mapping[str, Array],
-    scale: float | None = None,
-    ignore_label: int | None = None,
-    const: Mapping[str, Any] | None = None,
-    axes: Mapping[str, int | None] | None = None,
-) -> Source:
-    """Arrays in memory, named as in an .npz file."""
+def arrays(values: Mapping[str, Array], scale: float | None = None, **options: Any) -> Source:
+    """Arrays in memory, named as in an .npz file, with the same options."""
     is_a("data.arrays", values, Mapping, "a mapping of arrays")
-    return _Arrays(dict(values), _options(scale, ignore_label, const, axes))
+    return _Arrays(dict(values), _options("data.arrays", ArrayOptions(), {"scale": scale, **options}))
 
 
-def feeds(
-    items: Iterable[Any],
-    scale: float | None = None,
-    ignore_label: int | None = None,
-    const: Mapping[str, Any] | None = None,
-    axes: Mapping[str, int | None] | None = None,
-) -> Source:
-    """Feed dicts or tuples of arrays, each a batch or a sample, or an object with `get_next()`.
+def feeds(items: Iterable[Any], scale: float | None = None, **options: Any) -> Source:
+    """Feed dicts or tuples of arrays, each a batch or a sample, or an object with `get_next()`; options as of `npz`.
 
     They are read once and kept: in memory up to a GiB, beyond that in a temporary file. Batches may be of several
     shapes where the model leaves sizes open.
     """
-    return _Feeds(items, _options(scale, ignore_label, const, axes))
+    return _Feeds(items, _options("data.feeds", ArrayOptions(), {"scale": scale, **options}))
 
 
 def folder(
     path: str | os.PathLike[str],
-    mean: float | Sequence[float] | Literal["imagenet"] = 0.0,
+    mean: float | Sequence[float] | Literal["imagenet"] | None = None,
     std: float | Sequence[float] | Literal["imagenet"] | None = None,
     scale: float | None = None,
-    *,
-    size: int | tuple[int, int] | None = None,
-    resize: Resize = "stretch",
-    color: Color = "rgb",
-    layout: Layout = "auto",
-    classes: str | os.PathLike[str] | Sequence[str] | None = None,
+    **options: Any,
 ) -> Source:
     """A folder with one folder of images for each class, or images without labels; or a .csv of paths and labels.
 
     The path may hold `train` and `test` (or `val`) folders of that form. Images are converted to the channels
     of the model's only input and its size, and given as (pixel * scale - mean) / std; integers are given pixels.
-    Options as in `tgonnx.data.options.ImageOptions`.
+    Options are the fields of `tgonnx.data.options.ImageOptions`. Raises `UsageError`.
     """
     is_a("data.folder", path, (str, os.PathLike), "a path")
-    options = ImageOptions(
-        mean=mean, std=std, scale=scale, size=size, resize=resize, color=color, layout=layout, classes=classes
-    )
-    return read(path, images=options, is_images=True)
+    given = {"mean": mean, "std": std, "scale": scale, **options}
+    return read(path, images=_options("data.folder", ImageOptions(), given), is_images=True)
 
 
 def read(
@@ -121,16 +99,19 @@ def read(
     if not place.exists():
         raise UsageError(f"{path}: no such file or folder")
     if is_images or place.is_dir() or place.suffix.lower() == ".csv":
-        chosen = images or ImageOptions()
-        _check_choice("resize", chosen.resize, ("stretch", "crop", "letterbox"))
-        _check_choice("color", chosen.color, ("rgb", "bgr"))
-        _check_choice("layout", chosen.layout, ("auto", "nchw", "nhwc"))
-        if arrays is not None and arrays != ArrayOptions():
-            raise UsageError(f"{path}: images take no ignore_label, const or axes")
-        return ImageTable(place, chosen) if place.is_file() else ImageFolder(place, chosen)
-    if images is not None and images != ImageOptions():
-        raise UsageError(f"{path}: mean, std, size, resize, color, layout and classes are for images")
-    return _Npz(place, arrays or ArrayOptions())
+        pixels = images or ImageOptions()
+        _refuse(place, "images", ImageOptions, arrays, pixels)
+        return ImageTable(place, pixels) if place.is_file() else ImageFolder(place, pixels)
+    numbers = arrays or ArrayOptions()
+    _refuse(place, "arrays", ArrayOptions, images, numbers)
+    return _Npz(place, numbers)
+
+
+def _refuse(place: Path, held: str, kind: type, given: PixelOptions | None, own: PixelOptions) -> None:
+    """Raise `OptionError` for what is `given` for the other kind of data, unless its `own` options say the same."""
+    for name in () if given is None else changed(given):
+        if name not in specs(kind) or getattr(own, name) != getattr(given, name):
+            raise OptionError(name, f"means nothing for {place}, which holds {held}")
 
 
 def open_dataset(data: Data, model: onnx.ModelProto) -> Dataset:
@@ -152,18 +133,13 @@ def _as_source(data: Data) -> Source:
     raise UsageError(f"data cannot be a {type(data).__name__}; give a path, arrays or feed dicts")
 
 
-def _options(
-    scale: float | None,
-    ignore_label: int | None,
-    const: Mapping[str, Any] | None,
-    axes: Mapping[str, int | None] | None,
-) -> ArrayOptions:
-    return ArrayOptions(scale=scale, ignore_label=ignore_label, const=const or {}, axes=axes or {})
+Options = TypeVar("Options", bound=PixelOptions)
 
 
-def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UsageError(f"{option} {value!r} is not one of {', '.join(choices)}")
+def _options(caller: str, plain: Options, given: Mapping[str, Any]) -> Options:
+    """The options with what is `given`. Raises `UsageError`."""
+    (chosen,) = with_fields(caller, given, plain)
+    return cast(Options, chosen)
 
 
 @dataclass(frozen=True)

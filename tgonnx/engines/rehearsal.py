@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,9 +21,10 @@ import onnx
 
 from tgonnx.engines import first_step
 from tgonnx.engines.gradient_check import Verdict, judge, relaxed
+from tgonnx.engines.optimizers import OPTIMIZERS, Optimizer, named
 from tgonnx.engines.spec import Device, EngineName, ParameterGroup, StepSpec
-from tgonnx.engines.table import AUTO, candidates
-from tgonnx.errors import TgonnxError, UnsupportedError
+from tgonnx.engines.table import AUTO, ENGINES, Engine, candidates
+from tgonnx.errors import OptionError, TgonnxError, UnsupportedError
 from tgonnx.graph.builder import Array
 from tgonnx.io.interrupts import temporary_folder
 from tgonnx.runtime.children import run_child, watch_parent
@@ -58,13 +60,17 @@ def rehearse(
     """Try the first step; `feeds` as for a step, learning rates and other scalars excepted.
 
     Raises UnsupportedError naming the engine and the step that crashed, or the nodes whose gradients are wrong,
-    and InstallationError if the engine or the device is not there.
+    InstallationError if the engine or the device is not there, and OptionError for an engine or optimiser that a child
+    cannot be handed.
     """
     providers(device)
+    tried = candidates(engine, device)
+    strategies = _packed(tried, [named(group.optimizer) for group in spec.groups])
     with temporary_folder() as folder:
         _write(spec, feeds, folder)
+        (folder / "strategies").write_bytes(strategies)
         failures: list[str] = []
-        for each in candidates(engine, device):
+        for each in tried:
             falls_back = engine == AUTO and not failures
             played = _play(folder, each.name, falls_back, threads, device)
             if not played.failure and played.engine is not None:
@@ -72,6 +78,33 @@ def rehearse(
                 return Rehearsal(played.engine, (told,) if failures else ())
             failures.append(played.failure)
         raise UnsupportedError("; ".join(failures))
+
+
+def _packed(engines: Sequence[Engine], optimizers: Sequence[Optimizer]) -> bytes:
+    """What the child needs of the tables, where programs may have put something of their own. Raises OptionError."""
+    entries: list[Engine | Optimizer] = [*engines, *optimizers]
+    for each in entries:
+        try:
+            alien = b"__main__" in pickle.dumps(
+                each
+            )  # functions go by their names, and a child has another script
+        except (pickle.PicklingError, AttributeError, TypeError):
+            alien = True
+        if alien:
+            raise OptionError(
+                "engine" if isinstance(each, Engine) else "optimizer",
+                f"{each.name!r} cannot be handed to the process that tries the first step: its functions must stand in "
+                "a module that can be imported",
+            )
+    return pickle.dumps((engines, optimizers))
+
+
+def _take_over(packed: bytes) -> None:
+    """Have the same tables as the parent, as far as they are needed."""
+    engines, optimizers = pickle.loads(packed)
+    ENGINES.clear()
+    ENGINES.update((each.name, each) for each in engines)
+    OPTIMIZERS.update((each.name, each) for each in optimizers)
 
 
 def _write(spec: StepSpec, feeds: Mapping[str, Array], folder: Path) -> None:
@@ -100,7 +133,7 @@ def _play(folder: Path, engine: EngineName, falls_back: bool, threads: int | Non
     answer.unlink(missing_ok=True)
     stage.write_text(BUILD, encoding="utf-8")
     root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([root, *filter(None, sys.path)])
     code, errors = run_child([*CHILD, str(folder)], {**os.environ, "PYTHONPATH": path})
     if code == 0 and answer.exists():
         return _Played(**json.loads(answer.read_text(encoding="utf-8")))
@@ -121,6 +154,7 @@ def play(place: str) -> None:
     """What the child does: build, run, check, and write the answer. A crash leaves the stage it came in."""
     folder = Path(place)
     watch_parent(folder)
+    _take_over((folder / "strategies").read_bytes())
     record = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
     options = json.loads((folder / "options.json").read_text(encoding="utf-8"))
     with np.load(folder / "feeds.npz") as stored:

@@ -1,6 +1,6 @@
-"""The engines by name, in the order in which "auto" tries them.
+"""The engines by name, in the order in which "auto" tries them; from outside, `register` one.
 
-The first step is tried in a process of its own, which knows the engines of this table alone.
+The first step is tried in a process of its own, which is handed the engine: its functions must stand in a module.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ ENGINES: dict[str, Engine] = {
         Engine(name="portable", differentiate=portable.differentiate, devices=("cpu", "cuda")),
     )
 }
+
+
+def register(engine: Engine) -> None:
+    """Let `engine=NAME` mean this engine, which "auto" tries last; one of the same name is replaced."""
+    ENGINES[engine.name] = engine
 
 
 def candidates(engine: str = AUTO, device: Device = "cpu") -> list[Engine]:

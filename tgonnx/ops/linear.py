@@ -24,7 +24,8 @@ from tgonnx.ops.aspects.products import (
 )
 from tgonnx.ops.aspects.relations import Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import cost, fixes, gradient, products, rule
+from tgonnx.ops.aspects.sums import Sum
+from tgonnx.ops.aspects.tables import cost, fixes, gradient, products, rule, sums
 from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View, broadcast, contract
 
@@ -141,6 +142,13 @@ def _rows_by_matrix(x: Array, draw: Draw, lead: tuple[int, ...]) -> Array:
     return x[:, draw(x.shape[1])]
 
 
+@sums("MatMul")
+def summed_by_ones(view: View) -> Sum | None:
+    """The product with a matrix of equal numbers."""
+    matrix = view.has(1) and view.input(1).rank == 2
+    return Sum([view.input(0).rank - 1], times=1) if matrix else None
+
+
 @cost("MatMul")
 def matmul_cost(view: View) -> list[Term]:
     a, y = view.input(0), view.output()
@@ -254,6 +262,14 @@ def _einsum_axes(view: View) -> tuple[list[str], str]:
         right = "..." + "".join(sorted({c for c in left if c.isalpha() and counts.count(c) == 1}))
     hidden = view.output().rank - len(right.replace("...", ""))
     return operands, right.replace("...", "".join(reversed(capitals[:hidden])))
+
+
+@sums("Einsum")
+def summed_letters(view: View) -> Sum | None:
+    """The letters of its only operand that are left out."""
+    letters, arrow, kept = view.attribute("equation").replace(" ", "").partition("->")
+    plain = arrow and letters.isalpha() and len(set(letters)) == len(letters)
+    return Sum([i for i, letter in enumerate(letters) if letter not in kept]) if plain else None
 
 
 @cost("Einsum")

@@ -14,14 +14,15 @@ from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.gating import Gating
 from tgonnx.ops.aspects.relations import Alternative, Choice, Free, Labels, Relation, Site, Tie
 from tgonnx.ops.aspects.row import Grads, Outputs, Row, Shapes
-from tgonnx.ops.aspects.tables import definition, fixes, gated, gradient, resize, rule, sizes
+from tgonnx.ops.aspects.sums import Sum
+from tgonnx.ops.aspects.tables import definition, fixes, gated, gradient, resize, rule, sizes, sums
 from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, View, broadcast, same
 
 if TYPE_CHECKING:  # heavy, and needed for gates only
     import onnx_graphsurgeon as gs
 
-traits("BatchNormalization", are=Traits(weights=(1, 2), keeps_shape=True))
+traits("BatchNormalization", are=Traits(weights=(1, 2), statistics=(3, 4), keeps_shape=True))
 
 
 @fixes("BatchNormalization", "InstanceNormalization")
@@ -333,6 +334,12 @@ def lp_norm(view: View) -> Iterator[Relation]:
     x, axis = view.input(0), view.attribute("axis", -1) % view.input(0).rank
     yield from same(x, view.output())
     yield Site("normalize", 0, axis, x[axis])
+
+
+@sums("LpNormalization")
+def lp_norm_sum(view: View) -> Sum | None:
+    axis = view.attribute("axis", -1) % view.input(0).rank
+    return Sum([axis], "squares", -0.5, divides=True) if view.attribute("p", 2) == 2 else None
 
 
 @gated("LpNormalization")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from onnx import TensorProto
@@ -12,7 +13,8 @@ from tgonnx.graph.builder import Value
 from tgonnx.ops.aspects.gating import Gating
 from tgonnx.ops.aspects.relations import Relation, Site, Tie
 from tgonnx.ops.aspects.row import Grads, Row
-from tgonnx.ops.aspects.tables import elements, gated, gradient, rule
+from tgonnx.ops.aspects.sums import Sum
+from tgonnx.ops.aspects.tables import elements, gated, gradient, rule, sums
 from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, View, same
 
@@ -84,9 +86,19 @@ def surviving(x: Operand, y: Operand, axes: list[int], keepdims: bool) -> Iterat
             position += 1
 
 
-traits("ReduceSum", "ReduceL1", "ReduceSumSquare", are=Traits(sums=1.0))
-traits("ReduceL2", are=Traits(sums=0.5))
-traits("ReduceMean", are=Traits(sums=1.0, averages=True))
+SUMS: dict[str, Callable[[list[int]], Sum]] = {
+    "ReduceSum": Sum,
+    "ReduceMean": partial(Sum, averages=True),
+    "ReduceL1": partial(Sum, of="magnitudes"),
+    "ReduceL2": partial(Sum, of="squares", power=0.5),
+    "ReduceSumSquare": partial(Sum, of="squares"),
+}
+
+
+@sums(*SUMS)
+def summed(view: View) -> Sum | None:
+    axes = reduced_axes(view)
+    return SUMS[view.op_type](axes) if axes else None
 
 
 traits(*ADDITIVE, *EXTREME, *OTHER, are=Traits(reduces=True))

@@ -5,5 +5,6 @@ from tgonnx.pipeline.evaluating import Evaluation, evaluate
 from tgonnx.pipeline.plan import steps_for
 from tgonnx.pipeline.pruning import prune
 from tgonnx.pipeline.result import Figures, PruneResult
+from tgonnx.pipeline.sweeping import sweep
 
-__all__ = ["Evaluation", "Figures", "PruneResult", "embed", "evaluate", "prune", "steps_for"]
+__all__ = ["Evaluation", "Figures", "PruneResult", "embed", "evaluate", "prune", "steps_for", "sweep"]

@@ -6,7 +6,7 @@ those of the original, refitted. The one that does best on held-out samples is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -17,6 +17,7 @@ from tgonnx.passes.compensate import Refit, compensate
 from tgonnx.pipeline.plan import Plan
 from tgonnx.selection.criteria import select
 from tgonnx.selection.mask import Mask
+from tgonnx.training.evidence import evidence_of
 from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import WATCHED
 from tgonnx.training.progress import Journal
@@ -43,16 +44,20 @@ def choose(plan: Plan, task: Task, steps: int, recipe: Settings, journal: Journa
         mask = plan.commit(found.scores)
         full = with_values(full, found.values) if recipe.train_weights else full
     else:
-        inputs = Calibration(task.split, seed=recipe.seed)
+        evidence = evidence_of(coupling, task, recipe)
         mask = select(
-            coupling, plan.goal, recipe.criterion_used, recipe.seed, inputs=inputs, bounds=plan.bounds
+            coupling, plan.goal, recipe.criterion_used, recipe.seed, evidence=evidence, bounds=plan.bounds
         )
     return Chosen(mask, full, plan.family.cut(full, coupling, mask))
 
 
 def best_commit(plan: Plan, chosen: Chosen, task: Task, recipe: Settings) -> onnx.ModelProto:
-    """The cut model to go on with: of `commits`, the one that is best on held-out samples, or the last if none are."""
-    tried = [*_commits(plan, chosen, task, recipe)]
+    """The cut model to go on with: of the commits at hand the best."""
+    return best_of([*_commits(plan, chosen, task, recipe)], task, recipe)
+
+
+def best_of(tried: Sequence[onnx.ModelProto], task: Task, recipe: Settings) -> onnx.ModelProto:
+    """The model that is best on held-out samples, of equal ones the last; the last, too, where none are held out."""
     if task.metric is None or len(tried) == 1:
         return tried[-1]
     metric, threads = task.metric, recipe.threads or 0

@@ -10,11 +10,12 @@ import onnx
 
 from tgonnx.graph.proto import with_values
 from tgonnx.io.save import save
-from tgonnx.pipeline.choosing import best_commit, choose
+from tgonnx.pipeline.choosing import best_commit, best_of, choose
 from tgonnx.pipeline.embedding import doubts, verified
 from tgonnx.pipeline.measuring import Yardstick
 from tgonnx.pipeline.plan import Plan
 from tgonnx.pipeline.result import PruneResult, result_of
+from tgonnx.pipeline.ways import Way
 from tgonnx.proof import Prover
 from tgonnx.selection.mask import Mask
 from tgonnx.training.fine_tune import fine_tune
@@ -24,6 +25,7 @@ from tgonnx.training.progress import Journal, Progress
 from tgonnx.training.recipe import Settings
 from tgonnx.training.state import Found
 from tgonnx.training.statistics import refresh_statistics
+from tgonnx.training.step import stake, training_copy
 from tgonnx.training.task import Task
 
 SETTLED, NEAR = 100, 0.05  # steps in which gates come to rest, and how near the target they then are
@@ -32,13 +34,14 @@ HURRY = 3.0  # seconds of verification when somebody waits for the prompt
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is learned in a run: the plan, what is measured, the task, the steps of both phases and the settings."""
+    """What is learned in a run, and how: the plan, what is measured, the task, steps of both phases, settings, way."""
 
     plan: Plan
     measure: Yardstick
     task: Task
     steps: tuple[int, int]
     recipe: Settings
+    way: Way
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,11 @@ def with_data(lesson: Lesson, prover: Prover, keeper: Keeper) -> PruneResult:
 
     with keeper.salvaging(so_far):
         pruned = chosen.cut
-        if recipe.train_weights:
-            pruned = fine_tune(pruned, task, lesson.steps[1], recipe, journal, chosen.left, keeper)
-            pruned = refresh_statistics(pruned, task, recipe)
+        if lesson.steps[1]:
+            tuned = fine_tune(
+                pruned, task, lesson.steps[1], recipe, journal, chosen.left, keeper, _stake(lesson, keeper)
+            )
+            pruned = best_of([pruned, refresh_statistics(tuned, task, recipe)], task, recipe)
         pruned, check, doubt = verified(plan, chosen.mask, chosen.full, pruned, prover)
         notes = (*doubts(doubt), *journal.notes)
         return result_of(plan, chosen.mask, pruned, check, journal, lesson.measure, notes)
@@ -100,6 +105,16 @@ def _searched(lesson: Lesson, prover: Prover, keeper: Keeper) -> Choice:
         loss = journal.records[-1].loss if journal.records else math.nan
         journal.record(Progress("commit", 1, 1, 1, 1, loss, watched, left))
     return Choice(mask, full, cut, left)
+
+
+def _stake(lesson: Lesson, keeper: Keeper) -> float:
+    """What the task's loss has to lose, as the search has found it, or found out here."""
+    if keeper.found is not None:
+        return keeper.found.stake
+    plan, task, recipe = lesson.plan, lesson.task, lesson.recipe
+    first = next(task.batches(recipe.batch, recipe.seed))
+    gated = plan.family.insert(plan.model.proto, plan.coupling, None)
+    return stake(training_copy(gated, recipe, first), task, recipe)
 
 
 def _note_short(lesson: Lesson, found: Found, journal: Journal) -> None:

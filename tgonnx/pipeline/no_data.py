@@ -25,7 +25,7 @@ UNMEASURED = "no data was given: {how}, and accuracy was not measured"
 def without_data(plan: Plan, recipe: Recipe, run: Run, prover: Prover) -> PruneResult:
     """Choose, cut, refit on stand-ins, verify. Raises OptionError for what cannot be had without data."""
     name = CRITERION if recipe.criterion == "auto" else recipe.criterion
-    if name == GATES or criterion_of(name).on_inputs is not None:
+    if name == GATES or criterion_of(name).score is None:
         raise OptionError("criterion", f"{name!r} needs data")
     mask = select(plan.coupling, plan.goal, name, run.seed, bounds=plan.bounds)
     cut = plan.family.cut(plan.model.proto, plan.coupling, mask)

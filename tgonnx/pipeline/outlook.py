@@ -32,6 +32,7 @@ def outlook(lesson: Lesson, dataset: Dataset) -> Outlook:
     rows += [(f"input {value.name}", describe_type(value)) for value in model_inputs(model)]
     rows += [("data", note) for note in dataset.notes]
     rows += _outputs(plan, lesson.task)
+    rows.append(("recipe", lesson.way.name))
     rows.append(("training", _training(recipe, lesson.steps)))
     names = [engine.name for engine in candidates(recipe.engine, recipe.device)]
     rows.append(("engine", f"{' or '.join(names)} on {recipe.device}"))

@@ -22,8 +22,9 @@ from tgonnx.options import Attention, attention_of, of_class, with_fields
 from tgonnx.pipeline.learning import Lesson
 from tgonnx.pipeline.measuring import yardstick
 from tgonnx.pipeline.outlook import outlook
-from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, reachable, steps_for
+from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, steps_for
 from tgonnx.pipeline.result import PruneResult
+from tgonnx.pipeline.ways import TRAINING, way_for
 from tgonnx.proof import Prover, data_feeds
 from tgonnx.runtime.known_part import known_part, unknown_operators, with_rest
 from tgonnx.runtime.sessions import open_session
@@ -31,6 +32,7 @@ from tgonnx.selection.bounds import Bounds
 from tgonnx.training.identity import identity
 from tgonnx.training.keeper import Keeper, open_keeper
 from tgonnx.training.progress import Journal, Listener
+from tgonnx.training.rates import rate_for
 from tgonnx.training.recipe import Recipe, Run, Settings
 
 OWN = (  # of this process alone: a run goes on with other values of these
@@ -136,7 +138,7 @@ def _planned(
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
     least = min((target.as_share(coupling.cost_model) for target in wanted), key=lambda target: target.value)
-    return Plan(model, coupling, least, reachable(coupling, least, bounds), bounds, whole=whole)
+    return Plan(model, coupling, least, least, bounds, whole=whole).aimed(least)
 
 
 def _opened(data: Data, test: Data | None, model: onnx.ModelProto, recipe: Recipe) -> Dataset:
@@ -153,14 +155,16 @@ def _lesson(plan: Plan, dataset: Dataset, fitting: Fit, recipe: Recipe, run: Run
     """What is to be learned, after the original was measured. Raises DataError."""
     original = plan.model.original
     size = batch_size(plan.model, parted(dataset).train, recipe.batch)
-    settings = Settings(**(vars(recipe) | vars(run) | {"batch": size}))
+    rate = recipe.lr if recipe.lr is not None else rate_for(plan.model.proto, plan.goal)
+    settings = Settings(**(vars(recipe) | vars(run) | {"batch": size, "lr": rate}))
     if fitting.graph:
         try_graph(fitting, dataset, open_session(original), size)
     measure = yardstick(dataset, fitting, original, settings)
     task = measure.task(original, settings)
     per_epoch = task.steps_per_epoch(size, recipe.accumulate)
+    way = way_for(recipe, fitting, len(measure.parts.train))
     steps = steps_for(per_epoch, recipe.epochs, recipe.train_weights, settings.by_gates)
-    return Lesson(plan, measure, task, steps, settings)
+    return Lesson(plan, measure, task, way.steps(steps), settings, way)
 
 
 def _keeper(lesson: Lesson, dataset: Dataset, wanted: Sequence[Target], run: Run, journal: Journal) -> Keeper:
@@ -173,6 +177,8 @@ def _keeper(lesson: Lesson, dataset: Dataset, wanted: Sequence[Target], run: Run
     journal.begin(outlook(lesson, dataset))
     for note in dataset.notes:
         journal.note(note, "data")
+    if lesson.way is not TRAINING:
+        journal.note(f"recipe: {lesson.way.name}", "recipe")
     followers = [part.output for part in fit.others if part.originals]
     if followers and (fit.graph or fit.answers):
         names = ", ".join(map(repr, followers))

@@ -9,9 +9,11 @@ from tgonnx.analysis.target import Given
 from tgonnx.data.sources import Data
 from tgonnx.options import Attention
 from tgonnx.pipeline.learning import with_data
+from tgonnx.pipeline.lossless import without_loss
 from tgonnx.pipeline.no_data import without_data
 from tgonnx.pipeline.preparing import Options, prepared
 from tgonnx.pipeline.result import PruneResult
+from tgonnx.pipeline.sweeping import smallest_within
 from tgonnx.selection.bounds import Bounds
 from tgonnx.training.progress import Listener
 from tgonnx.training.recipe import Recipe, Run
@@ -44,8 +46,13 @@ def prune(
     """
     options = Options.of("prune", (recipe, bounds, run), fields, attention, progress)
     job = prepared(model, data, (target,), options)
-    if job.lesson is None:
+    if options.recipe.lossless:
+        return job.completed(without_loss(job.plan, job.prover))
+    if options.recipe.max_drop is not None:
+        result = smallest_within(job, options, options.recipe.max_drop)
+    elif job.lesson is None:
         return without_data(job.plan, options.recipe, options.run, job.prover)
-    result = job.completed(with_data(job.lesson, job.prover, job.keeper))
+    else:
+        result = job.completed(with_data(job.lesson, job.prover, job.keeper))
     job.keeper.finish(result.mask)
     return result

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from tgonnx.errors import UsageError
 from tgonnx.graph.declared import describe_type, model_inputs
-from tgonnx.graph.named_sizes import named_sizes
 from tgonnx.graph.proto import opset_of
+from tgonnx.io.named_sizes import named_sizes
 from tgonnx.io.summary import Shown, Summary, left_out
 from tgonnx.options import VERIFY_SECONDS
 from tgonnx.runtime.child import Crash, ask
 from tgonnx.runtime.comparison import Finding, How, Packed, compare
 from tgonnx.runtime.feeds import Drawer
 from tgonnx.runtime.known_part import known_part, unknown_operators
+from tgonnx.runtime.options import RTOL
 from tgonnx.runtime.runner import running
 from tgonnx.runtime.sessions import Feeds, Session
 from tgonnx.runtime.trial_sizes import Size, Trials
 
-RTOL = 1e-4
 _CRASHES = 30  # sizes at which the runtime may crash before it is given up
 SHOWN = 3  # reasons of a check that are printed with it
 CURE = "give real inputs with --data"

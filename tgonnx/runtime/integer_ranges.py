@@ -37,9 +37,10 @@ class _Affine:
     def of(self, node: onnx.NodeProto, position: int, constant: Array) -> _Affine:
         """What an arithmetic node makes of it, together with a constant."""
         low, high = float(constant.min()), float(constant.max())
-        if node.op_type == "Mul":
+        does = traits_of(node)
+        if does.times:
             return _Affine(self.times * high, *sorted((self.plus_low * high, self.plus_high * high)))
-        if node.op_type == "Add":
+        if does.plus > 0:
             return _Affine(self.times, self.plus_low + low, self.plus_high + high)
         if position == 0:  # value - constant
             return _Affine(self.times, self.plus_low - high, self.plus_high - low)
@@ -136,7 +137,7 @@ def _range(graph: _Graph, start: str) -> Range | None:
             if (rows := _rows(graph, node, position)) and affine.times:
                 least, most = affine.inputs_for(rows)
                 low, high = max(low, least), min(high, most)
-            elif node.op_type == "Equal" and affine == _Affine():
+            elif traits_of(node).compares and affine == _Affine():
                 other = graph.small(node.input[1 - position])
                 hints |= set() if other is None else {int(item) for item in other.ravel()[:64]}
             follows = _through(graph, node, position, affine)
@@ -157,8 +158,8 @@ def _rows(graph: _Graph, node: onnx.NodeProto, position: int) -> int | None:
 
 def _through(graph: _Graph, node: onnx.NodeProto, position: int, affine: _Affine) -> _Affine | None:
     """What becomes of the input in a node's output; None where it is no index any more."""
-    if node.op_type in ("Add", "Sub", "Mul"):
+    does = traits_of(node)
+    if does.plus or does.times > 0:
         constant = graph.small(node.input[1 - position])
         return None if constant is None else affine.of(node, position, constant)
-    carries = traits_of(node).carries
-    return affine if carries == EACH or position in carries else None
+    return affine if does.carries == EACH or position in does.carries else None

@@ -14,7 +14,7 @@ import onnx
 import onnx.shape_inference
 from onnx import TensorProto, helper, numpy_helper
 
-from tgonnx.graph.proto import captured_names
+from tgonnx.graph.proto import attribute_of, captured_names
 from tgonnx.io.checker import without_initializers
 from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.runtime.measure import Array, epsilon
@@ -103,10 +103,8 @@ def stepping_outputs(model: onnx.ModelProto) -> set[str]:
 
 
 def _rounds(node: onnx.NodeProto) -> bool:
-    if node.op_type == "Cast":
-        return any(item.name == "to" and item.i in _COARSE_CASTS for item in node.attribute)
     are = traits_of(node)
-    return are.rounds or are.quantizes
+    return are.rounds or are.quantizes or (are.converts and attribute_of(node, "to") in _COARSE_CASTS)
 
 
 def _whole_numbers(model: onnx.ModelProto) -> set[str]:

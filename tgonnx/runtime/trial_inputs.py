@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tgonnx.errors import ModelError
-from tgonnx.graph.named_sizes import named_sizes
+from tgonnx.io.named_sizes import named_sizes
 from tgonnx.runtime.feeds import STYLES, WIDEST, Drawer
 from tgonnx.runtime.integer_ranges import settings_to_try
 from tgonnx.runtime.runner import Runner, describe_shapes

@@ -8,16 +8,14 @@ import numpy as np
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.target import Given, Target
-from tgonnx.errors import OptionError, UnsupportedError
+from tgonnx.errors import UnsupportedError
 from tgonnx.options import CRITERION, of_class, whole_number, with_fields
-from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.bounds import Bounds, Ranking
 from tgonnx.selection.budget import DEFAULT, fit, floors
 from tgonnx.selection.dead import dead_units
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.mask_file import Open
-from tgonnx.selection.scoring import Inputs, Scores, criterion_of, scores_by
-
-ALLOCATIONS = ("auto", "uniform", "global")
+from tgonnx.selection.scoring import Evidence, Scores, criterion_of, scores_by
 
 
 def select(
@@ -26,7 +24,7 @@ def select(
     criterion: str = CRITERION,
     seed: int = 0,
     *,
-    inputs: Inputs | None = None,
+    evidence: Evidence | None = None,
     allocation: str = "auto",
     bounds: Bounds | None = None,
     **fields: Any,
@@ -35,17 +33,17 @@ def select(
 
     `l2` keeps the units whose weights have the largest norm within their group; `tgonnx.selection.scoring.CRITERIA`
     has all names. Every group is cut by the same fraction, unless the criterion or `allocation` ("uniform" or
-    "global") says otherwise. Units that do nothing go first (`tgonnx.selection.dead`). `inputs` are batches of inputs,
-    for a criterion that looks at them. The fields of `Bounds` are keywords, too.
+    "global") says otherwise. Units that do nothing go first (`tgonnx.selection.dead`). `evidence` is for a
+    criterion that looks at inputs or at the loss. The fields of `Bounds` are keywords, too.
 
     Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
     """
     wanted = Target.of(target)
     (within,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
-    across = _across(allocation, criterion)
-    scores = scores_by(criterion, coupling, whole_number("seed", seed), inputs)
+    how = Ranking(criterion=criterion, allocation=allocation)
+    scores = scores_by(how.criterion, coupling, whole_number("seed", seed), evidence)
     dead = dead_units(coupling)
-    ranks = scores if across else _within_groups(coupling, scores, dead)
+    ranks = scores if _across(how) else _within_groups(coupling, scores, dead)
     return fit(coupling, np.where(dead, -np.inf, ranks), wanted, within)
 
 
@@ -67,10 +65,9 @@ def without_dead(coupling: Coupling, bounds: Bounds = DEFAULT) -> Mask:
     return Mask.of(coupling, ~dead)
 
 
-def _across(allocation: str, criterion: str) -> bool:
-    if allocation not in ALLOCATIONS:
-        raise OptionError("allocation", f"{allocation!r} is none of {', '.join(ALLOCATIONS)}")
-    return criterion_of(criterion).across if allocation == "auto" else allocation == "global"
+def _across(how: Ranking) -> bool:
+    """Whether units of all groups are ranked together."""
+    return criterion_of(how.criterion).across if how.allocation == "auto" else how.allocation == "global"
 
 
 def _within_groups(coupling: Coupling, scores: Scores, dead: Open) -> Scores:

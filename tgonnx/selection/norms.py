@@ -13,6 +13,7 @@ from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.kinds import FLOAT_TYPES, PARAMETER_TYPES, QUANTISED_TYPES
 from tgonnx.analysis.uses import Uses
 from tgonnx.graph.proto import attribute_of
+from tgonnx.ops.aspects.traits import traits_of
 
 Array = npt.NDArray[np.float64]
 
@@ -50,20 +51,22 @@ def _folded(coupling: Coupling) -> dict[str, Array]:
     factors = {}
     for name, (use, *others) in uses.by_weight.items():
         readers = uses.readers[use.output]
-        if others or len(readers) != 1 or readers[0].op_type != "BatchNormalization":
+        are = traits_of(readers[0]) if len(readers) == 1 else None
+        if others or are is None or not are.statistics:
             continue
-        scale, variance = (uses.stored.get(readers[0].input[i]) for i in (1, 4))
+        places = are.weights[0], are.statistics[1]
+        scale, variance = (uses.stored.get(readers[0].input[i]) for i in places)
         shape = tuple(uses.stored[name].dims)
         if scale is None or variance is None or use.output in uses.outputs:
             continue
         epsilon = attribute_of(readers[0], "epsilon", 1e-5)
         spread = np.sqrt(np.maximum(numpy_helper.to_array(variance).astype(np.float64), 0) + epsilon)
         folded = numpy_helper.to_array(scale).astype(np.float64) / spread
-        places = use.matrix(np.arange(math.prod(shape)).reshape(shape))  # [groups, terms, outputs]
-        if places.shape[0] * places.shape[2] != folded.size:
+        elements = use.matrix(np.arange(math.prod(shape)).reshape(shape))  # [groups, terms, outputs]
+        if elements.shape[0] * elements.shape[2] != folded.size:
             continue
         values = np.ones(math.prod(shape))
-        values[places] = folded.reshape(places.shape[0], 1, -1)
+        values[elements] = folded.reshape(elements.shape[0], 1, -1)
         factors[name] = values.reshape(shape)
     return factors
 

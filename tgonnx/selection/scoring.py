@@ -26,13 +26,15 @@ class Criterion:
     """A criterion by name: one entry of the table `CRITERIA`.
 
     `score` takes a coupling and a seed, and gives a number for each unit, [units]; within a group, the units of
-    higher score stay. `on_inputs` in its place takes a coupling and batches of inputs. `across`: scores of different
-    groups can be compared; otherwise every group is cut by the same fraction.
+    higher score stay. In its place, `on_inputs` takes a coupling and batches of inputs, and `on_slopes` a coupling and
+    the slopes of the task's loss along the gates, [batches, units], which needs labels or targets. `across`: scores of
+    different groups can be compared; otherwise every group is cut by the same fraction.
     """
 
     name: str
     score: Callable[[Coupling, int], Scores] | None = None
     on_inputs: Callable[[Coupling, Inputs], Scores] | None = None
+    on_slopes: Callable[[Coupling, Scores], Scores] | None = None
     across: bool = False
 
 
@@ -61,6 +63,18 @@ def _fpgm(coupling: Coupling, seed: int) -> Scores:
     return unit_distances(coupling)
 
 
+def _taylor(coupling: Coupling, slopes: Scores) -> Scores:
+    """How much the loss changes without the unit, to first order (Molchanov et al. 2017, equation 7)."""
+    found: Scores = np.abs(slopes).mean(0)
+    return found
+
+
+def _fisher(coupling: Coupling, slopes: Scores) -> Scores:
+    """The same from the squares of slopes (Theis et al. 2018; of coupled units: Liu et al. 2021)."""
+    found: Scores = np.square(slopes).mean(0)
+    return found
+
+
 def _zero(coupling: Coupling, seed: int) -> Scores:
     """Nothing but whether a unit does something: the first that do nothing go, then those behind in their group."""
     return np.concatenate([-np.arange(g.size, dtype=np.float64) for g in coupling.groups])[
@@ -80,6 +94,8 @@ CRITERIA: dict[str, Criterion] = {
         Criterion(name="l2", score=_l2),
         Criterion(name="lamp", score=_lamp, across=True),
         Criterion(name="fpgm", score=_fpgm),
+        Criterion(name="taylor", on_slopes=_taylor),
+        Criterion(name="fisher", on_slopes=_fisher),
         Criterion(name="obs", on_inputs=order_of_removal),
         Criterion(name="zero", score=_zero),
         Criterion(name="random", score=_random),
@@ -97,17 +113,29 @@ def criterion_of(name: str) -> Criterion:
     return find(CRITERIA, name, "criterion")
 
 
-def scores_by(name: str, coupling: Coupling, seed: int = 0, inputs: Inputs | None = None) -> Scores:
+@dataclass(frozen=True)
+class Evidence:
+    """What criteria may look at, made when one does: batches of inputs, and slopes along gates, [batches, units]."""
+
+    inputs: Callable[[], Inputs] | None = None
+    slopes: Callable[[], Scores] | None = None
+
+
+def scores_by(name: str, coupling: Coupling, seed: int = 0, evidence: Evidence | None = None) -> Scores:
     """The scores of all units by the criterion of that name.
 
-    Raises UsageError for a name that is not in the table, listing those that are, for a criterion that needs inputs and
-    is given none, and for scores that rank nothing.
+    Raises UsageError for a name that is not in the table, listing those that are, for a criterion that needs evidence
+    of which there is none, and for scores that rank nothing.
     """
-    criterion = criterion_of(name)
+    criterion, given = criterion_of(name), evidence or Evidence()
     if criterion.on_inputs is not None:
-        if not inputs:
+        if given.inputs is None:
             raise OptionError("criterion", f"{name!r} looks at inputs: give data")
-        found = criterion.on_inputs(coupling, inputs)
+        found = criterion.on_inputs(coupling, given.inputs())
+    elif criterion.on_slopes is not None:
+        if given.slopes is None:
+            raise OptionError("criterion", f"{name!r} looks at the loss: give data with labels or targets")
+        found = criterion.on_slopes(coupling, given.slopes())
     elif criterion.score is not None:
         found = criterion.score(coupling, seed)
     else:

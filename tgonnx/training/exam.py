@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tgonnx.options import like, option, settle
+from tgonnx.options import like, option
+from tgonnx.runtime.options import Timing
 from tgonnx.training.recipe import Recipe, Run
 
 Part = Literal["auto", "test", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exam:
+class Exam(Timing):
     """How models are measured side by side. Raises OptionError, which is a UsageError.
 
     `part` says on which samples: "test", those named `test_...`, or else the tenth that `prune` holds out; "all" of
@@ -27,9 +28,4 @@ class Exam:
         "there are some, else all.",
         names=get_args(Part),
     )
-    batch: int = option(1, "Samples in a run that is timed, if the model lets choose.", low=1)
-    repeats: int = option(50, "Runs of each model that are timed.", low=1)
     threads: int = like(Run, "threads")
-
-    def __post_init__(self) -> None:
-        settle(self)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tgonnx.data.arrays import ArraySamples
+from tgonnx.data.array_samples import ArraySamples
 from tgonnx.data.samples import Dataset, Split
 from tgonnx.graph.types import Array
 from tgonnx.io.checker import without_initializers

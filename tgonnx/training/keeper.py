@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
@@ -35,6 +35,7 @@ class Keeper:
     journal: Journal = field(default_factory=Journal)
     interval: float = 60.0  # seconds between two checkpoints
     better: Callable[[float, float], bool] | None = None
+    run: RunFolder | None = None  # of the run that the folder is a part of; None: it is the run
     latest: State | None = None
     found: Found | None = None
     _read: State | None = None
@@ -56,6 +57,21 @@ class Keeper:
     def resumed(self, phase: Phase) -> State | None:
         """The state that this phase goes on from; None if it starts anew."""
         return self._read if self._read is not None and self._read.phase == phase else None
+
+    def part(self, name: str) -> Keeper:
+        """The keeper of one of several models that the search is followed by, in a folder of that name.
+
+        Raises UsageError if the folder cannot be made.
+        """
+        told = Journal(self.journal.listener, [*self.journal.records], notes=[*self.journal.notes])
+        keeper = replace(self, journal=told, run=self.folder, latest=None, _read=None, _best=None)
+        if self.folder is not None:
+            keeper.folder = self.folder.part(name)
+            keeper._found_is_kept = False
+            keeper.resume()
+            if self.found is not None and not keeper._found_is_kept:
+                keeper.keep_found(self.found)
+        return keeper
 
     def keep_if_due(self, ends_epoch: bool) -> None:
         """Write a checkpoint if the last one is old, at the end of an epoch sooner, and if the metric is the best."""
@@ -103,7 +119,7 @@ class Keeper:
             if self.folder is not None:
                 with interrupts.salvaging():
                     advice = self._salvaged(model if getattr(error, "number", SIGINT) == SIGINT else None)
-                    advice = f"{advice}go on with {_command(self.folder)}"
+                    advice = f"{advice}go on with {_command(self.run or self.folder)}"
                 interrupts.advise(advice)
                 if hasattr(error, "add_note"):  # Python 3.11 and later: for those who call the library
                     error.add_note(advice)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from tgonnx.errors import OptionError
 from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, numbers_of, option, settle
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ GATES, CHOSEN_BY = (
     "gates",
     "obs",
 )  # the criterion that is learned, and what "auto" means where there are samples
+LR = 5e-4  # where nobody chooses: a trained network that learns faster forgets what it knew
 BATCH = 64  # at most, if nothing else is asked for
 
 
@@ -113,12 +115,15 @@ class Recipe:
         names=_criteria,
     )
     compensate: bool = option(True, "Refit what reads of cut channels by least squares.")
+    calibrate: bool = option(False, "Train nothing: choose and refit from a few samples, labels or not.")
+    lossless: bool = option(False, "Remove what does nothing, whatever the input, and nothing else.")
     epochs: int | None = option(
         None, "Passes over the data, search and fine-tuning together.", kind=int, low=1
     )
     batch: int | None = option(None, "Samples in a training step.", kind=int, low=1)
-    # a trained network that learns faster forgets what it knew
-    lr: float = option(5e-4, "Learning rate of the weights.", low=0)
+    lr: float | None = option(
+        None, "Learning rate of the weights; auto: the higher, the less is left.", kind=float, low=0
+    )
     gate_lr: float = option(0.02, "Learning rate of the gates.", low=0)
     lambda_: float | None = option(
         None, "Weight of the cost in the objective: auto, or a number.", kind=float, low=0
@@ -143,6 +148,12 @@ class Recipe:
     clip: float = option(0.0, "Largest norm of the gradients of all weights; 0: any.", low=0)
     accumulate: int = option(1, "Batches whose gradients are averaged for one step.", low=1)
 
+    max_drop: float | None = option(
+        None,
+        "Find the smallest model, down to --target, that loses at most so many points of the metric.",
+        kind=float,
+        low=0,
+    )
     from_scratch: bool = option(
         False,
         "The model is not trained yet: it need not be better than a constant answer, nor is it imitated.",
@@ -151,6 +162,13 @@ class Recipe:
     def __post_init__(self) -> None:
         settle(self)
         numbers_of("loss_weight", self.loss_weight)
+        if self.calibrate and self.criterion == GATES:
+            raise OptionError("calibrate", "trains nothing, and gates must learn: choose another criterion")
+        if self.lossless and (self.calibrate or self.criterion != "auto" or self.max_drop is not None):
+            raise OptionError(
+                "lossless",
+                "leaves nothing to choose: neither criterion nor calibrate nor max_drop go with it",
+            )
 
     def asked(self) -> Asked:
         """What is to be learned and measured. Raises UsageError for names and functions that are not there."""
@@ -180,7 +198,7 @@ class Recipe:
             return self.criterion
         plain = Recipe.__dataclass_fields__
         of_gates = any(getattr(self, n) != plain[n].default for n in ("gate_lr", "lambda_", "gradient"))
-        return GATES if of_gates or not self.train_weights else CHOSEN_BY
+        return GATES if of_gates or (not self.train_weights and not self.calibrate) else CHOSEN_BY
 
     @property
     def by_gates(self) -> bool:
@@ -234,6 +252,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Recipe, Run):
-    """A recipe and a run as one, for what trains: the batch is what it came to for a model and its data."""
+    """A recipe and a run as one, for what trains: batch and rate are what they came to for a model and its data."""
 
+    lr: float = option(LR, Recipe.__dataclass_fields__["lr"].metadata["option"].help, low=0)
     batch: int = option(BATCH, Recipe.__dataclass_fields__["batch"].metadata["option"].help, low=1)

@@ -64,6 +64,17 @@ class RunFolder:
 
     # --- checkpoints ----------------------------------------------------------------------------------
 
+    def part(self, name: str) -> RunFolder:
+        """A folder within, made if it is not there. Raises UsageError."""
+        path = self.path / name
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{path}: no folder can be made there: {error.strerror}") from None
+        remove_leftovers(path)
+        remove_leftovers(path / "checkpoints")
+        return RunFolder(path)
+
     def name_of(self, state: State) -> str:
         return f"{ORDER[state.phase]}-{state.phase}-{state.step:08d}"
 

@@ -10,6 +10,7 @@ import onnx
 from tgonnx.engines.trainer import session
 from tgonnx.graph.proto import with_values
 from tgonnx.graph.types import Array
+from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.passes.prepare_training import prepare_training
 from tgonnx.training.recipe import Settings
 from tgonnx.training.task import Task
@@ -21,7 +22,7 @@ def refresh_statistics(
     proto: onnx.ModelProto, task: Task, recipe: Settings, batches: int = REFRESH_BATCHES
 ) -> onnx.ModelProto:
     """The model with BatchNormalization's averages measured anew: mean and variance over some batches."""
-    if all(node.op_type != "BatchNormalization" for node in proto.graph.node):
+    if not any(traits_of(node).statistics for node in proto.graph.node):
         return proto
     drawn = list(islice(task.alike(recipe.batch, recipe.seed + 2), 1))
     copy = prepare_training(proto, {name: value.shape for name, value in drawn[0].feeds.items()})
@@ -29,7 +30,7 @@ def refresh_statistics(
         return proto
     model = copy.model
     for node in model.graph.node:
-        if node.op_type == "BatchNormalization":
+        if traits_of(node).statistics:
             _forget(node)
     del model.graph.output[:]
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -47,8 +48,10 @@ def refresh_statistics(
             squares[name] = squares.get(name, 0.0) + precise**2
     means = {name: total / count for name, total in sums.items()}
     for node in proto.graph.node:  # the variance of all samples: within batches, and between their means
-        if node.op_type == "BatchNormalization" and node.input[4] in means and node.input[3] in squares:
-            mean, variance = node.input[3], node.input[4]
+        if not (places := traits_of(node).statistics):
+            continue
+        mean, variance = (node.input[place] for place in places)
+        if variance in means and mean in squares:
             means[variance] = means[variance] + np.maximum(squares[mean] / count - means[mean] ** 2, 0)
     return with_values(proto, means)
 

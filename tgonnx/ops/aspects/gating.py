@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,33 +15,47 @@ if TYPE_CHECKING:  # heavy, and needed for gates only
     import onnx_graphsurgeon as gs
 
 
-class Gating:
-    """One node during gate insertion.
+class Writer(Protocol):
+    """Where the gated graph is written."""
 
-    `mask` is the product of the gates at all gated axes of input 0, broadcastable to it, in its element type;
+    def emit(
+        self, op_type: str, *inputs: gs.Tensor, into: gs.Variable | None = None, **attributes: Any
+    ) -> gs.Variable:
+        """Append a node and return its output."""
+        ...
+
+    def constant(self, value: np.ndarray) -> gs.Constant: ...
+
+    def keep(self, node: gs.Node) -> None:
+        """Append a node of the model as it is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The gates at all gated `axes` of a value: `mask` is their product, broadcastable to it, in its element type.
+
     `ratio` makes the number of labels over the number of open ones (a scalar), so that
     mean over open = mean(x * mask) * ratio.
     """
 
-    def __init__(
-        self,
-        view: View,
-        node: gs.Node,
-        mask: gs.Variable,
-        ratio: Callable[[], gs.Variable],
-        axes: tuple[int, ...],
-        emit: Callable[..., gs.Variable],
-        constant: Callable[[np.ndarray], gs.Constant],
-        dtype: Any,
-        keep: Callable[[gs.Node], None],
-    ) -> None:
-        self.view, self.node, self.mask, self._ratio, self.axes = view, node, mask, ratio, axes
-        self.emit, self.constant, self.dtype, self.keep = emit, constant, dtype, keep
+    axes: tuple[int, ...]
+    mask: gs.Variable
+    ratio: Callable[[], gs.Variable]
+
+
+class Gating:
+    """One node during gate insertion: `gates` are those of input 0, whose element type is `dtype`."""
+
+    def __init__(self, view: View, node: gs.Node, gates: Gates, dtype: Any, writer: Writer) -> None:
+        self.view, self.node, self.gates, self.dtype = view, node, gates, dtype
+        self.axes, self.mask = gates.axes, gates.mask
+        self.emit, self.constant, self.keep = writer.emit, writer.constant, writer.keep
 
     @cached_property
     def ratio(self) -> gs.Variable:
         """Number of labels over number of open ones; made only where it is used."""
-        return self._ratio()
+        return self.gates.ratio()
 
     def scalar(self, value: float) -> gs.Constant:
         """A number in the element type of input 0."""

@@ -7,6 +7,7 @@ An operator's block stands in one file of this package and reads
     @fixes("Conv")       which axis of its input meets a weight of one size
     @resize("Relu")      which stored sizes change when labels are removed
     @cost("Relu")        multiply-accumulates, as products of axis lengths
+    @sums("ReduceSum")   over which axes it sums, and what becomes of the sum
     @gated("Relu")       statistics over the open channels only
     @gradient("Relu")    the vector-Jacobian product in standard operators
     @definition("LSTM")  the operator written in simpler ones, for training where its row does not reach
@@ -39,12 +40,14 @@ if TYPE_CHECKING:  # only names of types: what fills the tables imports what it 
     from tgonnx.ops.aspects.products import Product
     from tgonnx.ops.aspects.relations import Relation, Term
     from tgonnx.ops.aspects.row import Grads, Outputs, Row, Shapes
+    from tgonnx.ops.aspects.sums import Sum
     from tgonnx.ops.aspects.view import View
 
     Rule = Callable[[View], Iterator[Relation]]
     Fixes = Callable[[NodeProto, tuple[int, ...], int], tuple[int, int] | None]
     Resize = Callable[[View, Cut], None]
     Cost = Callable[[View], list[Term]]
+    Sums = Callable[[View], Sum | None]
     Gated = Callable[[Gating], None]
     Gradient = Callable[[Row], Grads]
     Definition = Callable[[Row, int], Outputs | None]  # the opset; None where the operator is fine as it is
@@ -92,6 +95,7 @@ rule: Table[Rule] = Table("rule")
 fixes: Table[Fixes] = Table("fixes")  # of a node, the shape of input 1, and the rank of input 0: (axis, size)
 resize: Table[Resize] = Table("resize")
 cost: Table[Cost] = Table("cost")
+sums: Table[Sums] = Table("sums")
 gated: Table[Gated] = Table("gated")
 gradient: Table[Gradient] = Table("gradient")
 definition: Table[Definition] = Table("definition")
@@ -104,6 +108,7 @@ TABLES: tuple[Table[Any], ...] = (
     fixes,
     resize,
     cost,
+    sums,
     gated,
     gradient,
     definition,

@@ -37,12 +37,21 @@ class Traits:
     keeps_shape: bool = False  # output 0 has the type and the shape of input 0
     proportional: bool = False  # what its input is times n, its output is too, but for small numbers added
     reduces: bool = False  # it makes one number of all along its axes
-    sums: float = 0.0  # it sums over its axes: n equal elements give n^sums times what one gives
-    averages: bool = False  # ... and divides by n
+    statistics: tuple[
+        int, ...
+    ] = ()  # inputs that are averages over the data of training: mean, then variance
+
+    # --- its arithmetic
+    plus: int = 0  # 1: it adds its inputs; -1: it takes the second from the first
+    times: int = 0  # 1: it multiplies its inputs; -1: it divides the first by the second
+    power: float = 1.0  # it takes its input to this power
+    raises: bool = False  # it takes its first input to the power that the second is
+    compares: bool = False  # it says where its inputs are equal
 
     # --- what its outputs are like
     reads_sizes: Literal["", "axes", "elements"] = ""  # they depend on the sizes of its input alone
     grows: bool = False  # they may be larger than all inputs, by the value of one
+    converts: bool = False  # they are of the type that the attribute `to` says
     rounds: bool = False  # they jump where inputs pass a threshold
     quantizes: bool = False  # they are rounded to the steps of a scale
     random: bool = False  # they are drawn anew in each run

@@ -8,19 +8,12 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from tgonnx.graph.proto import attribute_of
+from tgonnx.ops.aspects.traits import picked, traits_of
 
 SHORT = 8  # elements of an integer constant that may be a list of sizes
 MOST = 8  # sizes that are named
 SMALLEST, LARGEST = 3, 1 << 14
 _WHOLE = (TensorProto.INT64, TensorProto.INT32)
-_TABLES = (
-    "Add",
-    "Sub",
-    "Mul",
-    "Where",
-    "Concat",
-    "Gather",
-)  # positions that are added, masks, rows that are taken
 
 
 def named_sizes(model: onnx.ModelProto) -> tuple[int, ...]:
@@ -36,6 +29,11 @@ def named_sizes(model: onnx.ModelProto) -> tuple[int, ...]:
     found: Counter[int] = Counter()
     reach = 0
     for node in model.graph.node:
+        does = traits_of(node)
+        indices = picked(node.input, tuple(place for place, _ in does.looks_up))
+        several = does.carries not in ((), (0,))  # it chooses among its inputs, or joins them
+        # positions that are added, masks, rows that are taken
+        meets = does.plus or does.times > 0 or does.looks_up or several
         for name in node.input:
             tensor = stored.get(name)
             if tensor is None:
@@ -43,9 +41,9 @@ def named_sizes(model: onnx.ModelProto) -> tuple[int, ...]:
             if tensor.data_type in _WHOLE and len(tensor.dims) < 2 and sum(tensor.dims) <= SHORT:
                 numbers = numpy_helper.to_array(tensor).ravel().tolist()
                 found.update(numbers)
-                if node.op_type == "Gather" and name == node.input[1]:
+                if name in indices:
                     reach = max(reach, *numbers, 0)
-            elif node.op_type in _TABLES and len(tensor.dims) > 1:
+            elif meets and len(tensor.dims) > 1:
                 found.update(tensor.dims)
     found[reach + 1] = max(found.values(), default=0) + 1
     return tuple(size for size, _ in found.most_common() if SMALLEST <= size <= LARGEST)[:MOST]

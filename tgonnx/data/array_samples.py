@@ -18,7 +18,10 @@ from tgonnx.graph.declared import describe_type
 from tgonnx.graph.types import Array
 from tgonnx.runtime.sessions import Feeds
 
-_LOOKS = {(0, 3, 1, 2): "; it looks like NHWC", (0, 2, 3, 1): "; it looks like NCHW"}
+_LOOKS: dict[tuple[int, ...], str] = {
+    (0, 3, 1, 2): "; it looks like NHWC",
+    (0, 2, 3, 1): "; it looks like NCHW",
+}
 
 
 @dataclass(frozen=True)
@@ -164,14 +167,7 @@ def _cure(array: Array, value: onnx.ValueInfoProto, axis: int | None) -> str:
         ]
         best = min(moved, key=lambda order: _disorder(order), default=None)
         if best is not None:
-            looks = (
-                "; it looks like NHWC"
-                if best == (0, 3, 1, 2)
-                else "; it looks like NCHW"
-                if best == (0, 2, 3, 1)
-                else ""
-            )
-            return f"{looks}: give {name}.transpose({', '.join(map(str, best))})"
+            return f"{_LOOKS.get(best, '')}: give {name}.transpose({', '.join(map(str, best))})"
     if len(shape) + 1 == len(dims):
         for place in range(len(dims)):
             if _fits((*shape[:place], 1, *shape[place:]), value, axis):
