@@ -36,10 +36,11 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from tgonnx.loading import load
-    from tgonnx.pipeline import Figures, PruneResult, prune, sweep
+    from tgonnx.pipeline import Evaluation, Figures, PruneResult, evaluate, prune, sweep
     from tgonnx.runtime.equivalence import Check
     from tgonnx.selection.bounds import Bounds
     from tgonnx.selection.mask import Mask
+    from tgonnx.training.exam import Exam
     from tgonnx.training.progress import Progress
     from tgonnx.training.recipe import Recipe, Run
 
@@ -52,6 +53,8 @@ __all__ = [
     "DataError",
     "Difference",
     "DivergedError",
+    "Evaluation",
+    "Exam",
     "Figures",
     "InstallationError",
     "Mask",
@@ -71,6 +74,7 @@ __all__ = [
     "apply",
     "data",
     "diff",
+    "evaluate",
     "gate",
     "load",
     "passes",
@@ -91,10 +95,11 @@ _HOMES = {
     "errors": "DataError DivergedError InstallationError ModelError TargetError TgonnxError UnsupportedError "
     "UsageError VerificationError",
     "loading": "load",
-    "pipeline": "Figures PruneResult prune sweep",
+    "pipeline": "Evaluation Figures PruneResult evaluate prune sweep",
     "runtime.equivalence": "Check",
     "selection.bounds": "Bounds",
     "selection.mask": "Mask",
+    "training.exam": "Exam",
     "training.progress": "Progress",
     "training.recipe": "Recipe Run",
 }

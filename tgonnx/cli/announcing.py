@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tgonnx.cli.terminal import Terminal
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Announcing:
-    """A listener that says what will happen, and hands on what does."""
+    """A listener that says what will happen, and hands on what does; `keeps` is told the folder of the run."""
 
     terminal: Terminal
     listener: Callable[[Progress], None]
+    keeps: Callable[[Path], None]
 
     def begins(self, outlook: Outlook) -> None:
         width = max(len(name) for name, _ in outlook)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tgonnx.cli.announcing import Announcing
-from tgonnx.cli.common import command, prunable
+from tgonnx.cli.common import CUT, command, prunable
 from tgonnx.cli.common import loaded as read_model
 from tgonnx.cli.fields import Only
 from tgonnx.cli.options import (
@@ -24,6 +24,7 @@ from tgonnx.cli.options import (
     TargetText,
     TrainingData,
 )
+from tgonnx.cli.recipe_file import Given, RecipeFile
 from tgonnx.cli.sweeping import sweep as write_sweep
 from tgonnx.cli.sweeping import targets_of
 from tgonnx.cli.terminal import Terminal, plain
@@ -42,13 +43,21 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
 VERIFIED = Only("verify_seconds", "unverified")
 
 
-@command
+@command(
+    CUT,
+    "tgonnx prune model.onnx --data data.npz --target flops=0.5",
+    "tgonnx prune model.onnx --data pictures/ --mean imagenet --std imagenet -o small.onnx",
+    "tgonnx prune --recipe tgonnx.toml",
+    "tgonnx prune --resume runs/model-1",
+)
 def prune(
     terminal: Terminal,
     *,
+    given: Given,
     data: TrainingData,
     results: Results,
     target: TargetText = TARGET,
+    recipe_file: RecipeFile = None,
     recipe: Recipe,
     bounds: Bounds,
     run: Run,
@@ -87,7 +96,7 @@ def prune(
                 recipe=recipe,
                 bounds=bounds,
                 run=run,
-                progress=Announcing(terminal, listener),
+                progress=Announcing(terminal, listener, given.keep),
                 attention=attention_of(subject.attention),
             )
 
@@ -122,7 +131,7 @@ def prune(
         raise typer.Exit(TargetError.exit_code)
 
 
-@command
+@command(CUT, "tgonnx mask model.onnx -o mask.json --target params=0.5")
 def mask(
     terminal: Terminal,
     *,
@@ -157,7 +166,7 @@ def mask(
     _finish(terminal, file.out, costs.cost(), costs.cost(chosen.open))
 
 
-@command
+@command(CUT, "tgonnx gate model.onnx --mask mask.json -o gated.onnx")
 def gate(
     terminal: Terminal,
     *,
@@ -191,7 +200,7 @@ def gate(
     terminal.result({"out": str(out), **told}, f"wrote {out}")
 
 
-@command
+@command(CUT, "tgonnx apply model.onnx --mask mask.json -o small.onnx")
 def apply(
     terminal: Terminal,
     *,

@@ -1,4 +1,4 @@
-"""Commands that look at models: inspect, diff, verify, bench, doctor."""
+"""Commands that look at models: inspect, diff, verify, doctor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tgonnx.cli.common import analyzed, command
+from tgonnx.cli.common import HERE, LOOK, analyzed, command
 from tgonnx.cli.fields import Only
 from tgonnx.cli.options import Analysis, Evidence, Subject
 from tgonnx.cli.terminal import Terminal
@@ -17,11 +17,11 @@ from tgonnx.errors import (
     UsageError,
     VerificationError,
 )
-from tgonnx.runtime.options import Comparing, Timing
+from tgonnx.runtime.options import Comparing
 from tgonnx.training.recipe import Run
 
 
-@command
+@command(LOOK, "tgonnx inspect model.onnx", "tgonnx inspect model.onnx --why 'layer1.*'")
 def inspect(
     terminal: Terminal,
     *,
@@ -59,7 +59,7 @@ def inspect(
     )
 
 
-@command
+@command(LOOK, "tgonnx verify gated.onnx small.onnx")
 def verify(
     terminal: Terminal,
     *,
@@ -87,7 +87,7 @@ def verify(
         raise typer.Exit(VerificationError.exit_code)
 
 
-@command
+@command(LOOK, "tgonnx diff model.onnx small.onnx")
 def diff(
     terminal: Terminal,
     *,
@@ -108,35 +108,7 @@ def diff(
     )
 
 
-@command
-def bench(
-    terminal: Terminal,
-    *,
-    models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="One or more .onnx files.", show_default=False)
-    ],
-    how: Timing,
-    run: Annotated[Run, Only("threads", "seed")],
-) -> None:
-    """Time models on random inputs, taking turns, so that noise hits all alike."""
-    from tgonnx.loading import read
-    from tgonnx.report import tables as report
-    from tgonnx.runtime.equivalence import runnable_feeds
-    from tgonnx.runtime.latency import latency
-    from tgonnx.runtime.sessions import open_session
-
-    protos = [read(path) for path in models]
-    feeds = [
-        runnable_feeds(proto, open_session(proto), seed=run.seed, batch=how.batch)[0] for proto in protos
-    ]
-    with terminal.working("timing"):
-        results = latency(protos, feeds, how.repeats, run.threads)
-    names = [str(path) for path in models]
-    data = [{"model": name, **vars(result)} for name, result in zip(names, results, strict=True)]
-    terminal.result({"latency_ms": data}, report.latency_table(names, results))
-
-
-@command
+@command(HERE)
 def doctor(terminal: Terminal) -> None:
     """Show versions, which onnxruntime really works, which engine training will use, and how to fix it."""
     from tgonnx.report import tables as report

@@ -41,15 +41,22 @@ FixedShapes = Annotated[
     list[str] | None,
     typer.Option("--fix-shape", metavar="NAME:SIZES", help="Write a model that takes this shape only."),
 ]
+_SHOWN = "What is shown"
 COMMON = {
-    "json": Annotated[bool, typer.Option("--json", help="Print the result as JSON.")],
+    "json": Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=_SHOWN)],
     "quiet": Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print errors only (and JSON if asked for).")
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Print errors only (and JSON if asked for).", rich_help_panel=_SHOWN
+        ),
     ],
     "verbose": Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv with tracebacks.")
+        int,
+        typer.Option(
+            "--verbose", "-v", count=True, help="Say more; -vv with tracebacks.", rich_help_panel=_SHOWN
+        ),
     ],
-    "no_color": Annotated[bool, typer.Option("--no-color", help="No colours.")],
+    "no_color": Annotated[bool, typer.Option("--no-color", help="No colours.", rich_help_panel=_SHOWN)],
 }
 
 

@@ -138,6 +138,10 @@ class Keeper:
             parts += [] if place is None else [f"the model so far is {place}"]
         return "".join(f"{part}; " for part in parts)
 
+    def tell(self) -> None:
+        """Say where the run is kept, so that more can be written there. What prevents it is noted."""
+        self._try(lambda folder: self.journal.keep(folder.path))
+
     def keep_mask(self, mask: Mask) -> None:
         """Write the choice. What prevents it is noted."""
         self._try(lambda folder: folder.write_mask(mask))
@@ -184,16 +188,13 @@ def open_keeper(
             journal.note(f"nothing was kept of the run: {error}", "checkpoint")
     elif run.run_dir:
         keeper.folder = run_folder.create(Path(run.run_dir), who, how)
+    keeper.tell()
     return keeper
 
 
 def _command(folder: RunFolder) -> str:
-    """How to go on with a run: the command that was given, or the option in Python."""
+    """How to go on with a run: the command, or the option in Python. The folder has the rest."""
     if not interrupts.COMMAND:
         return f"resume={str(folder.path)!r}"
-    kept, skip = [], False
-    for word in sys.argv[1:]:
-        if not (skip or word.startswith(("--run-dir", "--resume", "--no-run-dir"))):
-            kept.append(word)
-        skip = word in ("--run-dir", "--resume")
-    return shlex.join(["tgonnx", *kept, "--resume", str(folder.path)])
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "prune")
+    return shlex.join(["tgonnx", verb, "--resume", str(folder.path)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from tgonnx.io.notes import Note, as_note
@@ -53,6 +54,12 @@ class Journal:
         begins = getattr(self.listener, "begins", None)
         if begins is not None:
             begins(outlook)
+
+    def keep(self, folder: Path) -> None:
+        """Tell a listener that has a method `keeps` for that in which folder the run is kept."""
+        keeps = getattr(self.listener, "keeps", None)
+        if keeps is not None:
+            keeps(folder)
 
     def tell(self, progress: Progress) -> None:
         if self.listener is not None:
