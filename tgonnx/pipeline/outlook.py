@@ -80,4 +80,5 @@ def _training(recipe: Settings, steps: tuple[int, int]) -> str:
     phases = [f"{steps[0]:,} steps of search"] if recipe.by_gates else [f"criterion {recipe.criterion_used}"]
     phases.append(f"{steps[1]:,} of fine-tuning" if steps[1] else "no fine-tuning")
     batches = f"batches of {recipe.batch}" + (f" x {recipe.accumulate}" if recipe.accumulate > 1 else "")
-    return f"{', '.join(phases)}; {batches}, lr {recipe.lr:g}, {recipe.optimizer}"
+    changed = f" of images changed by {' and '.join(recipe.augment)}" if recipe.augment else ""
+    return f"{', '.join(phases)}; {batches}{changed}, lr {recipe.lr:g}, {recipe.optimizer}"
