@@ -118,7 +118,9 @@ class Terminal:
 
 
 def _progress_line(progress: Progress, cost: str) -> str:
-    parts = [f"{progress.phase} {progress.epoch}/{progress.epochs}", f"loss {progress.loss:.4f}"]
+    parts = [f"{progress.phase} {progress.epoch}/{progress.epochs}"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
     if progress.metric is not None:
         parts.append(f"metric {progress.metric:.4f}")
     if progress.cost is not None:

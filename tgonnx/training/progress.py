@@ -14,14 +14,14 @@ Phase = Literal["search", "commit", "fine-tune"]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is. `loss` is the task's, over recent steps; `cost` is what is left now, a ratio."""
+    """Where a run is. `loss` is the task's over recent steps, if there were any; `cost` is what is left, a ratio."""
 
     phase: Phase
     epoch: int
     epochs: int
     step: int
     steps: int
-    loss: float
+    loss: float | None
     metric: float | None = None
     cost: float | None = None
     seconds_left: float | None = None
