@@ -24,7 +24,7 @@ PATIENCE = 120  # seconds until something is taken to have failed
 Run = subprocess.Popen[str]
 PRUNE = (
     "prune", "m.onnx", "--data", "d.npz", "--epochs", "30", "--batch", "16", "--threads", "1", "-o", "out.onnx",
-    "--from-scratch",
+    "--from-scratch", "--criterion", "gates",
 )  # fmt: skip
 
 
