@@ -45,7 +45,9 @@ def test_a_recipe_says_what_the_command_line_does_not(capsys: Capture) -> None:
     assert Path("small.onnx").exists()
     said = resolved("runs/m-1")
     assert (said["lr"], said["lambda"], said["freeze"], said["compensate"]) == (0.02, 0.5, ["w4"], False)
-    assert (said["target"], said["epochs"], said["loss"]) == ("params=0.8", 3, "ce")
+    assert (said["target"], said["epochs"], said["loss"]) == ("params=0.8", 3, "auto")
+    assert 'loss = "auto"  # ce\n' in Path("runs/m-1/recipe.toml").read_text()
+    assert said["batch"] == 24
     assert said["model"] == str(Path("m.onnx").absolute())
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from tgonnx.loading import load
-    from tgonnx.pipeline import Evaluation, Figures, PruneResult, evaluate, prune, sweep
+    from tgonnx.pipeline import Evaluation, Figures, PruneResult, evaluate, prune, sweep, tune
     from tgonnx.runtime.equivalence import Check
     from tgonnx.selection.bounds import Bounds
     from tgonnx.selection.mask import Mask
@@ -81,6 +81,7 @@ __all__ = [
     "prune",
     "select",
     "sweep",
+    "tune",
     "verify",
 ]
 
@@ -95,7 +96,7 @@ _HOMES = {
     "errors": "DataError DivergedError InstallationError ModelError TargetError TgonnxError UnsupportedError "
     "UsageError VerificationError",
     "loading": "load",
-    "pipeline": "Evaluation Figures PruneResult evaluate prune sweep",
+    "pipeline": "Evaluation Figures PruneResult evaluate prune sweep tune",
     "runtime.equivalence": "Check",
     "selection.bounds": "Bounds",
     "selection.mask": "Mask",

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Announcing:
-    """A listener that says what will happen, and hands on what does; `keeps` is told the folder of the run."""
+    """A listener that says what will happen, hands on what does, and writes the command into the folder of the run."""
 
     terminal: Terminal
     listener: Callable[[Progress], None]
-    keeps: Callable[[Path], None]
 
     def begins(self, outlook: Outlook) -> None:
         width = max(len(name) for name, _ in outlook)
         for name, text in outlook:
             self.terminal.note(f"{name:<{width}}  {text}")
+
+    def keeps(self, folder: Path) -> None:
+        self.terminal.given.keep(folder)
 
     def __call__(self, progress: Progress) -> None:
         self.listener(progress)

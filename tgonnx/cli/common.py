@@ -45,8 +45,7 @@ def command(panel: str, *examples: str) -> Callable[[Command], Command]:
     """Register a command below `panel` of the help, which ends with the `examples`.
 
     The first parameter is the `Terminal` made from the options of all commands. One that is a class of options stands
-    for its fields (`tgonnx.cli.fields`); one of class `Given` is all that was given. The command is called like the
-    function, an underscore at the end aside.
+    for its fields (`tgonnx.cli.fields`). The command is called like the function, an underscore at the end aside.
     """
 
     def register(function: Command) -> Command:
@@ -60,9 +59,7 @@ def command(panel: str, *examples: str) -> Callable[[Command], Command]:
 
 def _with_options(function: Command) -> Callable[..., None]:
     """The function that typer calls, with a parameter for each option."""
-    every = list(introspection.signature(function, eval_str=True).parameters.values())[1:]
-    told = [p.name for p in every if p.annotation is Given]
-    own = [p for p in every if p.name not in told]
+    own = list(introspection.signature(function, eval_str=True).parameters.values())[1:]
     expanded = {p.name: found for p in own if (found := Expanded.of(p.annotation))}
 
     @functools.wraps(function)
@@ -76,9 +73,8 @@ def _with_options(function: Command) -> Callable[..., None]:
             made = {name: options.made_from(given) for name, options in expanded.items()}
             for name, options in expanded.items():
                 typed |= {n: v for n, v in options.values(made[name]).items() if _is_plain(v)}
-            values = {key: typed[name] for key, name in names.items() if name in typed}
-            made |= {name: Given(values) for name in told}
-            function(Terminal(json, quiet, verbose, not no_color), **given, **made)
+            told = Given({key: typed[name] for key, name in names.items() if name in typed})
+            function(Terminal(json, quiet, verbose, not no_color, told), **given, **made)
         except OptionError as error:
             raise blamed(context, error) from None
 

@@ -14,36 +14,42 @@ from typing import Annotated, Any
 import typer
 
 from tgonnx.errors import OptionError, UsageError
-from tgonnx.options import nearest
+from tgonnx.options import NO_CHOICE, nearest
 
 RECIPE = "recipe.toml"  # in the folder of a run
 ALONE = ("recipe", "resume", "help")  # make no sense in a file
 OF_THE_RUN = ("run-dir", "no-run-dir")  # nor in that of a run
 SHOWN = ("json", "quiet", "verbose", "no-color", "report")  # what is shown is up to who goes on
+_SEVERAL = {"sweep", "max-drop"}
 _PATHS = ("model", "data", "out", "report", "mask", "test", "classes")
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a command was given, typed, by key; a parameter of this class is no option."""
+    """What a command was given, typed, by key."""
 
     values: Mapping[str, Any]
 
     def keep(self, folder: Path) -> None:
         """Write it into the recipe of a run, in which all that was resolved stands, so that `--resume` needs no more.
 
-        Raises UsageError.
+        What was chosen where nothing was asked for is written out; what "auto" came to stands behind it. Raises
+        UsageError.
         """
         from tgonnx.io.save import save_text
         from tgonnx.io.toml import as_text, read
 
         skipped = (*ALONE, *OF_THE_RUN, *SHOWN)
         own = {key: _absolute(key, value) for key, value in self.values.items() if key not in skipped}
-        own = {key: value for key, value in own.items() if value not in ((), [], "")}
-        resolved = {
-            key: value for key, value in read(folder / RECIPE).items() if key not in ("target", "attention")
-        }
-        save_text(as_text(own | resolved), folder / RECIPE, overwrite=True)
+        own = {key: value for key, value in own.items() if value not in (None, [], "")}
+        resolved = {key: value for key, value in read(folder / RECIPE).items() if key in self.values}
+        chosen = {key: str(value) for key, value in resolved.items() if own.get(key) == NO_CHOICE != value}
+        if _SEVERAL & own.keys():
+            resolved.pop("lr", None)  # each size has its own
+        save_text(as_text(resolved | own, chosen), folder / RECIPE, overwrite=True)
+
+
+NOTHING = Given({})
 
 
 def from_recipe(context: typer.Context, path: Path | None) -> Path | None:
@@ -135,6 +141,8 @@ def _absolute(key: str, value: Any) -> Any:
 
 def _is_path(key: str, value: str) -> bool:
     """A loss and a metric may be files, too."""
+    if value == NO_CHOICE:
+        return False
     return (
         key in _PATHS or (key == "loss" and value.endswith(".onnx")) or (key == "metric" and ".py:" in value)
     )

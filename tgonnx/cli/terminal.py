@@ -15,6 +15,7 @@ from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
 from rich.text import Text
 
+from tgonnx.cli.recipe_file import NOTHING, Given
 from tgonnx.errors import OutputError
 from tgonnx.io.visible import escaped, visible
 
@@ -28,12 +29,13 @@ _PATH = 4096
 
 @dataclass(frozen=True)
 class Terminal:
-    """The two streams under the options that every command has."""
+    """The two streams under the options that every command has; `given` is all that this one was told, by key."""
 
     json: bool = False
     quiet: bool = False
     verbose: int = 0
     color: bool = True
+    given: Given = NOTHING
 
     @cached_property
     def out(self) -> Console:

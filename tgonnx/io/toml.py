@@ -36,6 +36,12 @@ def line(key: str, value: Any) -> str:
     return f"{key} = {text}"
 
 
-def as_text(values: Mapping[str, Any]) -> str:
-    """A line for each value; what is None is left out, as TOML has no word for it."""
-    return "".join(f"{line(key, value)}\n" for key, value in values.items() if value is not None)
+def as_text(values: Mapping[str, Any], comments: Mapping[str, str] | None = None) -> str:
+    """A line for each value, with a comment behind it if there is one.
+
+    What is None is left out, as TOML has no word for it.
+    """
+    said = {key: f"  # {' '.join(text.split())}" for key, text in (comments or {}).items()}
+    return "".join(
+        f"{line(key, value)}{said.get(key, '')}\n" for key, value in values.items() if value is not None
+    )

@@ -3,8 +3,8 @@
 from tgonnx.pipeline.embedding import embed
 from tgonnx.pipeline.evaluating import Evaluation, evaluate
 from tgonnx.pipeline.plan import steps_for
-from tgonnx.pipeline.pruning import prune
+from tgonnx.pipeline.pruning import prune, tune
 from tgonnx.pipeline.result import Figures, PruneResult
 from tgonnx.pipeline.sweeping import sweep
 
-__all__ = ["Evaluation", "Figures", "PruneResult", "embed", "evaluate", "prune", "steps_for", "sweep"]
+__all__ = ["Evaluation", "Figures", "PruneResult", "embed", "evaluate", "prune", "steps_for", "sweep", "tune"]

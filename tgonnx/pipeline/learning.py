@@ -112,6 +112,8 @@ def _stake(lesson: Lesson, keeper: Keeper) -> float:
     if keeper.found is not None:
         return keeper.found.stake
     plan, task, recipe = lesson.plan, lesson.task, lesson.recipe
+    if not plan.coupling.units:  # only what trains on without being cut
+        return 0.0
     first = next(task.batches(recipe.batch, recipe.seed))
     gated = plan.family.insert(plan.model.proto, plan.coupling, None)
     return stake(training_copy(gated, recipe, first), task, recipe)

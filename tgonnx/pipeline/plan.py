@@ -35,6 +35,7 @@ class Plan:
     bounds: Bounds
     family: GateFamily = CHANNELS
     whole: bool = True  # or what stands before operators that nothing here runs
+    given: Mask | None = None  # the choice, if nothing is to be searched for
 
     def aimed(self, target: Target) -> Plan:
         """The same with another target."""

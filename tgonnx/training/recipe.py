@@ -22,6 +22,10 @@ GATES, CHOSEN_BY = (
     "gates",
     "obs",
 )  # the criterion that is learned, and what "auto" means where there are samples
+# options about choosing what stays
+OF_A_CHOICE = (
+    "mask", "criterion", "compensate", "calibrate", "lossless", "gate_lr", "lambda_", "gradient", "weights", "max_drop",
+)  # fmt: skip
 LR = 5e-4  # where nobody chooses: a trained network that learns faster forgets what it knew
 BATCH = 64  # at most, if nothing else is asked for
 
@@ -125,6 +129,12 @@ class Recipe:
         "auto",
         "What chooses the units that stay: gates (learned), or one of the criteria of `tgonnx mask`; auto: obs.",
         names=_criteria,
+    )
+    mask: Any = option(
+        None,
+        "Choose nothing: cut what this mask closes, then train on.",
+        kind=str,
+        metavar="MASK.json",
     )
     compensate: bool = option(True, "Refit what reads of cut channels by least squares.")
     calibrate: bool = option(False, "Train nothing: choose and refit from a few samples, labels or not.")
