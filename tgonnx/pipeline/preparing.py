@@ -33,6 +33,7 @@ from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.mask import Mask
 from tgonnx.training.identity import hash_of_mask, identity
 from tgonnx.training.keeper import Keeper, open_keeper
+from tgonnx.training.notebook import notebook_listener
 from tgonnx.training.progress import Journal, Listener
 from tgonnx.training.rates import rate_for
 from tgonnx.training.recipe import CHOSEN_BY, OF_A_CHOICE, Recipe, Run, Settings
@@ -74,7 +75,7 @@ class Options:
         attention_of(attention)
         if progress is not None and not callable(progress):
             raise OptionError("progress", f"is a {type(progress).__name__}, not a function")
-        return cls(recipe, bounds, run, attention, progress)
+        return cls(recipe, bounds, run, attention, progress or notebook_listener())
 
 
 @dataclass(frozen=True)
