@@ -54,7 +54,7 @@ def live(console: Console, cost: str) -> Iterator[Callable[[Progress], None]]:
 def line_of(progress: Progress, cost: str) -> str:
     """Where a run is, in a line."""
     parts = [f"{progress.phase} {progress.epoch}/{progress.epochs}"]
-    if progress.loss == progress.loss:  # a criterion has none
+    if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
     if progress.metric is not None:
         parts.append(f"metric {progress.metric:.4f}")

@@ -1,4 +1,4 @@
-"""Commands that look at models: inspect, diff, verify, doctor."""
+"""Commands that look at models and data: inspect, diff, verify, data, doctor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from tgonnx.cli.common import HERE, LOOK, analyzed, command
 from tgonnx.cli.fields import Only
-from tgonnx.cli.options import Analysis, Evidence, Subject
+from tgonnx.cli.options import Analysis, Evidence, ModelPath, Overwrite, Previewed, Subject
 from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import (
     InstallationError,
@@ -18,7 +18,7 @@ from tgonnx.errors import (
     VerificationError,
 )
 from tgonnx.runtime.options import Comparing
-from tgonnx.training.recipe import Run
+from tgonnx.training.recipe import Recipe, Run
 
 
 @command(LOOK, "tgonnx inspect model.onnx", "tgonnx inspect model.onnx --why 'layer1.*'")
@@ -106,6 +106,41 @@ def diff(
         report.cost_table(found),
         report.difference_table(found, terminal.verbose > 0),
     )
+
+
+@command(LOOK, "tgonnx data model.onnx --data images --preview batch.png")
+def data(
+    terminal: Terminal,
+    *,
+    model: ModelPath,
+    seen: Previewed,
+    recipe: Annotated[Recipe, Only("augment")],
+    preview: Annotated[
+        Path | None,
+        typer.Option("--preview", metavar="OUT.png", help="Draw one batch as the model sees it."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Say how data are read for a model, check them as `prune` does, and draw a batch."""
+    from tgonnx.data.previewing import of_dataset
+    from tgonnx.data.sources import open_dataset
+    from tgonnx.io.save import check_destination
+    from tgonnx.loading import read
+    from tgonnx.losses.fit import validate
+    from tgonnx.report import tables as report
+
+    if preview is not None:
+        check_destination(preview, overwrite, [model, seen.data])
+    proto = read(model)
+    with terminal.working(f"reading {seen.data}"):
+        dataset = open_dataset(seen.source(), proto)
+        validate(dataset, proto)
+        shown = of_dataset(dataset, proto, augment=recipe.augment)
+    if preview is not None:
+        shown.save(preview, overwrite)
+    told = {"data": str(seen.data), "rows": shown.rows, "preview": None if preview is None else str(preview)}
+    written = [] if preview is None else [f"wrote {preview}"]
+    terminal.result(told, report.named_lines(shown.rows), *written)
 
 
 @command(HERE)

@@ -94,11 +94,27 @@ class Evidence:
 
     def source(self) -> Source | None:
         """The data, if there are some. Raises UsageError, OptionError."""
-        if self.data is None:
-            return None
-        from tgonnx.data.sources import read
+        return None if self.data is None else _read(self.data, self.reading)
 
-        return read(self.data, arrays=self.reading, images=self.reading)
+
+def _read(path: Path, reading: DataOptions) -> Source:
+    from tgonnx.data.sources import read
+
+    return read(path, arrays=reading, images=reading)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Previewed:
+    """Data to look at."""
+
+    data: Annotated[
+        Path, typer.Option("--data", "-d", help="Data in the forms that `prune` takes.", show_default=False)
+    ]
+    reading: Annotated[DataOptions, READING]
+
+    def source(self) -> Source:
+        """The data. Raises UsageError, OptionError."""
+        return _read(self.data, self.reading)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,7 @@ def _searched(lesson: Lesson, prover: Prover, keeper: Keeper) -> Choice:
     left = plan.coupling.cost_model.ratio(mask.open, plan.target.kind)
     if not tunes_already:
         watched = None if task.metric is None else task.metric(cut, WATCHED, recipe.threads or 0)
-        loss = journal.records[-1].loss if journal.records else math.nan
+        loss = journal.records[-1].loss if journal.records else None
         journal.record(Progress("commit", 1, 1, 1, 1, loss, watched, left))
     return Choice(mask, full, cut, left)
 

@@ -82,4 +82,5 @@ def _training(lesson: Lesson) -> str:
         phases = [f"{int(given.open.sum()):,} of {len(given.open):,} units stay, as is given"]
     phases.append(f"{steps[1]:,} of fine-tuning" if steps[1] else "no fine-tuning")
     batches = f"batches of {recipe.batch}" + (f" x {recipe.accumulate}" if recipe.accumulate > 1 else "")
-    return f"{', '.join(phases)}; {batches}, lr {recipe.lr:g}, {recipe.optimizer}"
+    changed = f" of images changed by {' and '.join(recipe.augment)}" if recipe.augment else ""
+    return f"{', '.join(phases)}; {batches}{changed}, lr {recipe.lr:g}, {recipe.optimizer}"

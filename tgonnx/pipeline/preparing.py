@@ -12,6 +12,7 @@ from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.solver import analyze
 from tgonnx.analysis.target import Given, Target
+from tgonnx.data.augment import augmentation
 from tgonnx.data.samples import Dataset, parted, with_test
 from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import OptionError, UnsupportedError
@@ -40,6 +41,7 @@ from tgonnx.training.recipe import CHOSEN_BY, OF_A_CHOICE, Recipe, Run, Settings
 
 OWN = (  # of this process alone: a run goes on with other values of these
     "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test", "mask",
+    "tensorboard",
 )  # fmt: skip
 Choose = Callable[[Coupling, onnx.ModelProto], Mask]  # of what is trained, and the model as it was given
 
@@ -180,8 +182,9 @@ def _lesson(plan: Plan, dataset: Dataset, fitting: Fit, recipe: Recipe, run: Run
     settings = Settings(**(vars(recipe) | vars(run) | {"batch": size, "lr": rate}))
     if fitting.graph:
         try_graph(fitting, dataset, open_session(original), size)
+    augment = augmentation(recipe.augment, dataset)
     measure = yardstick(dataset, fitting, original, settings)
-    task = measure.task(original, settings)
+    task = measure.task(original, settings, augment)
     per_epoch = task.steps_per_epoch(size, recipe.accumulate)
     way = way_for(recipe, fitting, len(measure.parts.train))
     steps = steps_for(per_epoch, recipe.epochs, recipe.train_weights, settings.by_gates)

@@ -167,6 +167,14 @@ def prune_json(out: str, result: PruneResult, before: Facts, after: Facts) -> di
 # --- inspect ----------------------------------------------------------------------------------------
 
 
+def named_lines(rows: Iterable[tuple[str, str]]) -> Table:
+    """Names and what is said of them."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for row in rows:
+        _row(grid, *row)
+    return grid
+
+
 def overview(name: str, model: onnx.ModelProto, file_bytes: int, coupling: Coupling, cost: Cost) -> Table:
     """The model on a few lines."""
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -41,7 +41,7 @@ class Drawing:
         rows = [
             (
                 f"{each.phase} {each.epoch}/{each.epochs}",
-                f"{each.loss:.4f}" if each.loss == each.loss else "",
+                "" if each.loss is None else f"{each.loss:.4f}",
                 "" if each.metric is None else f"{each.metric:.4f}",
                 "" if each.cost is None else f"{each.cost:.1%}",
             )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tgonnx.errors import OptionError
-from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, numbers_of, option, settle
+from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, numbers_of, one_of, option, settle
 
 if TYPE_CHECKING:
     from tgonnx.losses.asked import Asked
@@ -53,6 +53,17 @@ def _function(value: Any) -> Any:
     return value if callable(value) or (isinstance(value, str) and ".py:" in value) else None
 
 
+def _augmentations(name: str, value: Any) -> tuple[str, ...]:
+    """Names with commas between them, or a list of them."""
+    words = value.split(",") if isinstance(value, str) else value
+    if words == ["none"]:
+        return ()
+    from tgonnx.data.augment import AUGMENTATIONS
+
+    known = tuple(AUGMENTATIONS)
+    return tuple(one_of(name, word, known) for word in (words if isinstance(words, Iterable) else (words,)))
+
+
 def _optimizers() -> Iterable[str]:
     from tgonnx.engines.optimizers import OPTIMIZERS
 
@@ -86,7 +97,8 @@ class Recipe:
     In each step the share `weight_decay` times rate is taken off every matrix and kernel, whatever the optimiser
     (Loshchilov and Hutter 2019); biases and the scales of normalisations, all that has one axis, do not decay.
     A step learns from `accumulate` batches. `clip` bounds the norm of the gradients of all weights together; the gates
-    have theirs. Losses of several outputs are added, each times its `loss_weight`, which may be a mapping.
+    have theirs. Losses of several outputs are added, each times its `loss_weight`, which may be a mapping. `augment`
+    changes the images that are learned from (`tgonnx.data.augment`).
     """
 
     loss: str = option(
@@ -157,6 +169,12 @@ class Recipe:
     warmup: float = option(0.05, "Share of the steps in which the rate rises.", low=0, below=1)
     clip: float = option(0.0, "Largest norm of the gradients of all weights; 0: any.", low=0)
     accumulate: int = option(1, "Batches whose gradients are averaged for one step.", low=1)
+    augment: tuple[str, ...] = option(
+        "none",
+        "What happens to images that are learned from: mirror, crop, or both with a comma between them.",
+        metavar="NAMES",
+        form=_augmentations,
+    )
 
     max_drop: float | None = option(
         None,
@@ -247,6 +265,9 @@ class Run:
     unverified: bool = option(False, "Write what cannot be verified, too, and mark it in its metadata.")
     run_dir: str = option("", "Keep the training there: checkpoints, history, mask.", metavar="FOLDER")
     resume: str = option("", "Go on with the run of this folder, which was interrupted.", metavar="RUN")
+    tensorboard: bool = option(
+        False, "Write what TensorBoard draws into the folder of the run, too; needs tensorboardX."
+    )
     cache: float = option(
         1.0, "Gigabytes on disk for what the original says, which is then asked once for each sample.", low=0
     )
