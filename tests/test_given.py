@@ -107,7 +107,8 @@ def test_what_has_nothing_to_prune_can_be_tuned() -> None:
     target = x @ rng.normal(size=(4, 2)).astype(np.float32)
     result = tg.tune(model, {"x": x, "target": target}, **QUICK | {"lr": 0.1, "epochs": 20})
     assert result.after.metric is not None
-    assert result.after.metric > 0.9
+    assert result.before.metric is not None
+    assert result.after.metric < result.before.metric / 100
 
 
 def test_tuning_never_makes_it_worse() -> None:

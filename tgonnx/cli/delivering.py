@@ -14,6 +14,8 @@ from tgonnx.cli.terminal import Terminal, plain
 from tgonnx.errors import TargetError, UsageError
 
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
+    from rich.console import RenderableType
+
     from tgonnx.analysis.model import Model
     from tgonnx.pipeline import PruneResult
 
@@ -40,6 +42,7 @@ def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Pl
     """Write a result, and its figures if they are asked for; show them. Exits with what went wrong."""
     from tgonnx.io.save import save, save_anyway, save_text
     from tgonnx.report import tables as report
+    from tgonnx.report.bars import kept_bars, kept_of
 
     overwrite, inputs = places.overwrite, places.inputs
     out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, inputs), places.out)
@@ -54,7 +57,11 @@ def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Pl
         if note.code != "data":  # said before training
             terminal.note(f"note: {note}")
     table = report.comparison(before, after, result.check, result.metric_label)
-    terminal.result(figures, table, report.counted_text(result.counted_at), f"wrote {out}")
+    kept, counted = kept_of(result.mask), report.counted_text(result.counted_at)
+    shown: list[RenderableType] = [table, *([counted] if counted else [])]
+    if not result.mask.open.all():
+        shown.append(kept_bars(kept, terminal.verbose > 0))
+    terminal.result(figures | {"kept": kept}, *shown, f"wrote {out}")
     if misplaced:
         terminal.complain(misplaced)
         raise typer.Exit(UsageError.exit_code)

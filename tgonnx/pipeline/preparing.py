@@ -34,12 +34,14 @@ from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.mask import Mask
 from tgonnx.training.identity import hash_of_mask, identity
 from tgonnx.training.keeper import Keeper, open_keeper
+from tgonnx.training.notebook import notebook_listener
 from tgonnx.training.progress import Journal, Listener
 from tgonnx.training.rates import rate_for
 from tgonnx.training.recipe import CHOSEN_BY, OF_A_CHOICE, Recipe, Run, Settings
 
 OWN = (  # of this process alone: a run goes on with other values of these
     "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test", "mask",
+    "tensorboard",
 )  # fmt: skip
 Choose = Callable[[Coupling, onnx.ModelProto], Mask]  # of what is trained, and the model as it was given
 
@@ -75,7 +77,7 @@ class Options:
         attention_of(attention)
         if progress is not None and not callable(progress):
             raise OptionError("progress", f"is a {type(progress).__name__}, not a function")
-        return cls(recipe, bounds, run, attention, progress)
+        return cls(recipe, bounds, run, attention, progress or notebook_listener())
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from tgonnx.errors import TgonnxError, UsageError
+from tgonnx.errors import OptionError, TgonnxError, UsageError
 from tgonnx.io import interrupts
 from tgonnx.selection.mask import Mask
 from tgonnx.training import run_folder
+from tgonnx.training.events import Events, check_writer
 from tgonnx.training.progress import Journal, Phase
 from tgonnx.training.recipe import Run
 from tgonnx.training.run_folder import Best, RunFolder
@@ -35,6 +36,7 @@ class Keeper:
     journal: Journal = field(default_factory=Journal)
     interval: float = 60.0  # seconds between two checkpoints
     better: Callable[[float, float], bool] | None = None
+    tensorboard: bool = False
     run: RunFolder | None = None  # of the run that the folder is a part of; None: it is the run
     latest: State | None = None
     found: Found | None = None
@@ -69,6 +71,7 @@ class Keeper:
             keeper.folder = self.folder.part(name)
             keeper._found_is_kept = False
             keeper.resume()
+            keeper.follow()
             if self.found is not None and not keeper._found_is_kept:
                 keeper.keep_found(self.found)
         return keeper
@@ -142,6 +145,11 @@ class Keeper:
         """Say where the run is kept, so that more can be written there. What prevents it is noted."""
         self._try(lambda folder: self.journal.keep(folder.path))
 
+    def follow(self) -> None:
+        """Write the records where TensorBoard looks, if that is wanted."""
+        if self.tensorboard:
+            self._try(lambda folder: self.journal.followers.append(Events(folder.path)))
+
     def keep_mask(self, mask: Mask) -> None:
         """Write the choice. What prevents it is noted."""
         self._try(lambda folder: folder.write_mask(mask))
@@ -177,7 +185,11 @@ def open_keeper(
     `who` and `how` are what must be the same when a run goes on. Raises UsageError; where no folder was asked for by
     name, that there is none is noted.
     """
-    keeper = Keeper(None, journal, run.checkpoint_seconds)
+    keeper = Keeper(None, journal, run.checkpoint_seconds, tensorboard=run.tensorboard)
+    if run.tensorboard:
+        check_writer()  # before there is a folder
+        if not (run.resume or run.run_dir):
+            raise OptionError("tensorboard", "writes into the folder of the run: it needs run_dir")
     if run.resume:
         keeper.folder = run_folder.reopen(Path(run.resume), who, how)
         keeper.resume()
@@ -189,6 +201,7 @@ def open_keeper(
     elif run.run_dir:
         keeper.folder = run_folder.create(Path(run.run_dir), who, how)
     keeper.tell()
+    keeper.follow()
     return keeper
 
 

@@ -43,6 +43,7 @@ class Journal:
     records: list[Progress] = field(default_factory=list)
     later: float = 0.0
     notes: list[Note] = field(default_factory=list)
+    followers: list[Listener] = field(default_factory=list)  # are told the records alone
 
     def note(self, text: str, code: str = "run") -> None:
         """Keep a note, once; plain text is one of this code."""
@@ -67,4 +68,6 @@ class Journal:
 
     def record(self, progress: Progress) -> None:
         self.records.append(progress)
+        for follower in self.followers:
+            follower(progress)
         self.tell(progress)

@@ -265,6 +265,9 @@ class Run:
     unverified: bool = option(False, "Write what cannot be verified, too, and mark it in its metadata.")
     run_dir: str = option("", "Keep the training there: checkpoints, history, mask.", metavar="FOLDER")
     resume: str = option("", "Go on with the run of this folder, which was interrupted.", metavar="RUN")
+    tensorboard: bool = option(
+        False, "Write what TensorBoard draws into the folder of the run, too; needs tensorboardX."
+    )
     cache: float = option(
         1.0, "Gigabytes on disk for what the original says, which is then asked once for each sample.", low=0
     )

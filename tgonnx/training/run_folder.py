@@ -4,6 +4,7 @@
     recipe.toml    the resolved recipe, as `--recipe` reads it
     history.csv    one line for each epoch
     mask.json      the choice, once the search is over
+    tensorboard/   the same as history.csv for TensorBoard, on request
     checkpoints/   the last two, the best, and the outcome of the search
 
 A run that has not been finished goes on from its newest checkpoint.
