@@ -144,3 +144,14 @@ def test_a_run_that_was_begun_in_python_wants_its_model(capsys: Capture) -> None
     Path("runs/run.json").write_text(json.dumps({}))
     assert main(["prune", "--resume", "runs"]) == 2
     assert "MODEL" in capsys.readouterr().err
+    assert main(["prune", "--resume", "none"]) == 2
+    assert capsys.readouterr().err == "error: none: is not the folder of a run\n"
+
+
+def test_several_sizes_can_be_had_again() -> None:
+    """Each has a rate of its own, which the recipe of the run must leave open."""
+    write(sweep="flops=0.8,0.6", out="a.onnx")
+    assert main(["prune", "--recipe", "tgonnx.toml", "-q"]) in (0, 7)
+    assert main(["prune", "--recipe", "runs/m-1/recipe.toml", "-o", "b.onnx", "-q"]) in (0, 7)
+    for size in ("flops80", "flops60"):
+        assert Path(f"a.{size}.onnx").read_bytes() == Path(f"b.{size}.onnx").read_bytes()

@@ -60,7 +60,9 @@ def from_recipe(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def from_run(context: typer.Context, folder: str) -> str:
-    """Take what the command was given that began the run."""
+    """Take what the command was given that began the run. Raises UsageError if there is none."""
+    if folder and not Path(folder).is_dir():
+        raise UsageError(f"{folder}: is not the folder of a run")
     if folder and (path := Path(folder) / RECIPE).is_file():
         context.default_map = {**_defaults(context, path), **(context.default_map or {})}
     return folder
