@@ -2,11 +2,12 @@
 
     python benchmarks/folder_rate.py [--images 640] [--epochs 7] [--batch 64] [--threads 1] [--within 0.05]
 
-Two cases: the shipped ResNet-20 on grey images of 28 x 28 (.png), and a small network on photographs (.jpg of
-320 x 240) made 64 x 64, where reading weighs more. The arrays hold the same pixels, once as bytes and once as the floats that the
-model takes. Folder and arrays train epoch by epoch in turns, each with its own trainer of the same kind. A row has the
-median step in wall and in CPU time (of all threads), and the medians of the folder's ratio to the arrays' in the same
-turn. Wall time means something on an idle machine only. Exit code 1 where a folder's step takes more than 1 + `--within` times that of the arrays.
+Two cases: the shipped ResNet-20 on grey images of 28 x 28 (.png), and a small network on photographs (.jpg of 320 x
+240) made 64 x 64, where reading weighs more. The arrays hold the same pixels, once as bytes and once as the floats
+that the model takes. Folder and arrays train epoch by epoch in turns, each with its own trainer of the same kind. A
+row has the median step in wall and in CPU time (of all threads), and the medians of the folder's ratio to the arrays'
+in the same turn. Wall time means something on an idle machine only. Exit code 1 where a folder's step takes more than
+1 + `--within` times that of the arrays.
 """
 
 from __future__ import annotations
