@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tgonnx.analysis.difference import Difference
     from tgonnx.analysis.model import Model
     from tgonnx.analysis.target import Target
-    from tgonnx.api import analyze, apply, diff, gate, select, verify
+    from tgonnx.api import analyze, apply, diff, gate, select, sensitivity, verify
     from tgonnx.errors import (
         DataError,
         DivergedError,
@@ -80,6 +80,7 @@ __all__ = [
     "passes",
     "prune",
     "select",
+    "sensitivity",
     "sweep",
     "tune",
     "verify",
@@ -92,7 +93,7 @@ _HOMES = {
     "analysis.difference": "Difference",
     "analysis.model": "Model",
     "analysis.target": "Target",
-    "api": "analyze apply diff gate select verify",
+    "api": "analyze apply diff gate select sensitivity verify",
     "errors": "DataError DivergedError InstallationError ModelError TargetError TgonnxError UnsupportedError "
     "UsageError VerificationError",
     "loading": "load",

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from tgonnx.cli.common import HERE, LOOK, analyzed, command
+from tgonnx.cli.common import HERE, LOOK, analyzed, command, prunable
 from tgonnx.cli.fields import Only
-from tgonnx.cli.options import Analysis, Evidence, ModelPath, Overwrite, Previewed, Subject
+from tgonnx.cli.options import Analysis, Evidence, ModelPath, Overwrite, Previewed, Samples, Subject
 from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import (
     InstallationError,
@@ -34,11 +34,19 @@ def inspect(
             help="What keeps the axes of these weights, and how.",
         ),
     ] = None,
+    sensitivity: Annotated[
+        bool,
+        typer.Option("--sensitivity", help="How far outputs move if a group loses half; looks at --data."),
+    ] = False,
+    data: Samples,
     subject: Annotated[Subject, Only("model", "attention", "shape")],
 ) -> None:
     """Show what a model costs, what can be cut together, and what cannot be cut and why."""
     from tgonnx.report import tables as report
 
+    if sensitivity:
+        _sensitivity(terminal, data, subject)
+        return
     model, coupling = subject.model, analyzed(terminal, subject)
     costs, original = coupling.cost_model, coupling.model.original
     size = model.stat().st_size
@@ -47,8 +55,8 @@ def inspect(
         asked = [pin for pin in coupling.pinned if why == pin.value or fnmatchcase(pin.value, why)]
         if not asked:
             raise UsageError(f"--why {why!r} matches no weight with an axis that stays")
-        data = [vars(pin) | {"way": [str(step) for step in coupling.why(pin)]} for pin in asked]
-        terminal.result({"why": data}, report.why_table(coupling, asked))
+        told = [vars(pin) | {"way": [str(step) for step in coupling.why(pin)]} for pin in asked]
+        terminal.result({"why": told}, report.why_table(coupling, asked))
         return
     terminal.result(
         report.inspect_json(str(model), original, size, coupling, costs) if terminal.json else {},
@@ -57,6 +65,20 @@ def inspect(
         report.group_table(coupling.groups, groups),
         report.pinned_table(coupling.pinned, everything),
     )
+
+
+def _sensitivity(terminal: Terminal, data: Samples, subject: Subject) -> None:
+    """What each group costs on the user's samples. Raises UsageError without any."""
+    from tgonnx import api
+    from tgonnx.report.closing import sensitivity_json, sensitivity_table
+
+    source = data.source()
+    if source is None:
+        raise UsageError("--sensitivity looks at activations: give --data")
+    coupling = prunable(terminal, subject)
+    with terminal.working("closing groups in turn"):
+        found = api.sensitivity(coupling, source)
+    terminal.result(sensitivity_json(found), sensitivity_table(found))
 
 
 @command(LOOK, "tgonnx verify gated.onnx small.onnx")
