@@ -77,6 +77,8 @@ def test_what_is_for_choosing_does_not_go_with_a_mask(name: str, value: Any) -> 
 def test_a_mask_must_be_of_the_model(project: None) -> None:
     with pytest.raises(tg.UsageError, match="a target does not go with it"):
         tg.prune(network(), samples(40), 0.5, mask=chosen())
+    with pytest.raises(tg.UsageError, match="nor a mask go with it"):
+        tg.sweep(network(), samples(40), [0.5], mask=chosen())
     chosen().save("k.json")
     smaller = tg.apply(network(), chosen())
     with pytest.raises(tg.UsageError, match=r"k\.json: the mask belongs to another model"):

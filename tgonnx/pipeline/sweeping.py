@@ -52,7 +52,9 @@ def sweep(
         raise OptionError("sweep", "needs one target or more, all different and of one kind")
     options = Options.of("sweep", (recipe, bounds, run), fields, attention, progress)
     if options.recipe.max_drop is not None or options.recipe.lossless or options.recipe.mask is not None:
-        raise OptionError("sweep", "has targets of its own: neither max_drop, lossless nor mask go with it")
+        raise OptionError(
+            "sweep", "has targets of its own: neither max_drop nor lossless nor a mask go with it"
+        )
     job = prepared(model, data, wanted, options)
     if job.lesson is None:
         plans = [job.plan.aimed(target) for target in wanted]
