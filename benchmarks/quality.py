@@ -201,7 +201,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("verb", choices=["run", "report", "check"])
-    parser.add_argument("sets", nargs="*", choices=["grid", "epoch", "calibrate"])
+    parser.add_argument("sets", nargs="*", help="grid, epoch, calibrate")
     options = parser.parse_args()
     if options.verb == "run":
         for kind in options.sets:

@@ -267,14 +267,15 @@ def _waves(cut: onnx.ModelProto, targets: Sequence[_Target]) -> list[list[_Targe
     """The weights in order, those that do not depend on one another together."""
     waves: list[list[_Target]] = []
     fresh: set[str] = set()  # what depends on the weights of the last wave
+    reads = [(read_by(node), [name for name in node.output if name]) for node in cut.graph.node]
     for target in targets:
         operands = {use.operand for use in target.uses}
         if not waves or operands & fresh:
             waves.append([])
             fresh = set()
         waves[-1].append(target)
-        outputs = {use.output for use in target.uses}
-        for node in cut.graph.node:
-            if outputs & set(node.output) or fresh & read_by(node):
-                fresh.update(filter(None, node.output))
+        fresh.update(name for use in target.uses for name in reads[use.place][1])
+        for names, made in reads[min(use.place for use in target.uses) :]:
+            if not fresh.isdisjoint(names):
+                fresh.update(made)
     return waves

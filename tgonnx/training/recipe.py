@@ -22,6 +22,10 @@ GATES, CHOSEN_BY = (
     "gates",
     "obs",
 )  # the criterion that is learned, and what "auto" means where there are samples
+# options about choosing what stays
+OF_A_CHOICE = (
+    "mask", "criterion", "compensate", "calibrate", "lossless", "gate_lr", "lambda_", "gradient", "weights", "max_drop",
+)  # fmt: skip
 LR = 5e-4  # where nobody chooses: a trained network that learns faster forgets what it knew
 BATCH = 64  # at most, if nothing else is asked for
 
@@ -128,6 +132,12 @@ class Recipe:
         "What chooses the units that stay: gates (learned), or one of the criteria of `tgonnx mask`; auto: obs.",
         names=_criteria,
     )
+    mask: Any = option(
+        None,
+        "Choose nothing: cut what this mask closes, then train on.",
+        kind=str,
+        metavar="MASK.json",
+    )
     compensate: bool = option(True, "Refit what reads of cut channels by least squares.")
     calibrate: bool = option(False, "Train nothing: choose and refit from a few samples, labels or not.")
     lossless: bool = option(False, "Remove what does nothing, whatever the input, and nothing else.")
@@ -168,6 +178,12 @@ class Recipe:
         form=_augmentations,
     )
 
+    max_drop: float | None = option(
+        None,
+        "Find the smallest model, down to --target, that loses at most so many points of the metric.",
+        kind=float,
+        low=0,
+    )
     from_scratch: bool = option(
         False,
         "The model is not trained yet: it need not be better than a constant answer, nor is it imitated.",
@@ -178,9 +194,10 @@ class Recipe:
         numbers_of("loss_weight", self.loss_weight)
         if self.calibrate and self.criterion == GATES:
             raise OptionError("calibrate", "trains nothing, and gates must learn: choose another criterion")
-        if self.lossless and (self.calibrate or self.criterion != "auto"):
+        if self.lossless and (self.calibrate or self.criterion != "auto" or self.max_drop is not None):
             raise OptionError(
-                "lossless", "leaves nothing to choose: neither criterion nor calibrate go with it"
+                "lossless",
+                "leaves nothing to choose: neither criterion nor calibrate nor max_drop go with it",
             )
 
     def asked(self) -> Asked:
@@ -250,6 +267,9 @@ class Run:
     unverified: bool = option(False, "Write what cannot be verified, too, and mark it in its metadata.")
     run_dir: str = option("", "Keep the training there: checkpoints, history, mask.", metavar="FOLDER")
     resume: str = option("", "Go on with the run of this folder, which was interrupted.", metavar="RUN")
+    tensorboard: bool = option(
+        False, "Write what TensorBoard draws into the folder of the run, too; needs tensorboardX."
+    )
     cache: float = option(
         1.0, "Gigabytes on disk for what the original says, which is then asked once for each sample.", low=0
     )

@@ -46,6 +46,10 @@ GAIN_STEPS = 300
 FLOOR = 0.3  # of its units that a group keeps open while searching: starved layers fine-tune badly
 ANNEAL = 0.5  # of the search: by then the target itself is asked for
 SETTLE = 0.8  # of the search: by then gates rest where they cost least
+FIRM, FIRMEST = (
+    0.5,
+    0.75,
+)  # hysteresis at the beginning, and from SETTLE on: at 1, open gates cost nothing to keep
 MEMORY = 0.1  # of the search: the steps over which it counts how often each gate was open
 
 
@@ -83,7 +87,7 @@ def search(
         rho, hysteresis = target.value, 0.0
         if recipe.lambda_ is None:
             rho = 1 - (1 - target.value) * min(1.0, done / ANNEAL)
-            hysteresis = 0.5 + 0.5 * min(1.0, done / SETTLE)
+            hysteresis = FIRM + (FIRMEST - FIRM) * min(1.0, done / SETTLE)
         gate_lr = recipe.gate_lr * (1 - done)
         scalars = {MU: mu * unit, RHO: rho, HYSTERESIS: hysteresis, "tgonnx.gate_lr": gate_lr}
         if recipe.train_weights:
