@@ -141,3 +141,22 @@ def test_files_of_images_are_changed_and_shown(tmp_path: Path) -> None:
     shown = data.preview(two(tmp_path), model(), augment=("mirror",))
     assert ("augment", "mirror of 'image', in training only") in shown.rows
     assert shown.batch.positions is None
+
+
+def test_images_of_several_sizes_from_a_generator() -> None:
+    rng = np.random.default_rng(0)
+
+    def pairs() -> Any:
+        for number in range(24):
+            side = 6 + 2 * (number % 3)
+            yield rng.normal(size=(8, 2, side, side)).astype(np.float32), np.arange(8) % 3
+
+    sized = network()
+    for axis, name in ((2, "H"), (3, "W")):
+        sized.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    opened = data.open_dataset(pairs(), sized)
+    assert "inputs of 3 shapes: each batch is of one of them" in opened.notes
+    result = tg.prune(
+        sized, pairs(), 0.6, **(SHORT | {"criterion": "l2", "epochs": 1, "augment": "mirror,crop"})
+    )
+    assert result.check.ok
