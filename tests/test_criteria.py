@@ -233,6 +233,15 @@ def test_rarely_active_is_not_dead() -> None:
     assert set(np.flatnonzero(dead)) == {5}
 
 
+def test_a_value_without_elements_tells_nothing() -> None:
+    text = """(float[N,3,9,9] x) => (float[N,5,9,9] y, float[0,3,9,9] z) {
+        c = Conv(x, w) r = Relu(c) y = Conv(r, o) z = Slice(x, end, end) }"""
+    w, o = normal(6, 3, 1, 1), normal(5, 6, 1, 1)
+    w[2], o[:, 4] = 0, 0
+    coupling = tg.analyze(network(text, w=w, o=o, end=np.array([9])))
+    assert set(np.flatnonzero(dead_units(coupling))) == {2, 4}
+
+
 def test_without_dead_units_there_is_nothing_to_do() -> None:
     with pytest.raises(UnsupportedError, match="every unit does something"):
         without_dead(tg.analyze(RESNET))
