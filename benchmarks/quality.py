@@ -35,6 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "default": {},
     "gates": {"criterion": "gates"},
     "gates, the paper's": {"criterion": "gates", "compensate": False},
+    "gates, weights frozen": {"criterion": "gates", "weights": "frozen"},
     "obs": {"criterion": "obs"},
     "l2 + least squares": {"criterion": "l2"},
     "l2": {"criterion": "l2", "compensate": False},
