@@ -7,6 +7,7 @@ their definitions), onnx's own evaluator.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -260,6 +261,7 @@ def native_module() -> Any:
 
 def broken() -> str:
     """Why onnxruntime cannot be imported; empty if it can."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else 1.32 reports runs, and leaves a file in TMPDIR
     try:
         with deferred():  # a signal in the middle of an import would be taken for a broken package
             runtime: Any = import_module("onnxruntime")
