@@ -12,7 +12,7 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from tgonnx.errors import TgonnxError, UsageError
+from tgonnx.errors import TgonnxError, UsageError, VerificationError
 from tgonnx.io import interrupts
 from tgonnx.selection.mask import Mask
 from tgonnx.training import run_folder
@@ -97,7 +97,7 @@ class Keeper:
         """Within, an interruption is answered with a checkpoint; Ctrl-C also with the model as far as it is.
 
         `model`, if the search is over, writes that and says where. A signal that comes meanwhile ends the process
-        at once.
+        at once. A result that is not let through is kept in a checkpoint, and the error says where.
         """
         try:
             yield
@@ -110,6 +110,20 @@ class Keeper:
                 if hasattr(error, "add_note"):  # Python 3.11 and later: for those who call the library
                     error.add_note(advice)
             raise
+        except VerificationError as error:
+            raise VerificationError(f"{error}{self._refused()}") from None
+
+    def _refused(self) -> str:
+        """Write the latest state. Says where what was trained is, and what could not be written."""
+        told = len(self.journal.notes)
+        self.keep()
+        parts = self.journal.notes[told:]
+        kept = None if self.folder is None else self.folder.last_written()
+        if self.folder is not None and kept is not None:
+            parts.append(
+                f"what was trained is kept in {kept}; {_option(self.folder)} does not train it again"
+            )
+        return "".join(f"; {part}" for part in parts)
 
     def _salvaged(self, model: Callable[[], Path | None] | None) -> str:
         """Write what can be written. Says what there is, and what could not be written."""
@@ -176,10 +190,16 @@ def open_keeper(
 def _command(folder: RunFolder) -> str:
     """How to go on with a run: the command that was given, or the option in Python."""
     if not interrupts.COMMAND:
-        return f"resume={str(folder.path)!r}"
+        return _option(folder)
     kept, skip = [], False
     for word in sys.argv[1:]:
         if not (skip or word.startswith(("--run-dir", "--resume", "--no-run-dir"))):
             kept.append(word)
         skip = word in ("--run-dir", "--resume")
     return shlex.join(["tgonnx", *kept, "--resume", str(folder.path)])
+
+
+def _option(folder: RunFolder) -> str:
+    """The option that goes on with a run."""
+    path = str(folder.path)
+    return f"--resume {shlex.quote(path)}" if interrupts.COMMAND else f"resume={path!r}"
