@@ -166,6 +166,15 @@ def test_symbols_of_a_one_hot_code_are_no_channels() -> None:
     assert kept.op_type == "Equal"
 
 
+def test_columns_of_a_table_are_channels_even_if_it_codes_symbols_one_hot() -> None:
+    """What a weight holds is not asked: a stored identity is a table of embeddings, and its rows are the symbols."""
+    body = "f = Gather(v, x) g = MatMul(f, a) h = Relu(g) y = MatMul(h, b)"
+    proto = model(17, "(int64[N,5] x) => (float[N,5,4] y)", "float[9,8] a, float[8,4] b", body)
+    proto.graph.initializer.append(numpy_helper.from_array(np.eye(9, dtype=np.float32), "v"))
+    assert units_of(proto) == [8, 9]
+    assert ("v", 0) in [(p.value, p.axis) for p in analyze(load(proto)).pinned]
+
+
 @pytest.mark.parametrize(("weights", "body", "groups", "flops"), [
     ("float[7,8] a, int8[8,4] b, float[4] s, int8[4] z, float[4] c",
      "h = MatMul(x, a) y = com.microsoft.DynamicQuantizeMatMul(h, b, s, z, c)", [8], 2 * 5 * (7 * 8 + 8 * 4)),

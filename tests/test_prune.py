@@ -12,6 +12,7 @@ from onnx import numpy_helper, parser
 from small_task import network, samples
 
 import tgonnx as tg
+from tgonnx import pipeline
 from tgonnx.pipeline import PruneResult, embed
 from tgonnx.training.fine_tune import fine_tune
 from tgonnx.training.progress import Journal
@@ -99,6 +100,32 @@ def test_an_impossible_target_gives_the_least_and_says_so(trained: onnx.ModelPro
     result = tg.prune(trained, target=tg.Target(flops=0.01))
     assert not result.target_met
     assert any("not met" in note for note in result.notes)
+
+
+def test_a_result_that_is_refused_is_kept_and_need_not_be_trained_again(
+    trained: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise tg.VerificationError("m.onnx: verification is inconclusive")
+
+    folder = tmp_path / "run"
+    how: dict[str, Any] = {"epochs": 2, "batch": 32, "lr": 1e-2, "threads": 1}
+    expected = tg.prune(trained, samples(), 0.5, **how)
+    with monkeypatch.context() as broken:
+        broken.setattr(pipeline, "_verified", refuse)
+        with pytest.raises(tg.VerificationError) as refused:
+            tg.prune(trained, samples(), 0.5, run_dir=str(folder), **how)
+    last = sorted((folder / "checkpoints").glob("2-fine-tune-*.safetensors"))[-1]
+    assert str(refused.value) == (
+        f"m.onnx: verification is inconclusive; what was trained is kept in {last}; "
+        f"resume={str(folder)!r} does not train it again"
+    )
+    steps: list[int] = []
+    result = tg.prune(
+        trained, samples(), 0.5, resume=str(folder), progress=lambda at: steps.append(at.step), **how
+    )
+    assert steps == []
+    assert result.model.SerializeToString() == expected.model.SerializeToString()
 
 
 def test_options_reach_the_mask(trained: onnx.ModelProto) -> None:

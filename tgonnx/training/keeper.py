@@ -12,7 +12,7 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from tgonnx.errors import OptionError, TgonnxError, UsageError
+from tgonnx.errors import OptionError, TgonnxError, UsageError, VerificationError
 from tgonnx.io import interrupts
 from tgonnx.selection.mask import Mask
 from tgonnx.training import run_folder
@@ -114,7 +114,7 @@ class Keeper:
         """Within, an interruption is answered with a checkpoint; Ctrl-C also with the model as far as it is.
 
         `model`, if the search is over, writes that and says where. A signal that comes meanwhile ends the process
-        at once.
+        at once. A result that is not let through is kept in a checkpoint, and the error says where.
         """
         try:
             yield
@@ -127,6 +127,20 @@ class Keeper:
                 if hasattr(error, "add_note"):  # Python 3.11 and later: for those who call the library
                     error.add_note(advice)
             raise
+        except VerificationError as error:
+            raise VerificationError(f"{error}{self._refused()}") from None
+
+    def _refused(self) -> str:
+        """Write the latest state. Says where what was trained is, and what could not be written."""
+        told = len(self.journal.notes)
+        self.keep()
+        parts = self.journal.notes[told:]
+        kept = None if self.folder is None else self.folder.last_written()
+        if self.folder is not None and kept is not None:
+            parts.append(
+                f"what was trained is kept in {kept}; {_option(self.folder)} does not train it again"
+            )
+        return "".join(f"; {part}" for part in parts)
 
     def _salvaged(self, model: Callable[[], Path | None] | None) -> str:
         """Write what can be written. Says what there is, and what could not be written."""
@@ -208,6 +222,12 @@ def open_keeper(
 def _command(folder: RunFolder) -> str:
     """How to go on with a run: the command, or the option in Python. The folder has the rest."""
     if not interrupts.COMMAND:
-        return f"resume={str(folder.path)!r}"
+        return _option(folder)
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "prune")
     return shlex.join(["tgonnx", verb, "--resume", str(folder.path)])
+
+
+def _option(folder: RunFolder) -> str:
+    """The option that goes on with a run."""
+    path = str(folder.path)
+    return f"--resume {shlex.quote(path)}" if interrupts.COMMAND else f"resume={path!r}"

@@ -93,6 +93,11 @@ class RunFolder:
         facts = {"cost": found.cost, "stake": found.stake, **_told(journal)}
         checkpoint.write(self.checkpoints, FOUND, found.tensors(), facts)
 
+    def last_written(self) -> Path | None:
+        """The arrays of the newest checkpoint; None if there is none."""
+        names = checkpoint.names(self.checkpoints)
+        return self.checkpoints / f"{names[-1]}{checkpoint.TENSORS}" if names else None
+
     def newest(self) -> Kept | None:
         """The newest checkpoint that is whole; notes say which were not. Raises UsageError if none is."""
         damaged: list[str] = []
