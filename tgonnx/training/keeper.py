@@ -134,7 +134,7 @@ class Keeper:
         """Write the latest state. Says where what was trained is, and what could not be written."""
         told = len(self.journal.notes)
         self.keep()
-        parts = self.journal.notes[told:]
+        parts: list[str] = [*self.journal.notes[told:]]
         kept = None if self.folder is None else self.folder.last_written()
         if self.folder is not None and kept is not None:
             parts.append(
