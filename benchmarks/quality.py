@@ -35,6 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "default": {},
     "gates": {"criterion": "gates"},
     "gates, the paper's": {"criterion": "gates", "compensate": False},
+    "gates, weights frozen": {"criterion": "gates", "weights": "frozen"},
     "obs": {"criterion": "obs"},
     "l2 + least squares": {"criterion": "l2"},
     "l2": {"criterion": "l2", "compensate": False},
@@ -201,7 +202,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("verb", choices=["run", "report", "check"])
-    parser.add_argument("sets", nargs="*", choices=["grid", "epoch", "calibrate"])
+    parser.add_argument("sets", nargs="*", help="grid, epoch, calibrate")
     options = parser.parse_args()
     if options.verb == "run":
         for kind in options.sets:

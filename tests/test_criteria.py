@@ -10,6 +10,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 import tgonnx as tg
+from tgonnx.cli.app import main
 from tgonnx.errors import OptionError, UnsupportedError
 from tgonnx.passes.compensate import compensate
 from tgonnx.passes.remove_channels import remove_channels
@@ -144,6 +145,28 @@ def test_allocation() -> None:
         select(coupling, allocation="even")
 
 
+def test_the_group_that_matters_is_the_most_sensitive(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Of two layers one is made of pairs of equal units, half of which are small: closing that half loses little."""
+    text = "(float[N,6] x) => (float[N,5] y) { h = Gemm(x, a) r = Relu(h) g = Gemm(r, b) s = Relu(g) y = Gemm(s, c) }"
+    a, b, c = normal(6, 8), normal(8, 9), normal(9, 5)
+    a[:, ::2] *= 1e-3
+    model = network(text, a=a, b=b, c=c)
+    x = normal(300, 6)
+    found = tg.sensitivity(model, {"x": x})
+    assert [one.units for one in found] == [9, 8]
+    assert found[0].error > 0.1 > 0.01 > found[1].error
+    assert all(one.closed == 4 for one in found)
+    assert 0 < found[1].saved < 0.7
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=x)
+    assert main(["inspect", str(tmp_path / "m.onnx"), "--sensitivity", "-d", str(tmp_path / "d.npz")]) == 0
+    assert "Sensitivity" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "m.onnx"), "--sensitivity"]) == 2
+    assert "give --data" in capsys.readouterr().err
+
+
 # --- units that do nothing ---------------------------------------------------------------------------------------
 
 
@@ -208,6 +231,15 @@ def test_rarely_active_is_not_dead() -> None:
     ab[5] = 0
     dead = dead_units(tg.analyze(network(MLP, a=a, ab=ab, b=normal(8, 5))))
     assert set(np.flatnonzero(dead)) == {5}
+
+
+def test_a_value_without_elements_tells_nothing() -> None:
+    text = """(float[N,3,9,9] x) => (float[N,5,9,9] y, float[0,3,9,9] z) {
+        c = Conv(x, w) r = Relu(c) y = Conv(r, o) z = Slice(x, end, end) }"""
+    w, o = normal(6, 3, 1, 1), normal(5, 6, 1, 1)
+    w[2], o[:, 4] = 0, 0
+    coupling = tg.analyze(network(text, w=w, o=o, end=np.array([9])))
+    assert set(np.flatnonzero(dead_units(coupling))) == {2, 4}
 
 
 def test_without_dead_units_there_is_nothing_to_do() -> None:

@@ -26,6 +26,7 @@ ELSEWHERE = {
     "docs/ContribOperators.md",
     "zoo_pack.py",
     "script.py",
+    "tgonnx.toml",
     "tgonnx.unverified",
     "tgonnx.gate_values",
 }

@@ -158,6 +158,21 @@ def test_the_classes_are_those_of_the_model(tmp_path: Path) -> None:
         data.open_dataset(root, model())
 
 
+def test_what_is_hidden_or_beside_the_classes_is_not_read(tmp_path: Path) -> None:
+    root = two(tmp_path / "train")
+    two(tmp_path / "test")
+    two(tmp_path / "val")
+    (root / "cat" / "._0.png").write_bytes(b"a resource fork")
+    save(root / ".ipynb_checkpoints" / "0.png")
+    save(root / "beside.png")
+    dataset = data.open_dataset(tmp_path, model())
+    assert dataset.classes == ("cat", "dog")
+    assert len(dataset.train) == 8
+    assert len(dataset.held_out or ()) == 8
+    assert "1 images beside the class folders" in dataset.notes[0]
+    assert dataset.notes[1] == f"{tmp_path / 'val'} is not read: the test part is {tmp_path / 'test'}"
+
+
 def test_a_table_of_paths_and_labels(tmp_path: Path) -> None:
     two(tmp_path)
     rows = [f"{name}/{index}.png" for name in ("dog", "cat") for index in range(4)]

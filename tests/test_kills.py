@@ -24,7 +24,7 @@ PATIENCE = 120  # seconds until something is taken to have failed
 Run = subprocess.Popen[str]
 PRUNE = (
     "prune", "m.onnx", "--data", "d.npz", "--epochs", "30", "--batch", "16", "--threads", "1", "-o", "out.onnx",
-    "--from-scratch",
+    "--from-scratch", "--criterion", "gates",
 )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_a_run_that_is_killed_at_random_goes_on_bit_by_bit(
             run.communicate()
         if run.returncode == 0:  # it was over
             break
-        arguments = (*often, "--resume", "runs/m-1")
+        arguments = ("prune", "--resume", "runs/m-1")  # the folder has the rest
     else:
         ends_well(start(*arguments))
     assert (folder / "out.onnx").read_bytes() == expected
@@ -117,7 +117,7 @@ def test_a_run_that_is_killed_at_random_goes_on_bit_by_bit(
         "checkpoints", "history.csv", "mask.json", "recipe.toml", "run.json",
     }  # fmt: skip
     (folder / "out.onnx").unlink()
-    again = start(*PRUNE, "--resume", "runs/m-1")
+    again = start("prune", "--resume", "runs/m-1")
     assert again.communicate()[1] == "error: runs/m-1: this run is finished\n"
     assert again.returncode == 2
 

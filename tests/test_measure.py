@@ -129,6 +129,26 @@ def test_a_sigmoid_near_zero_is_rounding(seed: int) -> None:
     assert check.max_rel <= check.tolerance
 
 
+def beside_one_half(weight: float) -> onnx.ModelProto:
+    """A small number that is rounded like one half, as runtimes round what they make of a sigmoid."""
+    return weighted(
+        "g (float[1,1] x) => (float[1,1] y) { a = MatMul(x, w)\n b = Add(a, half)\n y = Sub(b, half) }",
+        w=np.array([[weight]], np.float32),
+        half=np.array([0.5], np.float32),
+    )
+
+
+def test_a_number_that_last_bits_do_not_move_may_be_a_step_off() -> None:
+    step, ones = 2.0**-24, [{"x": np.ones((1, 1), np.float32)}]
+    edge = 1700.5 * step  # a step is a 1700th of the number, far more than is tolerated
+    below, above = beside_one_half(edge * (1 - 1e-6)), beside_one_half(edge * (1 + 1e-6))
+    check = tg.verify(below, above, ones)
+    assert check.ok
+    assert check.max_abs == step
+    for steps in (10, 100, 1000):
+        assert tg.verify(below, beside_one_half(edge + steps * step), ones).verdict == "different"
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_half_precision_is_held_to_its_own_rounding(seed: int) -> None:
     text = "g (float16[N,8] x) => (float16[N,5] y) { a = MatMul(x, w1)\n b = Relu(a)\n y = MatMul(b, w2) }"
@@ -230,10 +250,35 @@ def test_an_output_that_depends_on_sizes_only_may_be_constant() -> None:
 
 def test_an_input_that_changes_nothing_is_no_proof() -> None:
     model = parse(
-        "m (float[N,4] x, int64[N,4] at) => (float[N,4] y) <int64 far = {1000000}> "
-        "{ c = Greater(at, far)\n z = Neg(x)\n y = Where(c, z, x) }"
+        "m (float[N,4] x, int64[N,4] at) => (float[N,4] y) <float far = {1.0e7}> "
+        "{ f = Cast <to = 1> (at)\n s = Sqrt(f)\n c = Greater(s, far)\n z = Neg(x)\n y = Where(c, z, x) }"
     )
-    assert tg.verify(model, model).inconclusive == ("input 'at' changes nothing at the values tried",)
+    assert tg.verify(model, model).inconclusive == (
+        "input 'at' of the first changes nothing at the values tried",
+    )
+
+
+@pytest.mark.parametrize("comparison", ["Equal", "Greater", "LessOrEqual"])
+def test_what_an_integer_is_compared_with_is_met(comparison: str) -> None:
+    text = (
+        "m (float[N,4] x, int64 rate) => (float[N,4] y) <int64 known = {1000000}, int64 two = {2}> "
+        f"{{ d = Mul(rate, two)\n c = {comparison}(d, known)\n z = HERE(x)\n y = Where(c, z, x) }}"
+    )
+    right, wrong = pair(text, "Neg", "Abs")
+    assert tg.verify(right, right).ok
+    assert tg.verify(right, wrong).verdict == "different"
+
+
+def test_an_input_times_a_stored_zero_changes_nothing_and_that_is_known() -> None:
+    """As an exporter is made to keep an input that nothing needs."""
+    right, wrong = pair(
+        "m (float[N,4] x, int64 rate) => (float[N,4] y) <int64 none = {HERE}> "
+        "{ m = Mul(rate, none)\n f = Cast <to = 1> (m)\n y = Add(x, f) }",
+        "0",
+        "1",
+    )
+    assert tg.verify(right, right).ok
+    assert tg.verify(right, wrong).verdict == "different"
 
 
 def test_twins_leave_settings_alone() -> None:

@@ -49,6 +49,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("warmup", 1, "1 is not a number of at least 0 and below 1"),
     ("clip", -1, "-1 is not a number of at least 0"),
     ("accumulate", 0, "0 is not a whole number of at least 1"),
+    ("augment", "flip", "unknown augment 'flip'; there are crop, mirror"),
+    ("augment", "mirror,rotate", "unknown augment 'rotate'; there are "),
     ("engine", "ort", "'ort'; there are portable, ort-training, auto"),
     ("device", "gpu", "'gpu'; there are "),
     ("attention", "head", "'head'; there are heads, head-dim"),

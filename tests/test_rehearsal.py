@@ -265,7 +265,7 @@ def test_a_missing_device_is_one_line_and_exit_code_8(
     onnx.save(small_network(), tmp_path / "m.onnx")
     np.savez(tmp_path / "d.npz", **samples(64))
     command = ["prune", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "d.npz"), "--device", "cuda"]
-    command.append("--from-scratch")
+    command += ["--from-scratch", "--no-run-dir"]
     assert main([*command, "-o", str(tmp_path / "out.onnx"), "-q"]) == 8
     complaint = capsys.readouterr().err.strip()
     assert len(complaint.splitlines()) == 1

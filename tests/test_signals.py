@@ -91,6 +91,8 @@ PRUNE = (
     "-o",
     "out.onnx",
     "--from-scratch",
+    "--criterion",
+    "gates",
 )
 KEPT_NOWHERE = (*PRUNE, "--no-run-dir")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tgonnx.analysis.difference import Difference
     from tgonnx.analysis.model import Model
     from tgonnx.analysis.target import Target
-    from tgonnx.api import analyze, apply, diff, gate, select, verify
+    from tgonnx.api import analyze, apply, diff, gate, select, sensitivity, verify
     from tgonnx.errors import (
         DataError,
         DivergedError,
@@ -36,10 +36,11 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from tgonnx.loading import load
-    from tgonnx.pipeline import Figures, PruneResult, prune
+    from tgonnx.pipeline import Evaluation, Figures, PruneResult, evaluate, prune, sweep, tune
     from tgonnx.runtime.equivalence import Check
     from tgonnx.selection.bounds import Bounds
     from tgonnx.selection.mask import Mask
+    from tgonnx.training.exam import Exam
     from tgonnx.training.progress import Progress
     from tgonnx.training.recipe import Recipe, Run
 
@@ -52,6 +53,8 @@ __all__ = [
     "DataError",
     "Difference",
     "DivergedError",
+    "Evaluation",
+    "Exam",
     "Figures",
     "InstallationError",
     "Mask",
@@ -71,11 +74,15 @@ __all__ = [
     "apply",
     "data",
     "diff",
+    "evaluate",
     "gate",
     "load",
     "passes",
     "prune",
     "select",
+    "sensitivity",
+    "sweep",
+    "tune",
     "verify",
 ]
 
@@ -86,14 +93,15 @@ _HOMES = {
     "analysis.difference": "Difference",
     "analysis.model": "Model",
     "analysis.target": "Target",
-    "api": "analyze apply diff gate select verify",
+    "api": "analyze apply diff gate select sensitivity verify",
     "errors": "DataError DivergedError InstallationError ModelError TargetError TgonnxError UnsupportedError "
     "UsageError VerificationError",
     "loading": "load",
-    "pipeline": "Figures PruneResult prune",
+    "pipeline": "Evaluation Figures PruneResult evaluate prune sweep tune",
     "runtime.equivalence": "Check",
     "selection.bounds": "Bounds",
     "selection.mask": "Mask",
+    "training.exam": "Exam",
     "training.progress": "Progress",
     "training.recipe": "Recipe Run",
 }

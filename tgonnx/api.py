@@ -27,6 +27,7 @@ from tgonnx.selection.mask import Mask
 
 if TYPE_CHECKING:  # only its name
     from tgonnx.data.sources import Data
+    from tgonnx.pipeline.closing import Sensitivity
 
 AnyModel = Coupling | Model | Source
 AnyMask = Mask | str | os.PathLike[str] | Sequence[bool] | NDArray[np.bool_]
@@ -73,6 +74,20 @@ def select(
         bounds=bounds,
         **fields,
     )
+
+
+def sensitivity(model: AnyModel, data: Data, share: float = 0.5) -> list[Sensitivity]:
+    """How far the outputs move if each group alone loses `share` of its units, the most sensitive group first.
+
+    `data` are samples; labels are not needed. Raises UsageError, DataError, ModelError.
+    """
+    from tgonnx.data.calibration import Calibration
+    from tgonnx.data.sources import open_dataset
+    from tgonnx.pipeline.closing import sensitivities
+
+    coupling = _coupling(model)
+    inputs = Calibration(open_dataset(data, coupling.model.original).train)
+    return sensitivities(coupling, inputs, number("share", share))
 
 
 def gate(model: AnyModel, mask: AnyMask) -> onnx.ModelProto:

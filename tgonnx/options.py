@@ -95,6 +95,12 @@ def option(default: Any, help: str, kind: type | None = None, **limits: Any) -> 
     return dataclasses.field(default=default, metadata={"option": spec})
 
 
+def like(kind: Any, name: str) -> Any:
+    """A field for the same option that another class has."""
+    spec = specs(kind)[name]
+    return dataclasses.field(default=spec.default, metadata={"option": spec})
+
+
 def specs(options: Any) -> dict[str, Spec]:
     """The options of a class, or of an object of it, by name."""
     return {field.name: field.metadata["option"] for field in dataclasses.fields(options)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tgonnx.cli.terminal import Terminal
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Announcing:
-    """A listener that says what will happen, and hands on what does."""
+    """A listener that says what will happen, hands on what does, and writes the command into the folder of the run."""
 
     terminal: Terminal
     listener: Callable[[Progress], None]
@@ -23,6 +24,9 @@ class Announcing:
         width = max(len(name) for name, _ in outlook)
         for name, text in outlook:
             self.terminal.note(f"{name:<{width}}  {text}")
+
+    def keeps(self, folder: Path) -> None:
+        self.terminal.given.keep(folder)
 
     def __call__(self, progress: Progress) -> None:
         self.listener(progress)

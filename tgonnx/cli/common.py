@@ -7,15 +7,18 @@ import inspect as introspection
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from tgonnx.cli.ending import EXIT_CODES
 from tgonnx.cli.fields import Expanded
+from tgonnx.cli.help import Grouped, GroupedCommands, epilog
 from tgonnx.cli.options import COMMON, Subject
+from tgonnx.cli.recipe_file import Given, blamed, keys
 from tgonnx.cli.terminal import Terminal
-from tgonnx.errors import UnsupportedError
+from tgonnx.errors import OptionError, UnsupportedError
 from tgonnx.io.interrupts import deferred
 from tgonnx.options import attention_of
 
@@ -23,31 +26,57 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
     from tgonnx.analysis.coupling import Coupling
     from tgonnx.analysis.model import Model
 
+CUT, LOOK, HERE = "Cutting", "Looking and measuring", "This installation"  # groups of commands in the help
+Command = Callable[..., None]
 app = typer.Typer(
-    add_completion=False,
+    cls=GroupedCommands,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Make an ONNX model smaller and faster by deleting channels, attention heads and hidden units.",
-    epilog=EXIT_CODES,
+    epilog=epilog(
+        ["tgonnx prune model.onnx --data data.npz --target flops=0.5", "tgonnx inspect model.onnx"],
+        EXIT_CODES,
+    ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command; the first parameter is the `Terminal` made from the options of all commands.
+def command(panel: str, *examples: str) -> Callable[[Command], Command]:
+    """Register a command below `panel` of the help, which ends with the `examples`.
 
-    A parameter that is a class of options stands for its fields (`tgonnx.cli.fields`).
+    The first parameter is the `Terminal` made from the options of all commands. One that is a class of options stands
+    for its fields (`tgonnx.cli.fields`). The command is called like the function, an underscore at the end aside.
     """
 
+    def register(function: Command) -> Command:
+        text = epilog(examples, "Exit codes: see `tgonnx --help`.")
+        name = function.__name__.rstrip("_")
+        app.command(name, cls=Grouped, epilog=text, rich_help_panel=panel)(_with_options(function))
+        return function
+
+    return register
+
+
+def _with_options(function: Command) -> Callable[..., None]:
+    """The function that typer calls, with a parameter for each option."""
     own = list(introspection.signature(function, eval_str=True).parameters.values())[1:]
     expanded = {p.name: found for p in own if (found := Expanded.of(p.annotation))}
 
     @functools.wraps(function)
-    def run(json: bool, quiet: bool, verbose: int, no_color: bool, **given: Any) -> None:
+    def run(
+        context: typer.Context, json: bool, quiet: bool, verbose: int, no_color: bool, **given: Any
+    ) -> None:
         with deferred():  # a signal in the middle of an import would be taken for a broken package
             import_module("onnx")
-        made = {name: options.made_from(given) for name, options in expanded.items()}
-        function(Terminal(json, quiet, verbose, not no_color), **given, **made)
+        typed, names = dict(given), keys(context)
+        try:
+            made = {name: options.made_from(given) for name, options in expanded.items()}
+            for name, options in expanded.items():
+                typed |= {n: v for n, v in options.values(made[name]).items() if _is_plain(v)}
+            told = Given({key: typed[name] for key, name in names.items() if name in typed})
+            function(Terminal(json, quiet, verbose, not no_color, told), **given, **made)
+        except OptionError as error:
+            raise blamed(context, error) from None
 
     keyword = introspection.Parameter.KEYWORD_ONLY
     parameters = [
@@ -55,6 +84,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         for p in own
         for made in (expanded[p.name].parameters() if p.name in expanded else (p,))
     ]
+    parameters.insert(0, introspection.Parameter("context", keyword, annotation=typer.Context))
     parameters += [
         introspection.Parameter(name, keyword, default=0 if name == "verbose" else False, annotation=kind)
         for name, kind in COMMON.items()
@@ -62,8 +92,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     del run.__wrapped__
     run.__signature__ = introspection.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command(epilog="Exit codes: see `tgonnx --help`.")(run)
-    return function
+    return run
+
+
+def _is_plain(value: Any) -> bool:
+    """Is it better written as it is than as it was given? Several values were given as text."""
+    return value is None or isinstance(value, str | bool | int | float | Path)
 
 
 def loaded(subject: Subject) -> Model:

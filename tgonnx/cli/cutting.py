@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tgonnx.cli.announcing import Announcing
-from tgonnx.cli.common import command, prunable
+from tgonnx.cli.common import CUT, command, prunable
 from tgonnx.cli.common import loaded as read_model
+from tgonnx.cli.delivering import Places, deliver
 from tgonnx.cli.fields import Only
 from tgonnx.cli.options import (
     Evidence,
@@ -23,9 +22,13 @@ from tgonnx.cli.options import (
     Subject,
     TargetText,
     TrainingData,
+    Wanted,
+    inputs_of,
 )
-from tgonnx.cli.terminal import Terminal, plain
-from tgonnx.errors import TargetError, UsageError
+from tgonnx.cli.sweeping import sweep as write_sweep
+from tgonnx.cli.sweeping import targets_of
+from tgonnx.cli.terminal import Terminal
+from tgonnx.errors import OptionError
 from tgonnx.options import TARGET, attention_of
 from tgonnx.selection.bounds import Bounds, Ranking
 from tgonnx.training.recipe import Recipe, Run
@@ -40,13 +43,20 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
 VERIFIED = Only("verify_seconds", "unverified")
 
 
-@command
+@command(
+    CUT,
+    "tgonnx prune model.onnx --data data.npz --target flops=0.5",
+    "tgonnx prune model.onnx --data pictures/ --mean imagenet --std imagenet -o small.onnx",
+    "tgonnx prune model.onnx --data data.npz --mask mask.json",
+    "tgonnx prune --recipe tgonnx.toml",
+    "tgonnx prune --resume runs/model-1",
+)
 def prune(
     terminal: Terminal,
     *,
     data: TrainingData,
     results: Results,
-    target: TargetText = TARGET,
+    wanted: Wanted,
     recipe: Recipe,
     bounds: Bounds,
     run: Run,
@@ -54,58 +64,47 @@ def prune(
 ) -> None:
     """Learn which channels to delete, delete them, train on, verify, and write the smaller model."""
     from tgonnx.analysis.cost import Target
-    from tgonnx.io.save import check_destination, model_destination, save, save_anyway, save_text
     from tgonnx.pipeline import prune as prune_model
-    from tgonnx.report import tables as report
+    from tgonnx.pipeline import sweep as sweep_model
 
-    model, overwrite, report_path = subject.model, results.overwrite, results.report_path
-    protected = [path for path in (model, data.data, Path(run.test) if run.test else None) if path]
+    model, target = subject.model, wanted.target
+    inputs = inputs_of(model, data.data, run, recipe)
     out = results.out or model.with_name(f"{model.stem}.pruned.onnx")
-    model_destination(out, overwrite, protected)
-    if report_path:
-        check_destination(report_path, overwrite, [*protected, out])
-    wanted = Target.parse(target)
-    if data.data and not (results.no_run_dir or run.run_dir or run.resume):
-        run = replace(run, run_dir="auto")
-    if run.test:
-        if not data.data:
-            raise UsageError("--test measures what is learned from --data, which is not given")
-        run = replace(run, test=replace(data, data=Path(run.test)).source())
+    places = Places(out, results.report_path, results.overwrite, inputs)
+    targets = targets_of(results.sweep, target) if results.sweep else []
+    if not targets:
+        places.check()
+    if recipe.mask and target != TARGET:
+        raise OptionError("mask", "says what stays: leave --target out")
+    goal = None if recipe.mask else Target.parse(target)
+    run = results.kept(run, data)
     loaded = read_model(subject)  # once: the file may be another one when training is over
-    with terminal.progress(wanted.kind) as listener:
-        result = prune_model(
-            loaded,
-            data.source(),
-            wanted,
-            recipe=recipe,
-            bounds=bounds,
-            run=run,
-            progress=Announcing(terminal, listener),
-            attention=attention_of(subject.attention),
-        )
-    out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, protected), out)
-    with terminal.working("timing"):
-        before, after = report.facts(result, loaded.original, run.threads)
-    figures = report.prune_json(str(out), result, before, after)
-    if report_path:
-        text = json.dumps(plain(figures), indent=2) + "\n"
-        _, also = save_anyway(lambda path: save_text(text, path, overwrite, [*protected, out]), report_path)
-        misplaced = misplaced or also
-    for note in result.notes:
-        terminal.note(f"note: {note}")
-    table = report.comparison(before, after, result.check, result.metric_label)
-    terminal.result(figures, table, report.counted_text(result.counted_at), f"wrote {out}")
-    if misplaced:
-        terminal.complain(misplaced)
-        raise typer.Exit(UsageError.exit_code)
-    if not result.target_met:
-        terminal.complain(
-            f"target {wanted} not met: {result.achieved:.3f} of the {wanted.kind} is left in {out}"
-        )
-        raise typer.Exit(TargetError.exit_code)
+
+    def trained(make: Callable[..., Any], goal: Any, kind: str) -> Any:
+        with terminal.progress(kind) as listener:
+            return make(
+                loaded,
+                data.source(),
+                goal,
+                recipe=recipe,
+                bounds=bounds,
+                run=run,
+                progress=Announcing(terminal, listener),
+                attention=attention_of(subject.attention),
+            )
+
+    if targets:
+        write_sweep(
+            terminal,
+            lambda targets: trained(sweep_model, targets, targets[0].kind),
+            targets, results, model, inputs, loaded.original,
+        )  # fmt: skip
+        return
+    result = trained(prune_model, goal, goal.kind if goal else "flops")
+    deliver(terminal, result, loaded, places, run.threads)
 
 
-@command
+@command(CUT, "tgonnx mask model.onnx -o mask.json --target params=0.5")
 def mask(
     terminal: Terminal,
     *,
@@ -140,7 +139,7 @@ def mask(
     _finish(terminal, file.out, costs.cost(), costs.cost(chosen.open))
 
 
-@command
+@command(CUT, "tgonnx gate model.onnx --mask mask.json -o gated.onnx")
 def gate(
     terminal: Terminal,
     *,
@@ -174,7 +173,7 @@ def gate(
     terminal.result({"out": str(out), **told}, f"wrote {out}")
 
 
-@command
+@command(CUT, "tgonnx apply model.onnx --mask mask.json -o small.onnx")
 def apply(
     terminal: Terminal,
     *,

@@ -14,8 +14,16 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from tgonnx.cli.recipe_file import from_run
 from tgonnx.errors import flag
 from tgonnx.options import NO_CHOICE, Spec
+
+PANELS = {  # where help lists the options of a class
+    "DataOptions": "Reading the data",
+    "Recipe": "Training",
+    "Bounds": "What must stay",
+    "Run": "The run",
+}
 
 
 class Only:
@@ -56,12 +64,20 @@ class Expanded:
             }
         )
 
+    def values(self, made: Any) -> dict[str, Any]:
+        """What was made, by the names of the options."""
+        found: dict[str, Any] = {}
+        for name, member in self.members.items():
+            value = getattr(made, name)
+            found |= member.values(value) if isinstance(member, Expanded) else {name: value}
+        return found
+
 
 def _member(kind: type, field: Field[Any]) -> Expanded | inspect.Parameter:
     """What a field of a class stands for."""
     spec = field.metadata.get("option")
     if spec is not None:
-        default, annotation = _described(field.name, spec)
+        default, annotation = _described(field.name, spec, PANELS.get(kind.__name__))
     else:
         annotation = get_type_hints(kind, include_extras=True)[field.name]
         if (group := Expanded.of(annotation)) is not None:
@@ -71,17 +87,20 @@ def _member(kind: type, field: Field[Any]) -> Expanded | inspect.Parameter:
     return inspect.Parameter(field.name, keyword, default=default, annotation=annotation)
 
 
-def _described(name: str, spec: Spec) -> tuple[Any, Any]:
+def _described(name: str, spec: Spec, panel: str | None) -> tuple[Any, Any]:
     """Default and annotation of an option, for typer."""
+    more: dict[str, Any] = {"help": spec.help, "rich_help_panel": panel}
     if spec.kind is bool:
         words = f"{flag(name)}/--no-{flag(name)[2:]}" if spec.default else flag(name)
-        return spec.default, Annotated[bool, typer.Option(words, help=spec.help)]
+        return spec.default, Annotated[bool, typer.Option(words, **more)]
     if spec.many:
-        listed = typer.Option(flag(name), metavar=spec.metavar, help=spec.help)
+        listed = typer.Option(flag(name), metavar=spec.metavar, **more)
         return None, Annotated[list[str] | None, listed]
     default = NO_CHOICE if spec.default is None else spec.default
     text = f"{default:g}" if isinstance(default, float) else str(default)
-    return text, Annotated[str, typer.Option(flag(name), metavar=_metavar(spec), help=spec.help)]
+    if name == "resume":
+        more |= {"is_eager": True, "callback": from_run}
+    return text, Annotated[str, typer.Option(flag(name), metavar=_metavar(spec), **more)]
 
 
 def _metavar(spec: Spec) -> str:

@@ -1,4 +1,4 @@
-"""Commands that look at models: inspect, diff, verify, bench, doctor."""
+"""Commands that look at models and data: inspect, diff, verify, data, doctor."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Annotated
 
 import typer
 
-from tgonnx.cli.common import analyzed, command
+from tgonnx.cli.common import HERE, LOOK, analyzed, command, prunable
 from tgonnx.cli.fields import Only
-from tgonnx.cli.options import Analysis, Evidence, Subject
+from tgonnx.cli.options import Analysis, Evidence, ModelPath, Overwrite, Previewed, Samples, Subject
 from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import (
     InstallationError,
     UsageError,
     VerificationError,
 )
-from tgonnx.runtime.options import Comparing, Timing
-from tgonnx.training.recipe import Run
+from tgonnx.runtime.options import Comparing
+from tgonnx.training.recipe import Recipe, Run
 
 
-@command
+@command(LOOK, "tgonnx inspect model.onnx", "tgonnx inspect model.onnx --why 'layer1.*'")
 def inspect(
     terminal: Terminal,
     *,
@@ -34,11 +34,19 @@ def inspect(
             help="What keeps the axes of these weights, and how.",
         ),
     ] = None,
+    sensitivity: Annotated[
+        bool,
+        typer.Option("--sensitivity", help="How far outputs move if a group loses half; looks at --data."),
+    ] = False,
+    data: Samples,
     subject: Annotated[Subject, Only("model", "attention", "shape")],
 ) -> None:
     """Show what a model costs, what can be cut together, and what cannot be cut and why."""
     from tgonnx.report import tables as report
 
+    if sensitivity:
+        _sensitivity(terminal, data, subject)
+        return
     model, coupling = subject.model, analyzed(terminal, subject)
     costs, original = coupling.cost_model, coupling.model.original
     size = model.stat().st_size
@@ -47,8 +55,8 @@ def inspect(
         asked = [pin for pin in coupling.pinned if why == pin.value or fnmatchcase(pin.value, why)]
         if not asked:
             raise UsageError(f"--why {why!r} matches no weight with an axis that stays")
-        data = [vars(pin) | {"way": [str(step) for step in coupling.why(pin)]} for pin in asked]
-        terminal.result({"why": data}, report.why_table(coupling, asked))
+        told = [vars(pin) | {"way": [str(step) for step in coupling.why(pin)]} for pin in asked]
+        terminal.result({"why": told}, report.why_table(coupling, asked))
         return
     terminal.result(
         report.inspect_json(str(model), original, size, coupling, costs) if terminal.json else {},
@@ -59,7 +67,21 @@ def inspect(
     )
 
 
-@command
+def _sensitivity(terminal: Terminal, data: Samples, subject: Subject) -> None:
+    """What each group costs on the user's samples. Raises UsageError without any."""
+    from tgonnx import api
+    from tgonnx.report.closing import sensitivity_json, sensitivity_table
+
+    source = data.source()
+    if source is None:
+        raise UsageError("--sensitivity looks at activations: give --data")
+    coupling = prunable(terminal, subject)
+    with terminal.working("closing groups in turn"):
+        found = api.sensitivity(coupling, source)
+    terminal.result(sensitivity_json(found), sensitivity_table(found))
+
+
+@command(LOOK, "tgonnx verify gated.onnx small.onnx")
 def verify(
     terminal: Terminal,
     *,
@@ -87,7 +109,7 @@ def verify(
         raise typer.Exit(VerificationError.exit_code)
 
 
-@command
+@command(LOOK, "tgonnx diff model.onnx small.onnx")
 def diff(
     terminal: Terminal,
     *,
@@ -108,35 +130,42 @@ def diff(
     )
 
 
-@command
-def bench(
+@command(LOOK, "tgonnx data model.onnx --data images --preview batch.png")
+def data(
     terminal: Terminal,
     *,
-    models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="One or more .onnx files.", show_default=False)
-    ],
-    how: Timing,
-    run: Annotated[Run, Only("threads", "seed")],
+    model: ModelPath,
+    seen: Previewed,
+    recipe: Annotated[Recipe, Only("augment")],
+    preview: Annotated[
+        Path | None,
+        typer.Option("--preview", metavar="OUT.png", help="Draw one batch as the model sees it."),
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Time models on random inputs, taking turns, so that noise hits all alike."""
+    """Say how data are read for a model, check them as `prune` does, and draw a batch."""
+    from tgonnx.data.previewing import of_dataset
+    from tgonnx.data.sources import open_dataset
+    from tgonnx.io.save import check_destination
     from tgonnx.loading import read
+    from tgonnx.losses.fit import validate
     from tgonnx.report import tables as report
-    from tgonnx.runtime.equivalence import runnable_feeds
-    from tgonnx.runtime.latency import latency
-    from tgonnx.runtime.sessions import open_session
 
-    protos = [read(path) for path in models]
-    feeds = [
-        runnable_feeds(proto, open_session(proto), seed=run.seed, batch=how.batch)[0] for proto in protos
-    ]
-    with terminal.working("timing"):
-        results = latency(protos, feeds, how.repeats, run.threads)
-    names = [str(path) for path in models]
-    data = [{"model": name, **vars(result)} for name, result in zip(names, results, strict=True)]
-    terminal.result({"latency_ms": data}, report.latency_table(names, results))
+    if preview is not None:
+        check_destination(preview, overwrite, [model, seen.data])
+    proto = read(model)
+    with terminal.working(f"reading {seen.data}"):
+        dataset = open_dataset(seen.source(), proto)
+        validate(dataset, proto)
+        shown = of_dataset(dataset, proto, augment=recipe.augment)
+    if preview is not None:
+        shown.save(preview, overwrite)
+    told = {"data": str(seen.data), "rows": shown.rows, "preview": None if preview is None else str(preview)}
+    written = [] if preview is None else [f"wrote {preview}"]
+    terminal.result(told, report.named_lines(shown.rows), *written)
 
 
-@command
+@command(HERE)
 def doctor(terminal: Terminal) -> None:
     """Show versions, which onnxruntime really works, which engine training will use, and how to fix it."""
     from tgonnx.report import tables as report

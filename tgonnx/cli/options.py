@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tgonnx.cli.fields import Only
+from tgonnx.cli.recipe_file import RecipeFile
 from tgonnx.data.options import DataOptions
-from tgonnx.options import ATTENTIONS, specs
+from tgonnx.errors import UsageError
+from tgonnx.options import ATTENTIONS, TARGET, specs
+from tgonnx.training.recipe import Recipe, Run
 
 if TYPE_CHECKING:  # heavy, and not needed for --help
     from tgonnx.data.sources import Source
@@ -41,15 +44,22 @@ FixedShapes = Annotated[
     list[str] | None,
     typer.Option("--fix-shape", metavar="NAME:SIZES", help="Write a model that takes this shape only."),
 ]
+_SHOWN = "What is shown"
 COMMON = {
-    "json": Annotated[bool, typer.Option("--json", help="Print the result as JSON.")],
+    "json": Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=_SHOWN)],
     "quiet": Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print errors only (and JSON if asked for).")
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Print errors only (and JSON if asked for).", rich_help_panel=_SHOWN
+        ),
     ],
     "verbose": Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv with tracebacks.")
+        int,
+        typer.Option(
+            "--verbose", "-v", count=True, help="Say more; -vv with tracebacks.", rich_help_panel=_SHOWN
+        ),
     ],
-    "no_color": Annotated[bool, typer.Option("--no-color", help="No colours.")],
+    "no_color": Annotated[bool, typer.Option("--no-color", help="No colours.", rich_help_panel=_SHOWN)],
 }
 
 
@@ -84,11 +94,27 @@ class Evidence:
 
     def source(self) -> Source | None:
         """The data, if there are some. Raises UsageError, OptionError."""
-        if self.data is None:
-            return None
-        from tgonnx.data.sources import read
+        return None if self.data is None else _read(self.data, self.reading)
 
-        return read(self.data, arrays=self.reading, images=self.reading)
+
+def _read(path: Path, reading: DataOptions) -> Source:
+    from tgonnx.data.sources import read
+
+    return read(path, arrays=reading, images=reading)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Previewed:
+    """Data to look at."""
+
+    data: Annotated[
+        Path, typer.Option("--data", "-d", help="Data in the forms that `prune` takes.", show_default=False)
+    ]
+    reading: Annotated[DataOptions, READING]
+
+    def source(self) -> Source:
+        """The data. Raises UsageError, OptionError."""
+        return _read(self.data, self.reading)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,5 +163,47 @@ class Results:
     report_path: Annotated[
         Path | None, typer.Option("--report", metavar="PATH.json", help="Also write all figures there.")
     ] = None
+    sweep: Annotated[
+        str,
+        typer.Option(
+            "--sweep",
+            metavar="KIND=SHARES",
+            help="Several sizes from one search, as flops=0.7,0.5,0.3; writes MODEL.flops70.onnx and so on.",
+            show_default=False,
+        ),
+    ] = ""
     no_run_dir: Annotated[bool, typer.Option("--no-run-dir", help="Keep nothing of the training.")] = False
     overwrite: Overwrite = False
+
+    def kept(self, run: Run, data: TrainingData) -> Run:
+        """The run, kept in a folder unless nothing is trained or wanted, with its test data. Raises UsageError."""
+        if data.data and not (self.no_run_dir or run.run_dir or run.resume):
+            run = replace(run, run_dir="auto")
+        if not run.test:
+            return run
+        if not data.data:
+            raise UsageError("--test measures what is learned from --data, which is not given")
+        return replace(run, test=replace(data, data=Path(run.test)).source())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningResults(Results):
+    """What training writes that cuts nothing."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Where to write.", show_default="MODEL.tuned.onnx"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is wanted, here or in a file."""
+
+    target: TargetText = TARGET
+    recipe_file: RecipeFile = None
+
+
+def inputs_of(model: Path, data: Path | None, run: Run, recipe: Recipe) -> list[Path]:
+    """The files that a command reads, none of which it may overwrite."""
+    return [Path(path) for path in (model, data, run.test, recipe.mask) if path]

@@ -15,6 +15,8 @@ from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
 from rich.text import Text
 
+from tgonnx.cli.live import line_of, live
+from tgonnx.cli.recipe_file import NOTHING, Given
 from tgonnx.errors import OutputError
 from tgonnx.io.visible import escaped, visible
 
@@ -28,12 +30,13 @@ _PATH = 4096
 
 @dataclass(frozen=True)
 class Terminal:
-    """The two streams under the options that every command has."""
+    """The two streams under the options that every command has; `given` is all that this one was told, by key."""
 
     json: bool = False
     quiet: bool = False
     verbose: int = 0
     color: bool = True
+    given: Given = NOTHING
 
     @cached_property
     def out(self) -> Console:
@@ -85,12 +88,12 @@ class Terminal:
 
     @contextmanager
     def progress(self, cost: str) -> Iterator[Callable[[Progress], None]]:
-        """A listener for training: one live line on a terminal, else one line for each epoch."""
+        """A listener for training: on a terminal a bar below the epochs, else one line for each."""
         if self.quiet:
             yield lambda progress: None
         elif self.err.is_terminal:
-            with self.err.status("reading", spinner="dots") as status:
-                yield lambda progress: status.update(_progress_line(progress, cost))
+            with live(self.err, cost) as drawing:
+                yield drawing
         else:
             seen: set[tuple[str, int]] = set()
 
@@ -98,7 +101,7 @@ class Terminal:
                 key = (progress.phase, progress.epoch)
                 if progress.step == progress.steps or key not in seen:
                     seen.add(key)
-                    self.note(_progress_line(progress, cost))
+                    self.note(line_of(progress, cost))
 
             yield listen
 
@@ -115,18 +118,6 @@ class Terminal:
             failure = {"error": {"message": line, "kind": kind, "exit_code": code}}
             with suppress(OutputError):  # the failure is told already
                 sys.stdout.write(jsonlib.dumps(failure, indent=2) + "\n")
-
-
-def _progress_line(progress: Progress, cost: str) -> str:
-    parts = [f"{progress.phase} {progress.epoch}/{progress.epochs}", f"loss {progress.loss:.4f}"]
-    if progress.metric is not None:
-        parts.append(f"metric {progress.metric:.4f}")
-    if progress.cost is not None:
-        parts.append(f"{cost} {progress.cost:.1%}")
-    if progress.seconds_left is not None:
-        minutes, seconds = divmod(round(progress.seconds_left), 60)
-        parts.append(f"{minutes}:{seconds:02d} left")
-    return "  ".join(parts)
 
 
 def plain(value: Any) -> Any:

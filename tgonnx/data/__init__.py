@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tgonnx.data.options import ArrayOptions, DataOptions, ImageOptions
+    from tgonnx.data.previewing import Preview, preview
     from tgonnx.data.sources import Data, Source, arrays, feeds, folder, npz, open_dataset, read
 
 __all__ = [
@@ -17,12 +18,14 @@ __all__ = [
     "Data",
     "DataOptions",
     "ImageOptions",
+    "Preview",
     "Source",
     "arrays",
     "feeds",
     "folder",
     "npz",
     "open_dataset",
+    "preview",
     "read",
 ]
 
@@ -32,6 +35,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'tgonnx.data' has no attribute {name!r}")
     home = "options" if name.endswith("Options") else "sources"
+    home = "previewing" if name.lower() == "preview" else home
     value = getattr(import_module(f"tgonnx.data.{home}"), name)
     globals()[name] = value
     return value

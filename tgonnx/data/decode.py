@@ -44,7 +44,9 @@ class Decoder:
                         f"{path}: has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}"
                     )
                 pixels = np.asarray(self._fitted(self._opened(image)), np.uint8)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise DataError(f"{path}: has more than {MAX_PIXELS:,} pixels") from None
+        except (OSError, ValueError, SyntaxError):
             raise DataError(f"{path}: not a readable image") from None
         pixels = pixels.reshape(self.shape)
         return pixels[..., ::-1] if self.color == "bgr" else pixels

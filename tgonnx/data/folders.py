@@ -17,7 +17,7 @@ from tgonnx.data.decode import SUFFIXES
 from tgonnx.data.images import ImageSamples, Preparation, image_samples, preparation
 from tgonnx.data.options import ImageOptions
 from tgonnx.data.probe import Probe
-from tgonnx.data.samples import Dataset, Taught, everything, hold_out
+from tgonnx.data.samples import Dataset, Kind, Taught, everything, hold_out
 from tgonnx.errors import DataError, UsageError
 
 _TEST_NAMES = ("test", "val", "valid", "validation")
@@ -46,17 +46,18 @@ class ImageFolder:
         if not self.path.is_dir():
             raise UsageError(f"{self.path}: no such folder")
         train = self.path / "train" if (self.path / "train").is_dir() else self.path
-        test = next((self.path / name for name in _TEST_NAMES if (self.path / name).is_dir()), None)
-        if train == self.path:
-            test = None
+        parts = [self.path / name for name in _TEST_NAMES if (self.path / name).is_dir()]
+        test, *unread = parts if parts and train != self.path else [None]
         classes, note = self._classes(train)
         listed = _in_folder(train, classes)
         held = None if test is None else _in_folder(test, classes)
-        return _dataset(str(self.path), listed, held, classes, self.options, model, note)
+        notes = [*([note] if note else []), *_unread(train, classes)]
+        notes += [f"{part} is not read: the test part is {test}" for part in unread]
+        return _dataset(str(self.path), listed, held, classes, self.options, model, notes)
 
     def _classes(self, root: Path) -> tuple[tuple[str, ...], str]:
         """The names of the classes, none for images without labels, and what to say of that."""
-        folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and _images(entry))
+        folders = sorted(entry.name for entry in root.iterdir() if _is_class(entry))
         given = class_names(self.options.classes)
         if given:
             strange = sorted(set(folders) - set(given))
@@ -89,8 +90,8 @@ class ImageTable:
             raise DataError(f"{self.path}: {len(rows) - len(names)} of {len(rows)} rows have no label")
         classes, labels = self._numbered(names)
         listed = Listed(files, labels if names else None)
-        note = "" if names else "the table has no labels: the original is imitated"
-        return _dataset(str(self.path), listed, None, classes, self.options, model, note)
+        notes = [] if names else ["the table has no labels: the original is imitated"]
+        return _dataset(str(self.path), listed, None, classes, self.options, model, notes)
 
     def _rows(self) -> list[list[str]]:
         try:
@@ -149,14 +150,34 @@ def class_names(given: str | os.PathLike[str] | Sequence[str] | None) -> tuple[s
 
 
 def _images(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    """The image files below a folder, without what systems hide (`._a.jpg`, `.ipynb_checkpoints`)."""
+    found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(root).parts))
+
+
+def _is_class(entry: Path) -> bool:
+    return entry.is_dir() and entry.name[0] != "." and bool(_images(entry))
+
+
+def _unread(root: Path, classes: tuple[str, ...]) -> list[str]:
+    """What to say of images that lie beside the class folders."""
+    count = (
+        sum(entry.is_file() and entry.suffix.lower() in SUFFIXES for entry in root.iterdir())
+        if classes
+        else 0
+    )
+    return (
+        [f"{count} images beside the class folders of {root} have no class, and are not read"]
+        if count
+        else []
+    )
 
 
 def _in_folder(root: Path, classes: tuple[str, ...]) -> Listed:
     if not classes:
         listed = Listed(_images(root), None)
     else:
-        strange = [e.name for e in root.iterdir() if e.is_dir() and e.name not in classes and _images(e)]
+        strange = [entry.name for entry in root.iterdir() if entry.name not in classes and _is_class(entry)]
         if strange:
             raise DataError(f"{root}: class {min(strange)!r} is not among the training classes")
         each = [_images(root / name) if (root / name).is_dir() else [] for name in classes]
@@ -174,7 +195,7 @@ def _dataset(
     classes: tuple[str, ...],
     options: ImageOptions,
     model: onnx.ModelProto,
-    note: str,
+    notes: Sequence[str],
 ) -> Dataset:
     prepare = preparation(model, options, name)
     samples = _samples(train, prepare, model, options)
@@ -186,8 +207,8 @@ def _dataset(
     else:
         split = everything(samples, first), everything(_samples(test, prepare, model, options), first)
     taught = () if train.labels is None else (Taught(first, "label", "label"),)
-    notes = (*([note] if note else []), f"images: {prepare}")
-    return Dataset(name, *split, None if train.labels is None else "label", classes, taught, False, notes)
+    kind: Kind | None = None if train.labels is None else "label"
+    return Dataset(name, *split, kind, classes, taught, False, (*notes, f"images: {prepare}"))
 
 
 def _samples(

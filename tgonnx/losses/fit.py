@@ -5,7 +5,7 @@ A label out of range or an empty batch would crash the runtime.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from tgonnx.losses.figures import AGREEMENT, MetricKind, Seen
 from tgonnx.losses.graph_loss import LossGraph, is_graph, read_loss
 from tgonnx.losses.loss import Loss
 from tgonnx.losses.nodes import Nodes
+from tgonnx.losses.own_loss import of_function
 from tgonnx.losses.spread import Spread, spread_of
 from tgonnx.ops.aspects.row import FLOATS
 from tgonnx.options import nearest
@@ -37,7 +38,7 @@ class Fit:
     axis of classes (losses on labels only). `ignores`: labels may be `tgonnx.data.answers.IGNORED`, for nothing.
     `smoothing` is the share of a label that all classes get. `spread` is how much the original's output varies, where
     it is followed, `metric` what is measured, if not what the loss says. `others` are the further outputs that learn
-    or follow the original; the first to learn comes first.
+    or follow the original; the first to learn comes first. `own` is a loss that is in no table.
     """
 
     loss: str
@@ -50,11 +51,12 @@ class Fit:
     spread: Spread | None = field(default=None, compare=False)
     metric: MetricKind | None = field(default=None, compare=False)
     graph: LossGraph | None = field(default=None, compare=False)
+    own: Loss | None = field(default=None, compare=False)
 
     @property
     def definition(self) -> Loss:
         """What the loss is. Raises UsageError for a name that the table of losses lacks."""
-        return table.named(self.loss)
+        return self.own or table.named(self.loss)
 
     @property
     def figure(self) -> MetricKind:
@@ -95,7 +97,8 @@ def validate(dataset: Dataset, model: onnx.ModelProto, loss: str | Asked = "auto
     nothing can be learned, ModelError for a graph.
     """
     asked = loss if isinstance(loss, Asked) else Asked(loss=loss)
-    graph = read_loss(asked.loss, model, dataset.taught, dataset.name) if is_graph(asked.loss) else None
+    path = str(asked.loss) if is_graph(asked.loss) else ""
+    graph = read_loss(path, model, dataset.taught, dataset.name) if path else None
     _check_names(asked, [value.name for value in model.graph.output], graph, dataset)
     probe = Probe(model, dataset.name)
     for _, split in _distinct(dataset):
@@ -107,7 +110,7 @@ def validate(dataset: Dataset, model: onnx.ModelProto, loss: str | Asked = "auto
     parts = _parts(asked if graph is None else replace(asked, loss="auto"), dataset, probe)
     if graph is not None:
         parts = [replace(part, weight=0.0) if part.output in graph.outputs else part for part in parts]
-        first = Fit(asked.loss, graph.outputs[0], graph=graph)
+        first = Fit(path, graph.outputs[0], graph=graph)
         try_graph(first, dataset, probe.session, 2)
         parts = [first, *(p for p in parts if asked.metric is None or p.output != first.output)]
     if not any(part.weight for part in parts):
@@ -121,7 +124,8 @@ def _parts(asked: Asked, dataset: Dataset, probe: Probe) -> list[Fit]:
     taught = {each.output: each for each in dataset.taught}
     parts = []
     for name, loss in _losses(asked, probe.model, taught, dataset).items():
-        part = Fit(loss.name, name, weight=asked.weights.get(name, 1.0))
+        own = loss if callable(asked.loss) and loss not in table.LOSSES.values() else None
+        part = Fit(loss.name, name, weight=asked.weights.get(name, 1.0), own=own)
         if loss.answers:
             part = _with_answers(part, taught[name], dataset, probe, asked.smoothing)
         elif loss.teacher == "whole":
@@ -168,21 +172,37 @@ def _losses(
     asked: Asked, model: onnx.ModelProto, taught: Mapping[str, Taught], dataset: Dataset
 ) -> dict[str, Loss]:
     """The loss of each output that is not free, by the answers that it has; others must be floats to be followed."""
-    wanted = table.chosen(asked.loss, next(iter(taught.values())).kind if taught else None)
-    if asked.loss != "auto":
-        wanted = table.named(asked.loss)
+    first = next(iter(taught.values())).kind if taught else None
+    if callable(asked.loss):
+        wanted = of_function(asked.loss, first)
+        return _each(model, taught, asked, lambda kind: wanted if kind == first else table.AUTO[kind])
+    name = asked.loss
+    wanted = table.chosen(name, first)
+    if name != "auto":
+        wanted = table.named(name)
         if wanted.answers and wanted.answers not in {each.kind for each in taught.values()}:
             raise DataError(f"{dataset.name}: loss {wanted.name} needs an array {wanted.answers!r}")
+    return _each(model, taught, asked, lambda kind: table.chosen(name, kind))
+
+
+def _each(
+    model: onnx.ModelProto,
+    taught: Mapping[str, Taught],
+    asked: Asked,
+    loss_for: Callable[[Kind | None], Loss],
+) -> dict[str, Loss]:
+    """The loss of each output that can learn. Raises UnsupportedError if there is none."""
     found = {}
     for value in model.graph.output:
         own = taught.get(value.name)
-        loss = table.chosen(asked.loss, own.kind if own else None)
+        loss = loss_for(own.kind if own else None)
         kind = value.type.tensor_type.elem_type
         is_float = kind in FLOATS or kind == onnx.TensorProto.UNDEFINED
         if value.name not in asked.free and (is_float or loss.answers):
             found[value.name] = loss
     if not found:
-        raise UnsupportedError(f"loss {wanted.name}: the model has no output of floats that can learn")
+        name = loss_for(next(iter(taught.values())).kind if taught else None).name
+        raise UnsupportedError(f"loss {name}: the model has no output of floats that can learn")
     return found
 
 
@@ -245,7 +265,7 @@ def _fitting(metric: MetricKind | None, kind: str | None) -> MetricKind | None:
 def _with_classes(part: Fit, own: Taught | None, dataset: Dataset, probe: Probe) -> Fit:
     """With the axis of classes that its metric counts along. Raises `DataError` where it says nothing of so few."""
     if own is not None and own.kind == "label" and part.class_axis is None:
-        found = _with_answers(replace(part, loss="ce"), own, dataset, probe, 0.0)
+        found = _with_answers(replace(part, loss="ce", own=None), own, dataset, probe, 0.0)
         part = replace(part, class_axis=found.class_axis, ignores=found.ignores)
     least = part.figure.least
     if least == 1:

@@ -47,6 +47,10 @@ class Metric:
         titles = [f"{part.output}: {part.figure.title}" for part in parts]
         return dict(zip(titles, self._measured(parts, model, None, threads), strict=True)) if parts else {}
 
+    def figures(self, model: onnx.ModelProto, threads: int = 0) -> list[float]:
+        """The figures of all outputs over all samples, in the order of `Fit.parts`."""
+        return self._measured(self.fit.parts, model, None, threads)
+
     def batches(self, model: onnx.ModelProto, limit: int | None = None, threads: int = 0) -> Iterator[Seen]:
         """What the model says of the samples, or of `limit` of them, batch by batch."""
         return (seen for (seen,) in self._seen([self.fit], model, limit, threads))

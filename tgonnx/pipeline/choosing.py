@@ -37,9 +37,11 @@ class Chosen:
 
 
 def choose(plan: Plan, task: Task, steps: int, recipe: Settings, journal: Journal, keeper: Keeper) -> Chosen:
-    """By gates that learn for `steps` steps, or by a criterion that looks at samples if it needs some."""
+    """As it is given; by gates that learn for `steps` steps; or by a criterion that may look at samples."""
     coupling, full = plan.coupling, plan.model.proto
-    if recipe.by_gates:
+    if plan.given is not None:
+        mask = plan.given
+    elif recipe.by_gates:
         found = search(coupling, task, plan.goal, steps, recipe, journal, plan.bounds, keeper)
         mask = plan.commit(found.scores)
         full = with_values(full, found.values) if recipe.train_weights else full

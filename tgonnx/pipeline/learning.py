@@ -102,7 +102,7 @@ def _searched(lesson: Lesson, prover: Prover, keeper: Keeper) -> Choice:
     left = plan.coupling.cost_model.ratio(mask.open, plan.target.kind)
     if not tunes_already:
         watched = None if task.metric is None else task.metric(cut, WATCHED, recipe.threads or 0)
-        loss = journal.records[-1].loss if journal.records else math.nan
+        loss = journal.records[-1].loss if journal.records else None
         journal.record(Progress("commit", 1, 1, 1, 1, loss, watched, left))
     return Choice(mask, full, cut, left)
 
@@ -112,6 +112,8 @@ def _stake(lesson: Lesson, keeper: Keeper) -> float:
     if keeper.found is not None:
         return keeper.found.stake
     plan, task, recipe = lesson.plan, lesson.task, lesson.recipe
+    if not plan.coupling.units:  # only what trains on without being cut
+        return 0.0
     first = next(task.batches(recipe.batch, recipe.seed))
     gated = plan.family.insert(plan.model.proto, plan.coupling, None)
     return stake(training_copy(gated, recipe, first), task, recipe)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from tgonnx.data.augment import Augmentation
 from tgonnx.data.samples import Dataset, Parts, parted
 from tgonnx.errors import DataError
 from tgonnx.io.notes import Note
@@ -53,11 +54,11 @@ class Yardstick:
             return None
         return operator.gt if self.watched.higher_is_better else operator.lt
 
-    def task(self, model: onnx.ModelProto, recipe: Settings) -> Task:
+    def task(self, model: onnx.ModelProto, recipe: Settings, augment: Augmentation | None = None) -> Task:
         """What is to be learned. A model that is not trained yet is no teacher for the labels."""
         imitation = {"imitation": 0.0} if recipe.from_scratch else {}
         teacher = Teacher(model, self.fit, recipe.threads, **imitation)
-        return Task(self.parts.train, self.fit, teacher, self.watched)
+        return Task(self.parts.train, self.fit, teacher, self.watched, augment)
 
 
 def yardstick(dataset: Dataset, fit: Fit, model: onnx.ModelProto, recipe: Settings) -> Yardstick:

@@ -27,9 +27,9 @@ def without_data(plan: Plan, recipe: Recipe, run: Run, prover: Prover) -> PruneR
     name = CRITERION if recipe.criterion == "auto" else recipe.criterion
     if name == GATES or criterion_of(name).score is None:
         raise OptionError("criterion", f"{name!r} needs data")
-    mask = select(plan.coupling, plan.goal, name, run.seed, bounds=plan.bounds)
+    mask = plan.given or select(plan.coupling, plan.goal, name, run.seed, bounds=plan.bounds)
     cut = plan.family.cut(plan.model.proto, plan.coupling, mask)
-    how = "units were chosen by the size of their weights"
+    how = "the choice was given" if plan.given else "units were chosen by the size of their weights"
     if recipe.compensate:
         cut, more = _refitted(plan, mask, cut, run)
         how += more

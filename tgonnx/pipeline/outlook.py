@@ -14,7 +14,6 @@ from tgonnx.pipeline.learning import Lesson
 from tgonnx.pipeline.measuring import Yardstick, told
 from tgonnx.pipeline.plan import Plan
 from tgonnx.training.progress import Outlook
-from tgonnx.training.recipe import Settings
 from tgonnx.training.task import Task
 
 NAMED = 6  # classes whose names are listed
@@ -33,7 +32,7 @@ def outlook(lesson: Lesson, dataset: Dataset) -> Outlook:
     rows += [("data", note) for note in dataset.notes]
     rows += _outputs(plan, lesson.task)
     rows.append(("recipe", lesson.way.name))
-    rows.append(("training", _training(recipe, lesson.steps)))
+    rows.append(("training", _training(lesson)))
     names = [engine.name for engine in candidates(recipe.engine, recipe.device)]
     rows.append(("engine", f"{' or '.join(names)} on {recipe.device}"))
     where = f", counted at {shapes_text(plan.model.counted_at)}" if plan.model.counted_at else ""
@@ -76,8 +75,12 @@ def _learned(part: Fit, imitation: float) -> str:
     return f"{text}{weight}, measured by {part.figure.title}"
 
 
-def _training(recipe: Settings, steps: tuple[int, int]) -> str:
+def _training(lesson: Lesson) -> str:
+    recipe, steps = lesson.recipe, lesson.steps
     phases = [f"{steps[0]:,} steps of search"] if recipe.by_gates else [f"criterion {recipe.criterion_used}"]
+    if (given := lesson.plan.given) is not None:
+        phases = [f"{int(given.open.sum()):,} of {len(given.open):,} units stay, as is given"]
     phases.append(f"{steps[1]:,} of fine-tuning" if steps[1] else "no fine-tuning")
     batches = f"batches of {recipe.batch}" + (f" x {recipe.accumulate}" if recipe.accumulate > 1 else "")
-    return f"{', '.join(phases)}; {batches}, lr {recipe.lr:g}, {recipe.optimizer}"
+    changed = f" of images changed by {' and '.join(recipe.augment)}" if recipe.augment else ""
+    return f"{', '.join(phases)}; {batches}{changed}, lr {recipe.lr:g}, {recipe.optimizer}"

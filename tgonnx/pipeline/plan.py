@@ -35,6 +35,12 @@ class Plan:
     bounds: Bounds
     family: GateFamily = CHANNELS
     whole: bool = True  # or what stands before operators that nothing here runs
+    given: Mask | None = None  # the choice, if nothing is to be searched for
+
+    def aimed(self, target: Target) -> Plan:
+        """The same with another target."""
+        share = target.as_share(self.coupling.cost_model)
+        return replace(self, target=share, goal=reachable(self.coupling, share, self.bounds))
 
     def commit(self, scores: npt.NDArray[np.float64]) -> Mask:
         """The mask that keeps the best units and meets the goal."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
 
+from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.solver import analyze
 from tgonnx.analysis.target import Given, Target
+from tgonnx.data.augment import augmentation
 from tgonnx.data.samples import Dataset, parted, with_test
 from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import OptionError, UnsupportedError
@@ -18,37 +20,42 @@ from tgonnx.graph.structure import structure_hash
 from tgonnx.io.notes import Note
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit, try_graph, validate
-from tgonnx.options import Attention, attention_of, of_class, with_fields
+from tgonnx.options import Attention, attention_of, changed, of_class, with_fields
 from tgonnx.pipeline.learning import Lesson
 from tgonnx.pipeline.measuring import yardstick
 from tgonnx.pipeline.outlook import outlook
-from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, reachable, steps_for
+from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, steps_for
 from tgonnx.pipeline.result import PruneResult
 from tgonnx.pipeline.ways import TRAINING, way_for
 from tgonnx.proof import Prover, data_feeds
 from tgonnx.runtime.known_part import known_part, unknown_operators, with_rest
 from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.bounds import Bounds
-from tgonnx.training.identity import identity
+from tgonnx.selection.mask import Mask
+from tgonnx.training.identity import hash_of_mask, identity
 from tgonnx.training.keeper import Keeper, open_keeper
+from tgonnx.training.notebook import notebook_listener
 from tgonnx.training.progress import Journal, Listener
 from tgonnx.training.rates import rate_for
-from tgonnx.training.recipe import Recipe, Run, Settings
+from tgonnx.training.recipe import CHOSEN_BY, OF_A_CHOICE, Recipe, Run, Settings
 
 OWN = (  # of this process alone: a run goes on with other values of these
-    "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test",
+    "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test", "mask",
+    "tensorboard",
 )  # fmt: skip
+Choose = Callable[[Coupling, onnx.ModelProto], Mask]  # of what is trained, and the model as it was given
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a job is done: what `prune` takes beside model, data and target."""
+    """How a job is done: what `prune` takes beside model, data and target; `mask` makes the choice, if it is given."""
 
     recipe: Recipe
     bounds: Bounds
     run: Run
     attention: Attention
     progress: Listener | None
+    mask: Choose | None = None
 
     @classmethod
     def of(
@@ -70,7 +77,7 @@ class Options:
         attention_of(attention)
         if progress is not None and not callable(progress):
             raise OptionError("progress", f"is a {type(progress).__name__}, not a function")
-        return cls(recipe, bounds, run, attention, progress)
+        return cls(recipe, bounds, run, attention, progress or notebook_listener())
 
 
 @dataclass(frozen=True)
@@ -117,14 +124,17 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
         model = at_sizes_of(dataset, model)
     if bounds.round_to is None and not recipe.train_weights:
         bounds = replace(bounds, round_to=1)  # nothing afterwards makes up for what rounding took
-    plan = _planned(model, wanted, bounds, options.attention, not unknown)
+    if options.mask is not None:
+        plan, recipe = _given(model, whole, options, options.mask)
+    else:
+        plan = _planned(model, wanted, bounds, options.attention, not unknown)
     prover = Prover(plan.coupling, (), run.verify_seconds, run.unverified)
     journal = Journal(options.progress)
     if dataset is None or fitting is None:
         return Job(plan, prover, None, Keeper(journal=journal), whole, unknown)
     prover = replace(prover, feeds=data_feeds(dataset, model.original))
     lesson = _lesson(plan, dataset, fitting, recipe, run)
-    keeper = _keeper(lesson, dataset, wanted, run, journal)
+    keeper = _keeper(lesson, dataset, wanted or [plan.target], run, journal)
     return Job(plan, prover, lesson, keeper, whole, unknown)
 
 
@@ -138,7 +148,20 @@ def _planned(
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
     least = min((target.as_share(coupling.cost_model) for target in wanted), key=lambda target: target.value)
-    return Plan(model, coupling, least, reachable(coupling, least, bounds), bounds, whole=whole)
+    return Plan(model, coupling, least, least, bounds, whole=whole).aimed(least)
+
+
+def _given(model: Model, original: onnx.ModelProto, options: Options, choose: Choose) -> tuple[Plan, Recipe]:
+    """The plan whose choice is made, and a recipe that searches for none. Raises UsageError if it does not fit."""
+    recipe, coupling = options.recipe, analyze(model, options.attention)
+    choosing = [name for name in OF_A_CHOICE if name not in ("mask", "compensate", "calibrate")]
+    asked = [name for name in choosing if name in changed(recipe)] + changed(options.bounds)
+    if asked:
+        raise OptionError(asked[0], "is for choosing what stays, which is given")
+    mask = choose(coupling, original)
+    left = Target(flops=coupling.cost_model.ratio(mask.open, "flops"))
+    plan = Plan(model, coupling, left, left, options.bounds, whole=model.original is original, given=mask)
+    return plan, replace(recipe, criterion=CHOSEN_BY, mask=None)
 
 
 def _opened(data: Data, test: Data | None, model: onnx.ModelProto, recipe: Recipe) -> Dataset:
@@ -159,8 +182,9 @@ def _lesson(plan: Plan, dataset: Dataset, fitting: Fit, recipe: Recipe, run: Run
     settings = Settings(**(vars(recipe) | vars(run) | {"batch": size, "lr": rate}))
     if fitting.graph:
         try_graph(fitting, dataset, open_session(original), size)
+    augment = augmentation(recipe.augment, dataset)
     measure = yardstick(dataset, fitting, original, settings)
-    task = measure.task(original, settings)
+    task = measure.task(original, settings, augment)
     per_epoch = task.steps_per_epoch(size, recipe.accumulate)
     way = way_for(recipe, fitting, len(measure.parts.train))
     steps = steps_for(per_epoch, recipe.epochs, recipe.train_weights, settings.by_gates)
@@ -172,6 +196,7 @@ def _keeper(lesson: Lesson, dataset: Dataset, wanted: Sequence[Target], run: Run
     plan, fit = lesson.plan, lesson.task.fit
     who = identity(plan.model.original, dataset, run.threads)
     who |= {"loss": fit.graph.digest} if fit.graph else {}
+    who |= {"mask": hash_of_mask(plan.given)} if plan.given else {}
     keeper = open_keeper(run, str(plan.model.source), who, _resolved(lesson, wanted), journal)
     keeper.better = lesson.measure.better
     journal.begin(outlook(lesson, dataset))
@@ -188,9 +213,9 @@ def _keeper(lesson: Lesson, dataset: Dataset, wanted: Sequence[Target], run: Run
 
 def _resolved(lesson: Lesson, wanted: Sequence[Target]) -> dict[str, Any]:
     """All that was chosen and changes the result, as plain values."""
-    plan, settings = lesson.plan, replace(lesson.recipe, loss=lesson.task.fit.loss)
+    plan, settings = lesson.plan, vars(lesson.recipe) | {"loss": lesson.task.fit.loss}
     plain = {  # a metric may be a function
-        name: getattr(value, "__qualname__", value) for name, value in vars(settings).items()
+        name: getattr(value, "__qualname__", value) for name, value in settings.items()
     }
     chosen = {name: value for name, value in plain.items() if name not in OWN}
     shares = (target.as_share(plan.coupling.cost_model) for target in wanted)

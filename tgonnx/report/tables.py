@@ -120,6 +120,34 @@ def counted_text(shapes: Mapping[str, Shape]) -> str:
     return f"counted at {visible(shapes_text(shapes))}" if shapes else ""
 
 
+def sweep_table(outs: Sequence[str], results: Sequence[PruneResult]) -> Table:
+    """The models of a sweep beside the original."""
+    figure = results[0].metric_label
+    table = _table("", "file", ">left", ">FLOPs", ">size", f">{figure}", ">change")
+    original = results[0].before
+    _row(
+        table,
+        "original",
+        "",
+        amount(original.cost.flops),
+        byte_count(original.file_bytes),
+        _figure(original.metric),
+        "",
+    )
+    for out, result in zip(outs, results, strict=True):
+        after, metric = result.after, result.after.metric
+        change = "" if metric is None or original.metric is None else f"{metric - original.metric:+.4g}"
+        left = f"{result.achieved:.1%} {result.target.kind}"
+        _row(
+            table, out, left, amount(after.cost.flops), byte_count(after.file_bytes), _figure(metric), change
+        )
+    return table
+
+
+def _figure(metric: float | None) -> str:
+    return "" if metric is None else f"{metric:.4g}"
+
+
 def prune_json(out: str, result: PruneResult, before: Facts, after: Facts) -> dict[str, Any]:
     """Everything a run of `prune` has to tell."""
     return {
@@ -137,6 +165,14 @@ def prune_json(out: str, result: PruneResult, before: Facts, after: Facts) -> di
 
 
 # --- inspect ----------------------------------------------------------------------------------------
+
+
+def named_lines(rows: Iterable[tuple[str, str]]) -> Table:
+    """Names and what is said of them."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for row in rows:
+        _row(grid, *row)
+    return grid
 
 
 def overview(name: str, model: onnx.ModelProto, file_bytes: int, coupling: Coupling, cost: Cost) -> Table:

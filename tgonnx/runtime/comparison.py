@@ -22,7 +22,7 @@ from tgonnx.io.checker import without_initializers
 from tgonnx.runtime.child import Stage
 from tgonnx.runtime.feeds import STYLES, Drawer
 from tgonnx.runtime.known_part import makers_of, outputs_before
-from tgonnx.runtime.measure import EQUAL, Difference, Noise, different, measure
+from tgonnx.runtime.measure import EQUAL, Difference, Noise, different, epsilon, measure
 from tgonnx.runtime.noise import HALF_STEP, reached_from, shaken_feeds, stepping_outputs, twin
 from tgonnx.runtime.runner import Runner, describe_feeds
 from tgonnx.runtime.sessions import Feeds, Session, open_session
@@ -33,6 +33,10 @@ NOTHING_FINITE = "has no finite value on all inputs tried"
 _FINE_TWINS, _COARSE_TWINS = 4, 2
 _BEFORE = 4  # nodes back from an output that is one number
 _ALWAYS = 2  # sizes that are tried whatever the time: batch 1 and 3
+_WIDENING = tuple(2.0**-bits for bits in (20, 18, 16, 14, 12, 10, 8))  # of all weights and inputs
+_COARSEST = (
+    4.0  # epsilons: the largest step that rounding makes of numbers that are made from numbers about one
+)
 RUNS_APART = 1e-2  # relative; what threads may change from run to run is far less
 
 
@@ -271,7 +275,9 @@ class _Pair:
             if not reached_from(self.reference.model, [name]) & set(want):
                 continue
             if not any(self._changes(drawer, name, rng, *kept) for kept in self.kept.values()):
-                self.finding.doubts.append(f"input {name!r} changes nothing at the values tried")
+                self.finding.doubts.append(
+                    f"input {name!r} of {self.reference.name} changes nothing at the values tried"
+                )
 
     def _changes(
         self, drawer: Drawer, name: str, rng: np.random.Generator, feeds: Feeds, want: Feeds
@@ -323,12 +329,32 @@ class _NoiseSource:
             if not stepping:
                 yield Noise(fine)
         if not stepping:
+            if fine is not None:
+                yield from self._resolved(name, fine)
             return
         for seed in range(len(self._coarse) // 2, _COARSE_TWINS):
             self._coarse += self._runs(self._pair.twin(seed, HALF_STEP), seed, HALF_STEP)
         coarse = self._deviation(name, self._coarse)
         if fine is not None and coarse is not None:
             yield Noise(fine, coarse)
+
+    def _resolved(self, name: str, fine: NDArray[Any]) -> Iterator[Noise]:
+        """The noise, and where it is zero the first step that the output makes as more and more is changed.
+
+        A runtime that makes a sigmoid as one half and something rounds it like one half, however small it is: a few
+        last bits then move it not at all, or by a whole step. Larger steps than the last bits of one are none of those.
+        """
+        want, step = self._want[name], np.zeros(fine.shape)
+        if want.dtype.kind != "f":
+            return
+        for relative in _WIDENING:
+            still = (fine == 0) & (step == 0)
+            if not still.any():
+                return
+            runs = self._runs(self._pair.twin(0, relative), 0, relative)
+            first = _smallest_step(want, [values[name] for values in runs])
+            step = np.where(still & (first <= _COARSEST * epsilon(want.dtype)), first, step)
+            yield Noise(fine, step=step)
 
     def _deviation(self, name: str, others: list[Feeds]) -> NDArray[Any] | None:
         return _deviation(self._want[name], [values[name] for values in others])
@@ -350,6 +376,17 @@ def _deviation(want: NDArray[Any], others: list[NDArray[Any]]) -> NDArray[Any] |
             gap = np.abs(other.astype(np.float64) - exact)
             worst = np.maximum(worst, np.where(np.isfinite(gap), gap, 0))
     return worst
+
+
+def _smallest_step(want: NDArray[Any], others: list[NDArray[Any]]) -> NDArray[Any]:
+    """Element by element the least that others are off, where they are off; zero where none is."""
+    exact, least = want.astype(np.float64), np.full(want.shape, np.inf)
+    with np.errstate(invalid="ignore"):
+        for other in others:
+            if other.shape == want.shape:
+                gap = np.abs(other.astype(np.float64) - exact)
+                least = np.minimum(least, np.where(gap > 0, gap, np.inf))
+    return np.where(np.isfinite(least), least, 0.0)
 
 
 @dataclass

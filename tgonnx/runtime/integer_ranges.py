@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -14,6 +14,9 @@ from tgonnx.graph.proto import attribute_of
 from tgonnx.ops.aspects.traits import EACH, picked, traits_of
 from tgonnx.runtime.measure import Array
 from tgonnx.runtime.noise import reached_from
+
+_MOST_HINTS = 64
+_FARTHEST = 2**31  # what is compared with more has no bound: it is the largest integer, for one
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,11 @@ def integer_ranges(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto]) ->
     """The range of each input that the graph says something of."""
     graph = _Graph(model)
     found = {value.name: _range(graph, value.name) for value in inputs}
-    return {name: span for name, span in found.items() if span is not None}
+    ranges = {name: span for name, span in found.items() if span is not None}
+    for name, span in ranges.items():
+        if span.hints and decides_sizes(model, name):  # what is compared with a million need not be that long
+            ranges[name] = replace(span, hints=())
+    return ranges
 
 
 def _range(graph: _Graph, start: str) -> Range | None:
@@ -137,9 +144,8 @@ def _range(graph: _Graph, start: str) -> Range | None:
             if (rows := _rows(graph, node, position)) and affine.times:
                 least, most = affine.inputs_for(rows)
                 low, high = max(low, least), min(high, most)
-            elif traits_of(node).compares and affine == _Affine():
-                other = graph.small(node.input[1 - position])
-                hints |= set() if other is None else {int(item) for item in other.ravel()[:64]}
+            elif traits_of(node).compares and affine.times:
+                hints |= _about(graph.small(node.input[1 - position]), affine)
             follows = _through(graph, node, position, affine)
             if follows is not None and node.output[0] not in seen:
                 seen.update(node.output)
@@ -148,6 +154,16 @@ def _range(graph: _Graph, start: str) -> Range | None:
     if np.isfinite(last):
         return Range(first, max(first, int(last)), True, tuple(sorted(hints)))
     return Range(hints=tuple(sorted(hints))) if hints else None
+
+
+def _about(constant: Array | None, affine: _Affine) -> set[int]:
+    """The integers at which a comparison with a constant turns: those that reach it, and their neighbours."""
+    if constant is None or affine.plus_low != affine.plus_high:
+        return set()
+    exact = (constant.astype(np.float64).ravel()[:_MOST_HINTS] - affine.plus_low) / affine.times
+    turning = {int(np.floor(item)) for item in exact if np.abs(item) < _FARTHEST}
+    beside = {item + step for item in turning for step in (-1, 1)}
+    return turning | {item for item in beside if item >= 0}  # below zero only what the graph names itself
 
 
 def _rows(graph: _Graph, node: onnx.NodeProto, position: int) -> int | None:

@@ -36,11 +36,13 @@ class Noise:
 
     `fine`: the most, over other orders of work and over weights and inputs off by their last bits. `coarse`: with
     weights and inputs off by half a step of 8 bits, where something on the way to the output rounds to steps; then
-    last bits change a few values, by whole steps.
+    last bits change a few values, by whole steps. `step`: the least by which the element moves at all, where last
+    bits do not move it; 0 elsewhere.
     """
 
     fine: Array
     coarse: Array | None = None
+    step: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _floats(x: Array, y: Array, rtol: float, noise: Iterable[Noise], eps: float)
             if _few_steps(gap, known.fine, known.coarse, magnitude):
                 return Difference(absolute, _ratio(np.where(gap > rtol * scale, 0, gap), scale))
             continue
-        moved = _moved(known.fine, scale, eps)
+        moved = _moved(known, scale, eps)
         allowed = np.maximum(scale, moved / rtol)
         if (gap <= rtol * allowed).all():
             return Difference(absolute, _ratio(gap, allowed), blind=_is_blind(moved, scale))
@@ -127,10 +129,11 @@ def _floats(x: Array, y: Array, rtol: float, noise: Iterable[Noise], eps: float)
     return Difference(absolute, _ratio(gap, allowed), f"differs by more than {rtol:.1e} relative{where}")
 
 
-def _moved(fine: Array, scale: Array, eps: float) -> Array:
+def _moved(known: Noise, scale: Array, eps: float) -> Array:
     """How far rounding may move an element, from the noise that was measured."""
-    noise = channel_extent(fine, first=1)  # one sample more or less is luck
-    return np.where(noise > ILL * eps * scale, TAIL, 1.0) * ROUNDING * noise
+    noise = channel_extent(known.fine, first=1)  # one sample more or less is luck
+    moved = np.where(noise > ILL * eps * scale, TAIL, 1.0) * ROUNDING * noise
+    return moved if known.step is None else np.maximum(moved, ROUNDING * channel_extent(known.step, first=1))
 
 
 def _is_blind(moved: Array, scale: Array) -> bool:

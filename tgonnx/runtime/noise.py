@@ -122,12 +122,27 @@ def _whole_numbers(model: onnx.ModelProto) -> set[str]:
 
 
 def reached_from(model: onnx.ModelProto, start: Iterable[str]) -> set[str]:
-    """The values that depend on the values of `start`, themselves among them; on sizes alone does not count."""
-    reached = set(start)
+    """The values that depend on the values of `start`, themselves among them; on sizes alone does not count.
+
+    Nor does what is multiplied by a stored zero, as exporters are made to keep an input that nothing needs.
+    """
+    reached, zeros = set(start), _zeros(model)
     for node in model.graph.node:
-        if not traits_of(node).reads_sizes and read_by(node) & reached:
+        if traits_of(node).reads_sizes or (traits_of(node).times > 0 and zeros & set(node.input)):
+            continue
+        if read_by(node) & reached:
             reached |= set(node.output) - {""}
     return reached
+
+
+def _zeros(model: onnx.ModelProto) -> set[str]:
+    """The stored values with which something is multiplied, and which hold nothing but zeros."""
+    factors = {name for node in model.graph.node if traits_of(node).times > 0 for name in node.input}
+    stored = [(tensor.name, tensor) for tensor in model.graph.initializer]
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            stored += [(node.output[0], item.t) for item in node.attribute if item.name == "value"]
+    return {name for name, tensor in stored if name in factors and not numpy_helper.to_array(tensor).any()}
 
 
 def read_by(node: onnx.NodeProto) -> set[str]:

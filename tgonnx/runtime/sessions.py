@@ -7,6 +7,7 @@ their definitions), onnx's own evaluator.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -259,7 +260,12 @@ def native_module() -> Any:
 
 
 def broken() -> str:
-    """Why onnxruntime cannot be imported; empty if it can."""
+    """Why onnxruntime cannot be imported; empty if it can.
+
+    Its telemetry is off unless the environment says otherwise: from 1.32 on it leaves a file in the temporary folder
+    as soon as it is imported.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read during the import alone
     try:
         with deferred():  # a signal in the middle of an import would be taken for a broken package
             runtime: Any = import_module("onnxruntime")

@@ -128,7 +128,7 @@ class _Constants:
             return
         for name in outputs:
             found = [draw[name] for draw in draws]
-            if found[0].dtype.kind == "f" and found[0].ndim:
+            if found[0].dtype.kind == "f" and found[0].ndim and found[0].size:
                 self._keep(name, np.stack(found))
 
     def _draw(self, node: onnx.NodeProto, reads: list[str], scale: float, seed: int) -> dict[str, Array]:

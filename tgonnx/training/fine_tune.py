@@ -27,8 +27,9 @@ def fine_tune(
 ) -> onnx.ModelProto:
     """The model with its weights trained for `steps` steps, as they were after the best epoch.
 
-    That is the best by `task.metric`; without one, the last. `stake` is what the task's loss has to lose: ten times a
-    loss that is nothing beside it is no divergence. Raises DivergedError, UnsupportedError.
+    That is the best by `task.metric`, or where it started, if a commit just measured that; without a metric, the last.
+    `stake` is what the task's loss has to lose: ten times a loss that is nothing beside it is no divergence. Raises
+    DivergedError, UnsupportedError.
     """
     seed = recipe.seed + 1
     first = next(task.batches(recipe.batch, seed))
@@ -44,7 +45,10 @@ def fine_tune(
         return task.metric(with_values(proto, trainer.parameters()), WATCHED, recipe.threads or 0)
 
     best = Best(task.metric is not None and task.metric.higher_is_better)
-    if (state := loop.resume()) is not None:
+    last = journal.records[-1] if journal.records else None
+    if (state := loop.resume()) is None:
+        best.consider(last.metric if last and last.phase == "commit" else None, trainer.parameters())
+    else:
         best.restore(state)
         loop.catch_up(cost, measure)
         if loop.start and loop.ends_epoch(loop.start - 1):

@@ -17,6 +17,7 @@ from tgonnx.data.samples import Dataset, Split
 from tgonnx.graph.types import Array
 from tgonnx.io.checker import without_initializers
 from tgonnx.runtime.sessions import import_onnxruntime
+from tgonnx.selection.mask import Mask
 
 LOOKED_AT = 64  # samples that stand for data that are not in memory
 
@@ -40,6 +41,11 @@ def hash_of_model(model: onnx.ModelProto) -> str:
     for tensor in model.graph.initializer:
         digest.update(tensor.SerializeToString(deterministic=True))
     return digest.hexdigest()
+
+
+def hash_of_mask(mask: Mask) -> str:
+    """SHA-256 of what a mask keeps."""
+    return hashlib.sha256(np.packbits(mask.open).tobytes() + str(len(mask.open)).encode()).hexdigest()
 
 
 def hash_of_data(dataset: Dataset) -> str:

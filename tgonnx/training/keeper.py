@@ -7,15 +7,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from tgonnx.errors import TgonnxError, UsageError
+from tgonnx.errors import OptionError, TgonnxError, UsageError
 from tgonnx.io import interrupts
 from tgonnx.selection.mask import Mask
 from tgonnx.training import run_folder
+from tgonnx.training.events import Events, check_writer
 from tgonnx.training.progress import Journal, Phase
 from tgonnx.training.recipe import Run
 from tgonnx.training.run_folder import Best, RunFolder
@@ -35,6 +36,8 @@ class Keeper:
     journal: Journal = field(default_factory=Journal)
     interval: float = 60.0  # seconds between two checkpoints
     better: Callable[[float, float], bool] | None = None
+    tensorboard: bool = False
+    run: RunFolder | None = None  # of the run that the folder is a part of; None: it is the run
     latest: State | None = None
     found: Found | None = None
     _read: State | None = None
@@ -56,6 +59,22 @@ class Keeper:
     def resumed(self, phase: Phase) -> State | None:
         """The state that this phase goes on from; None if it starts anew."""
         return self._read if self._read is not None and self._read.phase == phase else None
+
+    def part(self, name: str) -> Keeper:
+        """The keeper of one of several models that the search is followed by, in a folder of that name.
+
+        Raises UsageError if the folder cannot be made.
+        """
+        told = Journal(self.journal.listener, [*self.journal.records], notes=[*self.journal.notes])
+        keeper = replace(self, journal=told, run=self.folder, latest=None, _read=None, _best=None)
+        if self.folder is not None:
+            keeper.folder = self.folder.part(name)
+            keeper._found_is_kept = False
+            keeper.resume()
+            keeper.follow()
+            if self.found is not None and not keeper._found_is_kept:
+                keeper.keep_found(self.found)
+        return keeper
 
     def keep_if_due(self, ends_epoch: bool) -> None:
         """Write a checkpoint if the last one is old, at the end of an epoch sooner, and if the metric is the best."""
@@ -103,7 +122,7 @@ class Keeper:
             if self.folder is not None:
                 with interrupts.salvaging():
                     advice = self._salvaged(model if getattr(error, "number", SIGINT) == SIGINT else None)
-                    advice = f"{advice}go on with {_command(self.folder)}"
+                    advice = f"{advice}go on with {_command(self.run or self.folder)}"
                 interrupts.advise(advice)
                 if hasattr(error, "add_note"):  # Python 3.11 and later: for those who call the library
                     error.add_note(advice)
@@ -121,6 +140,15 @@ class Keeper:
         else:
             parts += [] if place is None else [f"the model so far is {place}"]
         return "".join(f"{part}; " for part in parts)
+
+    def tell(self) -> None:
+        """Say where the run is kept, so that more can be written there. What prevents it is noted."""
+        self._try(lambda folder: self.journal.keep(folder.path))
+
+    def follow(self) -> None:
+        """Write the records where TensorBoard looks, if that is wanted."""
+        if self.tensorboard:
+            self._try(lambda folder: self.journal.followers.append(Events(folder.path)))
 
     def keep_mask(self, mask: Mask) -> None:
         """Write the choice. What prevents it is noted."""
@@ -157,7 +185,11 @@ def open_keeper(
     `who` and `how` are what must be the same when a run goes on. Raises UsageError; where no folder was asked for by
     name, that there is none is noted.
     """
-    keeper = Keeper(None, journal, run.checkpoint_seconds)
+    keeper = Keeper(None, journal, run.checkpoint_seconds, tensorboard=run.tensorboard)
+    if run.tensorboard:
+        check_writer()  # before there is a folder
+        if not (run.resume or run.run_dir):
+            raise OptionError("tensorboard", "writes into the folder of the run: it needs run_dir")
     if run.resume:
         keeper.folder = run_folder.reopen(Path(run.resume), who, how)
         keeper.resume()
@@ -168,16 +200,14 @@ def open_keeper(
             journal.note(f"nothing was kept of the run: {error}", "checkpoint")
     elif run.run_dir:
         keeper.folder = run_folder.create(Path(run.run_dir), who, how)
+    keeper.tell()
+    keeper.follow()
     return keeper
 
 
 def _command(folder: RunFolder) -> str:
-    """How to go on with a run: the command that was given, or the option in Python."""
+    """How to go on with a run: the command, or the option in Python. The folder has the rest."""
     if not interrupts.COMMAND:
         return f"resume={str(folder.path)!r}"
-    kept, skip = [], False
-    for word in sys.argv[1:]:
-        if not (skip or word.startswith(("--run-dir", "--resume", "--no-run-dir"))):
-            kept.append(word)
-        skip = word in ("--run-dir", "--resume")
-    return shlex.join(["tgonnx", *kept, "--resume", str(folder.path)])
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "prune")
+    return shlex.join(["tgonnx", verb, "--resume", str(folder.path)])

@@ -16,14 +16,18 @@ from tgonnx.analysis.target import Target
 
 BASE = 5e-4  # at half of the FLOPs, for weights of the size below: ResNet-20 on Fashion-MNIST
 SIZE = 0.0635  # root mean square of the elements of a weight, the median over all weights
-HALF, MOST = 0.5, 10.0  # from which share of the FLOPs on rates rise, and to how many times the base
+HALF, STEEP, MOST = (
+    0.5,
+    2.3,
+    16.0,
+)  # from which share of the FLOPs on rates rise, how fast, to how many times the base
 _SMALL = 64  # elements of a weight that tells nothing
 
 
 def rate_for(model: onnx.ModelProto, target: Target) -> float:
     """The highest rate of a schedule for a model that is cut to `target`, a share."""
     kept = kinds.named(target.kind).even(target.value)  # of the units, if all layers are cut alike
-    harder = float(np.clip((HALF / max(kept**2, 1e-6)) ** 2, 1.0, MOST))
+    harder = float(np.clip((HALF / max(kept**2, 1e-6)) ** STEEP, 1.0, MOST))
     return BASE * harder * min(1.0, _typical_size(model) / SIZE)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tgonnx.errors import OptionError
-from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, numbers_of, option, settle
+from tgonnx.options import VERIFY_SECONDS, Device, EngineName, Gradient, numbers_of, one_of, option, settle
 
 if TYPE_CHECKING:
     from tgonnx.losses.asked import Asked
@@ -22,6 +22,10 @@ GATES, CHOSEN_BY = (
     "gates",
     "obs",
 )  # the criterion that is learned, and what "auto" means where there are samples
+# options about choosing what stays
+OF_A_CHOICE = (
+    "mask", "criterion", "compensate", "calibrate", "lossless", "gate_lr", "lambda_", "gradient", "weights", "max_drop",
+)  # fmt: skip
 LR = 5e-4  # where nobody chooses: a trained network that learns faster forgets what it knew
 BATCH = 64  # at most, if nothing else is asked for
 
@@ -32,8 +36,10 @@ def _losses() -> Iterable[str]:
     return ("auto", *LOSSES)
 
 
-def _graph(value: Any) -> str | None:
-    """The path of a loss that is a graph."""
+def _graph(value: Any) -> Any:
+    """A function that writes a loss, or the path of one that is a graph."""
+    if callable(value):
+        return value
     is_path = isinstance(value, str | os.PathLike) and os.fspath(value).endswith(".onnx")
     return os.fspath(value) if is_path else None
 
@@ -47,6 +53,17 @@ def _metrics() -> Iterable[str]:
 def _function(value: Any) -> Any:
     """A function as a metric, or where it stands."""
     return value if callable(value) or (isinstance(value, str) and ".py:" in value) else None
+
+
+def _augmentations(name: str, value: Any) -> tuple[str, ...]:
+    """Names with commas between them, or a list of them."""
+    words = value.split(",") if isinstance(value, str) else value
+    if words == ["none"]:
+        return ()
+    from tgonnx.data.augment import AUGMENTATIONS
+
+    known = tuple(AUGMENTATIONS)
+    return tuple(one_of(name, word, known) for word in (words if isinstance(words, Iterable) else (words,)))
 
 
 def _optimizers() -> Iterable[str]:
@@ -82,10 +99,11 @@ class Recipe:
     In each step the share `weight_decay` times rate is taken off every matrix and kernel, whatever the optimiser
     (Loshchilov and Hutter 2019); biases and the scales of normalisations, all that has one axis, do not decay.
     A step learns from `accumulate` batches. `clip` bounds the norm of the gradients of all weights together; the gates
-    have theirs. Losses of several outputs are added, each times its `loss_weight`, which may be a mapping.
+    have theirs. Losses of several outputs are added, each times its `loss_weight`, which may be a mapping. `augment`
+    changes the images that are learned from (`tgonnx.data.augment`).
     """
 
-    loss: str = option(
+    loss: Any = option(
         "auto",
         "What to learn from: ce, mse, l1, bce, distill or the path of a graph (.onnx); auto: ce with labels, mse with "
         "targets, else distill (the original's outputs).",
@@ -113,6 +131,12 @@ class Recipe:
         "auto",
         "What chooses the units that stay: gates (learned), or one of the criteria of `tgonnx mask`; auto: obs.",
         names=_criteria,
+    )
+    mask: Any = option(
+        None,
+        "Choose nothing: cut what this mask closes, then train on.",
+        kind=str,
+        metavar="MASK.json",
     )
     compensate: bool = option(True, "Refit what reads of cut channels by least squares.")
     calibrate: bool = option(False, "Train nothing: choose and refit from a few samples, labels or not.")
@@ -147,7 +171,19 @@ class Recipe:
     warmup: float = option(0.05, "Share of the steps in which the rate rises.", low=0, below=1)
     clip: float = option(0.0, "Largest norm of the gradients of all weights; 0: any.", low=0)
     accumulate: int = option(1, "Batches whose gradients are averaged for one step.", low=1)
+    augment: tuple[str, ...] = option(
+        "none",
+        "What happens to images that are learned from: mirror, crop, or both with a comma between them.",
+        metavar="NAMES",
+        form=_augmentations,
+    )
 
+    max_drop: float | None = option(
+        None,
+        "Find the smallest model, down to --target, that loses at most so many points of the metric.",
+        kind=float,
+        low=0,
+    )
     from_scratch: bool = option(
         False,
         "The model is not trained yet: it need not be better than a constant answer, nor is it imitated.",
@@ -158,9 +194,10 @@ class Recipe:
         numbers_of("loss_weight", self.loss_weight)
         if self.calibrate and self.criterion == GATES:
             raise OptionError("calibrate", "trains nothing, and gates must learn: choose another criterion")
-        if self.lossless and (self.calibrate or self.criterion != "auto"):
+        if self.lossless and (self.calibrate or self.criterion != "auto" or self.max_drop is not None):
             raise OptionError(
-                "lossless", "leaves nothing to choose: neither criterion nor calibrate go with it"
+                "lossless",
+                "leaves nothing to choose: neither criterion nor calibrate nor max_drop go with it",
             )
 
     def asked(self) -> Asked:
@@ -230,6 +267,9 @@ class Run:
     unverified: bool = option(False, "Write what cannot be verified, too, and mark it in its metadata.")
     run_dir: str = option("", "Keep the training there: checkpoints, history, mask.", metavar="FOLDER")
     resume: str = option("", "Go on with the run of this folder, which was interrupted.", metavar="RUN")
+    tensorboard: bool = option(
+        False, "Write what TensorBoard draws into the folder of the run, too; needs tensorboardX."
+    )
     cache: float = option(
         1.0, "Gigabytes on disk for what the original says, which is then asked once for each sample.", low=0
     )

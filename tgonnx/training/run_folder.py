@@ -1,9 +1,10 @@
 """The folder of a run: what it is, how far it has come, and what it has found. In it are
 
     run.json       what must be the same when it goes on, and whether it is finished
-    recipe.toml    the resolved recipe
+    recipe.toml    the resolved recipe, as `--recipe` reads it
     history.csv    one line for each epoch
     mask.json      the choice, once the search is over
+    tensorboard/   the same as history.csv for TensorBoard, on request
     checkpoints/   the last two, the best, and the outcome of the search
 
 A run that has not been finished goes on from its newest checkpoint.
@@ -20,7 +21,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tgonnx.errors import UsageError
+from tgonnx.errors import UsageError, flag
+from tgonnx.io import toml
 from tgonnx.io.notes import Note, notes_from_json, notes_to_json
 from tgonnx.io.save import remove_leftovers, save_text
 from tgonnx.selection.mask import Mask
@@ -62,6 +64,17 @@ class RunFolder:
         return self.path / "checkpoints"
 
     # --- checkpoints ----------------------------------------------------------------------------------
+
+    def part(self, name: str) -> RunFolder:
+        """A folder within, made if it is not there. Raises UsageError."""
+        path = self.path / name
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{path}: no folder can be made there: {error.strerror}") from None
+        remove_leftovers(path)
+        remove_leftovers(path / "checkpoints")
+        return RunFolder(path)
 
     def name_of(self, state: State) -> str:
         return f"{ORDER[state.phase]}-{state.phase}-{state.step:08d}"
@@ -179,7 +192,8 @@ def create(path: Path, identity: Mapping[str, Any], recipe: Mapping[str, Any]) -
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{path}: no folder for the run can be made there: {error.strerror}") from None
-    save_text(_toml(recipe), path / "recipe.toml", overwrite=True)
+    by_flag = {flag(name).removeprefix("--"): value for name, value in recipe.items()}
+    save_text(toml.as_text(by_flag), path / "recipe.toml", overwrite=True)
     document = {"format": FORMAT, "status": "running", "identity": dict(identity), "recipe": dict(recipe)}
     save_text(_text(document), path / "run.json", overwrite=True)
     return RunFolder(path)
@@ -219,11 +233,6 @@ def _document(path: Path) -> dict[str, Any]:
 
 def _text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=1) + "\n"
-
-
-def _toml(values: Mapping[str, Any]) -> str:
-    """Plain values as TOML; what is None is left out, as TOML has no word for it. JSON's strings are TOML's."""
-    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items() if value is not None)
 
 
 def _shown(value: Any) -> str:

@@ -46,7 +46,10 @@ GAIN_STEPS = 300
 FLOOR = 0.3  # of its units that a group keeps open while searching: starved layers fine-tune badly
 ANNEAL = 0.5  # of the search: by then the target itself is asked for
 SETTLE = 0.8  # of the search: by then gates rest where they cost least
-FIRM, FIRMEST = 0.5, 1.0  # hysteresis at the beginning, and from SETTLE on
+FIRM, FIRMEST = (
+    0.5,
+    0.75,
+)  # hysteresis at the beginning, and from SETTLE on: at 1, open gates cost nothing to keep
 MEMORY = 0.1  # of the search: the steps over which it counts how often each gate was open
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from tgonnx.data.augment import Augmentation
 from tgonnx.data.axes import find_axes
 from tgonnx.data.samples import Batch, Split
 from tgonnx.graph.types import Array
@@ -37,13 +38,13 @@ class Teacher:
         self._cache: AnswerCache | None = None
 
     def remember(self, split: Split, recipe: Settings, steps: int, note: Callable[[str], None]) -> None:
-        """Ask the original once for each sample, where samples are seen twice or more in so many steps.
+        """Ask the original once for each sample, where samples are seen twice or more in so many steps, and unchanged.
 
         `note` is told what prevents that.
         """
         seen = steps * recipe.batch * recipe.accumulate
         limit = int(recipe.cache * 1e9)
-        if self._session is not None and limit and seen >= 2 * len(split):
+        if self._session is not None and limit and not recipe.augment and seen >= 2 * len(split):
             size = min(recipe.batch, len(split))
             first = (
                 recipe.seed if recipe.by_gates else recipe.seed + 1
@@ -80,22 +81,33 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned, and from what. `metric` is measured on the way; None if there is nothing to do that on."""
+    """What is learned, and from what. `metric` is measured on the way; None if there is nothing to do that on.
+
+    `augment` changes what is learned from.
+    """
 
     split: Split
     fit: Fit
     teacher: Teacher
     metric: Metric | None
+    augment: Augmentation | None = None
 
     def batches(self, size: int, seed: int, skip: int = 0) -> Iterator[Batch]:
         """Shuffled full batches without end: those that the seed gives, from the one after `skip` on."""
+        plain = self._plain(size, seed, skip)
+        if self.augment is None:
+            return plain
+        return (self.augment(batch, seed, number) for number, batch in enumerate(plain, skip))
+
+    def _plain(self, size: int, seed: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches as the data have them."""
         size = min(size, len(self.split))
         return self.split.batches(size, np.random.default_rng(seed), sys.maxsize, skip)
 
     def alike(self, size: int, seed: int) -> Iterator[Batch]:
-        """Those of `batches` that have the shapes of the first one."""
+        """Those of `batches` that have the shapes of the first one, not augmented."""
         shapes = None
-        for batch in self.batches(size, seed):
+        for batch in self._plain(size, seed):
             shapes = shapes or batch.shapes
             if batch.shapes == shapes:
                 yield batch
