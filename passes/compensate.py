@@ -61,12 +61,14 @@ def compensate(
     mask: Mask,
     batches: Sequence[Mapping[str, Array]],
     threads: int = 0,
+    crossed: bool = False,
 ) -> tuple[onnx.ModelProto, list[Refit]]:
     """`cut`, which `mask` made of `full`, with its weights refitted on `batches` of inputs.
 
-    Both are in normal form. Raises ModelError if the models do not run on the batches.
+    Both are in normal form. `crossed`: every second batch is of another kind, and what is learnt from either kind is
+    judged by the other. Raises ModelError if the models do not run on the batches.
     """
-    return _Compensation(full, cut, coupling, mask, batches, threads).run()
+    return _Compensation(full, cut, coupling, mask, batches, threads, crossed).run()
 
 
 class _Compensation:
@@ -78,8 +80,9 @@ class _Compensation:
         mask: Mask,
         batches: Sequence[Mapping[str, Array]],
         threads: int,
+        crossed: bool,
     ) -> None:
-        self.cut, self.batches = cut, batches
+        self.cut, self.batches, self.crossed = cut, batches, crossed
         self.coupling, self.kept = coupling, np.append(mask.open, True)
         self.before, self.after = Uses(full), Uses(cut)
         self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in full.graph.initializer}
@@ -133,7 +136,7 @@ class _Compensation:
         sums: dict[str, tuple[Any, Any]] = {name: (kind(), kind()) for name, kind in kinds.items()}
         olds = {before.operand for target in wave for before, _ in target.pairs}
         news = {after.operand for target in wave for _, after in target.pairs}
-        every = min(HELD_OUT, len(self.batches))
+        every = min(2 if self.crossed else HELD_OUT, len(self.batches))
         streams = zip(self.original(sorted(olds)), self.pruned(sorted(news)), strict=True)
         for number, (old, new) in enumerate(streams):
             for target in wave:
@@ -182,7 +185,7 @@ class _Compensation:
             held_out = learnt
         if not learnt.count or not (learnt.finite and held_out.finite):
             return Refit(target.weight, float("nan"), float("nan"))
-        found = fitted(learnt, held_out, start, target.shift is not None)
+        found = fitted(learnt, held_out, start, target.shift is not None, self.crossed)
         new = np.array(stored, np.float64).reshape(-1)
         new[target.places] = found.weights[:, :-1]
         self.values[target.weight] = new.reshape(stored.shape).astype(stored.dtype)

@@ -222,6 +222,19 @@ def test_a_weight_that_gets_no_better_stays() -> None:
     assert found.after == found.before < 1e-9
 
 
+def test_what_only_inputs_of_one_kind_bear_out_is_not_learnt() -> None:
+    """Of one kind the first term says what the lost one did, of the other its opposite."""
+    rng = np.random.default_rng(1)
+    learnt, held_out = Moments(), Moments()
+    for sums, sign in ((learnt, 1.0), (held_out, -1.0)):
+        x = rng.standard_normal((1, 200, 2)).astype(np.float32)
+        sums.add(x, x[:, :, 1:] + np.float32(sign) * x[:, :, :1])
+    start = np.array([[[0.0], [1.0], [0.0]]])
+    assert fitted(learnt, learnt, start, True).after < 1e-3
+    crossed = fitted(learnt, held_out, start, True, crossed=True)
+    assert np.array_equal(crossed.weights, start)
+
+
 @pytest.mark.parametrize("shifted", [True, False])
 def test_rows_and_their_sums_give_the_same_weights(shifted: bool) -> None:
     rng = np.random.default_rng(1)

@@ -2,7 +2,10 @@
 
 White noise says little about a network that has seen pictures or sounds. Stand-ins are noise of many scales, coarse
 parts being the stronger, as in nature (Field 1987). Of what range inputs are, and how smooth, a trained model tells
-where it has a BatchNormalization: its averages are those of the data. What meets them best is taken.
+where it has a BatchNormalization: its averages are those of the data. What meets them best is taken. Where nothing
+tells, ranges take turns: weights that were refitted on inputs of a wrong range did worse than those that were left as they
+were
+ (docs/others.md).
 """
 
 from __future__ import annotations
@@ -33,21 +36,29 @@ SMOOTHNESS = (
     2.0,
     3.0,
 )  # how much stronger a scale is than one of half its size, a power of two
+UNKNOWN = ("unit", "normal")  # ranges that inputs are mostly of
 _COMPARED = 8  # of them, for the averages
 _SPACE = 8  # the smallest axis of time or space that has scales
 
+Kind = tuple[str, float]  # a style and a smoothness
+
 
 class StandIns(Sequence[Feeds]):
-    """Batches of random inputs for a model, always the same ones.
+    """Batches of random inputs for a model, always the same ones; they take turns at being of each of `kinds`.
 
-    `style` is one of those of `tgonnx.runtime.feeds`, `smooth` one of `SMOOTHNESS`.
+    A kind is one of the styles of `tgonnx.runtime.feeds` and one of `SMOOTHNESS`.
     """
 
-    def __init__(self, model: Model, style: str = STYLES[0], smooth: float = 1.0, seed: int = 0) -> None:
-        self.style, self.smooth, self.seed = style, smooth, seed
+    def __init__(self, model: Model, kinds: Sequence[Kind] = ((STYLES[0], 1.0),), seed: int = 0) -> None:
+        self.kinds, self.seed = kinds, seed
         self._drawer = Drawer(model.original)
         shapes = tuple((name, model.shapes[name]) for name in model.inputs)
         self._size = Size(shapes=shapes)
+
+    @property
+    def has_floats(self) -> bool:
+        """Whether there is an input that is of a range; numbers of words or bytes are drawn alike."""
+        return any(value.dtype.kind == "f" for value in self[0].values())
 
     def __len__(self) -> int:
         return COUNT
@@ -62,16 +73,18 @@ class StandIns(Sequence[Feeds]):
         if not 0 <= index < COUNT:
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
-        drawn = self._drawer.draw(self._size, rng, self.style)
-        return {name: self._natural(value, rng) for name, value in drawn.items()}
+        kind = self.kinds[index % len(self.kinds)]
+        drawn = self._drawer.draw(self._size, rng, kind[0])
+        return {name: self._natural(value, kind, rng) for name, value in drawn.items()}
 
-    def _natural(self, value: Array, rng: np.random.Generator) -> Array:
+    def _natural(self, value: Array, kind: Kind, rng: np.random.Generator) -> Array:
         """Noise of many scales in place of white noise, in the range of the style."""
         axes = [axis for axis in range(1, value.ndim) if value.shape[axis] >= _SPACE]
         if value.dtype.kind != "f" or value.ndim < 3 or not axes:
             return value
-        noise = many_scales(value.shape, axes, self.smooth, rng)
-        if self.style in ("unit", "pixels"):
+        style, smooth = kind
+        noise = many_scales(value.shape, axes, smooth, rng)
+        if style in ("unit", "pixels"):
             low, high = (f(noise, axis=tuple(range(1, noise.ndim)), keepdims=True) for f in (np.min, np.max))
             noise = (noise - low) / np.maximum(high - low, 1e-9) * np.ceil(value.max())
         else:
@@ -97,17 +110,22 @@ def many_scales(
 
 
 def stand_ins(model: Model) -> tuple[StandIns, bool]:
-    """Inputs for a model, and whether it could tell of which range they are."""
+    """Inputs for a model, and whether it could tell of which range they are.
+
+    Where it cannot, every second batch is of another range (`UNKNOWN`), so that what is learnt from one can be judged
+    by the other.
+    """
     averages = [*_averages(model.proto)]
-    if not averages:
-        return StandIns(model), False
+    if averages:
 
-    def misfit(found: StandIns) -> float:
-        return _misfit(found, model.proto, averages)
+        def misfit(kind: Kind) -> float:
+            return _misfit(StandIns(model, [kind]), model.proto, averages)
 
-    best = min((StandIns(model, style) for style in STYLES), key=misfit)
-    best = min((StandIns(model, best.style, smooth) for smooth in SMOOTHNESS), key=misfit)
-    return best, math.isfinite(misfit(best))
+        best = min(((style, 1.0) for style in STYLES), key=misfit)
+        best = min(((best[0], smooth) for smooth in SMOOTHNESS), key=misfit)
+        if math.isfinite(misfit(best)):
+            return StandIns(model, [best]), True
+    return StandIns(model, [(style, smooth) for smooth in SMOOTHNESS for style in UNKNOWN]), False
 
 
 def _averages(proto: onnx.ModelProto) -> Iterator[tuple[str, Array, Array]]:

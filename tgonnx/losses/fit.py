@@ -5,7 +5,7 @@ A label out of range or an empty batch would crash the runtime.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from tgonnx.data.answers import counted
 from tgonnx.data.probe import Probe
 from tgonnx.data.samples import Dataset, Kind, Split, Taught
 from tgonnx.errors import DataError, UnsupportedError, UsageError
+from tgonnx.graph.types import Array
 from tgonnx.losses import table
 from tgonnx.losses.asked import Asked
 from tgonnx.losses.figures import AGREEMENT, MetricKind, Seen
@@ -28,6 +29,7 @@ from tgonnx.options import nearest
 from tgonnx.runtime.sessions import Session
 
 LOOKED_AT, AT_ONCE = 64, 8  # samples by which the spread of an output is known, and of them in a batch
+SUM_OFF = 1e-3  # by which the sum of probabilities may differ from one
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _parts(asked: Asked, dataset: Dataset, probe: Probe) -> list[Fit]:
         if loss.answers:
             part = _with_answers(part, taught[name], dataset, probe, asked.smoothing)
         elif loss.teacher == "whole":
-            part = replace(part, spread=_spread(part, dataset, probe))
+            part = _followed(part, dataset, probe)
         parts.append(part)
     return sorted(parts, key=lambda part: not part.definition.answers)
 
@@ -224,16 +226,42 @@ def _with_answers(part: Fit, own: Taught, dataset: Dataset, probe: Probe, smooth
     return replace(part, class_axis=axis, ignores=ignores, smoothing=smoothing if axis is not None else 0.0)
 
 
-def _spread(part: Fit, dataset: Dataset, probe: Probe) -> Spread | None:
-    """How much each channel of the original's output varies over a few samples."""
-    if ends_in_activation(part, probe.model):
-        return None  # probabilities that add up to one are compared as such
+def _looked_at(part: Fit, dataset: Dataset, probe: Probe) -> Iterator[Array]:
+    """What the original says for the output, of a few samples to learn from."""
     split = dataset.train
     chosen = split.indices[split.one_shape(LOOKED_AT)]
     size = split.axes.fixed or AT_ONCE
     pieces = (chosen[start : start + size] for start in range(0, len(chosen), size))
-    outputs = (probe.outputs(split.samples, piece)[part.output] for piece in pieces)
-    return spread_of(outputs, split.axes.outputs.get(part.output, 0))
+    return (probe.outputs(split.samples, piece)[part.output] for piece in pieces)
+
+
+def _followed(part: Fit, dataset: Dataset, probe: Probe) -> Fit:
+    """With how much each channel of the original's output varies over a few samples.
+
+    Probabilities that add up to one are compared as such, whatever made them: they have an axis of classes instead.
+    """
+    if ends_in_activation(part, probe.model):
+        return part
+    axis = distribution_axis(_looked_at(part, dataset, probe))
+    if axis is not None:
+        return replace(part, class_axis=axis)
+    sample_axis = dataset.train.axes.outputs.get(part.output, 0)
+    return replace(part, spread=spread_of(_looked_at(part, dataset, probe), sample_axis))
+
+
+def distribution_axis(outputs: Iterable[Array]) -> int | None:
+    """The axis along which all values are probabilities of two or more classes: none negative, adding up to one."""
+    axes: set[int] | None = None
+    for output in outputs:
+        found = {
+            axis
+            for axis in range(output.ndim)
+            if output.shape[axis] > 1 and np.allclose(output.sum(axis, dtype=np.float64), 1, atol=SUM_OFF)
+        }
+        axes = found if axes is None else axes & found
+        if not axes or not (output >= 0).all():
+            return None
+    return max(axes) if axes else None
 
 
 def _with_metric(part: Fit, first: Fit, asked: Asked, dataset: Dataset, probe: Probe) -> Fit:
@@ -249,7 +277,7 @@ def _with_metric(part: Fit, first: Fit, asked: Asked, dataset: Dataset, probe: P
     if (
         part.graph is None
         and part.definition.teacher == "whole"
-        and (kind == "label" or ends_in_activation(part, probe.model))
+        and (kind == "label" or part.class_axis is not None or ends_in_activation(part, probe.model))
     ):
         return _with_classes(replace(part, metric=AGREEMENT), own, dataset, probe)
     return part

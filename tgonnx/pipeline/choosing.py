@@ -14,6 +14,7 @@ import onnx
 from tgonnx.data.calibration import Calibration
 from tgonnx.graph.proto import with_values
 from tgonnx.passes.compensate import Refit, compensate
+from tgonnx.pipeline.measuring import noise_of
 from tgonnx.pipeline.plan import Plan
 from tgonnx.selection.criteria import select
 from tgonnx.selection.mask import Mask
@@ -54,8 +55,13 @@ def choose(plan: Plan, task: Task, steps: int, recipe: Settings, journal: Journa
 
 
 def best_commit(plan: Plan, chosen: Chosen, task: Task, recipe: Settings) -> onnx.ModelProto:
-    """The cut model to go on with: of the commits at hand the best."""
-    return best_of([*_commits(plan, chosen, task, recipe)], task, recipe)
+    """The cut model to go on with: the last of the commits at hand, unless another does better by more than chance."""
+    tried = [*_commits(plan, chosen, task, recipe)]
+    best = best_of(tried, task, recipe)
+    if task.metric is None or best is tried[-1]:
+        return best
+    ours, theirs = (task.metric(model, WATCHED, recipe.threads or 0) for model in (tried[-1], best))
+    return best if abs(theirs - ours) > noise_of(task.metric, theirs) else tried[-1]
 
 
 def best_of(tried: Sequence[onnx.ModelProto], task: Task, recipe: Settings) -> onnx.ModelProto:

@@ -7,7 +7,7 @@ result.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -26,6 +26,10 @@ from tgonnx.training.task import Task, Teacher
 
 FEW = 50  # test samples: below, the interval is told
 PLENTY = 1000  # test samples that tell enough about a model; else it is judged by the validation part, too
+ALIKE, EXPLAINED = (
+    0.7,
+    0.5,
+)  # share of the answers, and R2: what says less of what the original says is of little use
 RISING, RISE = 3, 0.2  # epochs at least, and the part of all progress that the last third of them made
 
 
@@ -119,6 +123,26 @@ def measured_notes(measure: Yardstick, model: onnx.ModelProto, standing: Standin
     return tuple(notes)
 
 
+def far_notes(measure: Yardstick, standing: Standing | None, others: Mapping[str, float]) -> tuple[Note, ...]:
+    """A note if an output that follows the original is too far from it to be of use; `others` are their figures."""
+    if measure.judge is None or standing is None:
+        return ()
+    first, *more = measure.judge.metric.fit.parts
+    figures = [(first, standing.metric), *zip(more, others.values(), strict=True)]
+    poor = [
+        f"{part.figure.title} of {part.output!r} is {value:.3g}"
+        for part, value in figures
+        if part.figure.against == "original" and value < (ALIKE if part.figure.is_share else EXPLAINED)
+    ]
+    if not poor:
+        return ()
+    text = (
+        f"of little use as it is: beside the original, {', '.join(poor)} (test); "
+        "more samples, training (labels, or --epochs), or a larger --target may help"
+    )
+    return (Note("far-from-original", text),)
+
+
 def rising_note(measure: Yardstick, history: Sequence[Progress]) -> tuple[Note, ...]:
     """A note if the metric was still getting better at the end of fine-tuning."""
     figures = [
@@ -129,15 +153,15 @@ def rising_note(measure: Yardstick, history: Sequence[Progress]) -> tuple[Note, 
     sign = 1.0 if measure.watched.higher_is_better else -1.0
     gains = [sign * figure for figure in figures]
     late, all_of_it = gains[-1] - gains[-1 - len(gains) // 3], gains[-1] - gains[0]
-    if gains[-1] < max(gains) or late <= RISE * all_of_it or late <= _noise(measure.watched, figures[-1]):
+    if gains[-1] < max(gains) or late <= RISE * all_of_it or late <= noise_of(measure.watched, figures[-1]):
         return ()
     text = f"{measure.watched.name} was still getting better at the end ({figures[-1]:.4g}): more --epochs may help"
     return (Note("still-rising", text),)
 
 
-def _noise(metric: Metric, figure: float) -> float:
-    """What a figure moves by when nothing is learned: half the interval of a share, else a hundredth."""
+def noise_of(metric: Metric, figure: float) -> float:
+    """What a figure moves by by chance: one standard deviation of a share, else a hundredth."""
     if metric.fit.figure.is_share:
         low, high = wilson(figure, len(metric.split))
-        return (high - low) / 4  # one standard deviation
+        return (high - low) / 4
     return 0.01 * abs(figure)

@@ -13,7 +13,7 @@ from tgonnx.analysis.target import Target
 from tgonnx.io.notes import Note
 from tgonnx.io.save import save
 from tgonnx.io.summary import Shown, Summary, amount, byte_count
-from tgonnx.pipeline.measuring import Yardstick, measured_notes, rising_note
+from tgonnx.pipeline.measuring import Yardstick, far_notes, measured_notes, rising_note
 from tgonnx.pipeline.plan import Plan
 from tgonnx.runtime.equivalence import Check
 from tgonnx.selection.budget import CLOSE
@@ -120,6 +120,7 @@ def result_of(
         if measure.judge is not None and measure.original is not None and standing is not None:
             others = [measure.judge.others(model) for model in (original, pruned)]
             figures = [(measure.original.metric, others[0]), (standing.metric, others[1])]
+        notes += far_notes(measure, standing, figures[1][1])
         notes += measured_notes(measure, pruned, standing) + rising_note(measure, journal.records)
     before = Figures(cost.cost(), original.ByteSize(), *figures[0])
     after = Figures(cost.cost(mask.open), pruned.ByteSize(), *figures[1])

@@ -7,6 +7,7 @@ themselves are kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, TypeVar
 
 import numpy as np
@@ -136,10 +137,17 @@ class Fitted:
 S = TypeVar("S", Moments, KeptRows)
 
 
-def fitted(learnt: S, held_out: S, start: NDArray[Any], shifted: bool) -> Fitted:
-    """The weights that compute what is wanted; `start`, if none are better on rows that were not learnt from."""
-    before = held_out.error(start)
-    tried = [(held_out.error(learnt.solve(start, ridge, shifted)), ridge) for ridge in RIDGES]
+def fitted(learnt: S, held_out: S, start: NDArray[Any], shifted: bool, crossed: bool = False) -> Fitted:
+    """The weights that compute what is wanted; `start`, if none are better on rows that were not learnt from.
+
+    `crossed`: each of the two parts is held out once, and the mean of the errors decides.
+    """
+    folds = ((learnt, held_out), (held_out, learnt)) if crossed else ((learnt, held_out),)
+    before = fmean(other.error(start) for _, other in folds)
+    tried = [
+        (fmean(other.error(own.solve(start, ridge, shifted)) for own, other in folds), ridge)
+        for ridge in RIDGES
+    ]
     after, ridge = min(tried)
     if not after < before:
         return Fitted(start, before, before)
