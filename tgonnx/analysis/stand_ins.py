@@ -3,9 +3,8 @@
 White noise says little about a network that has seen pictures or sounds. Stand-ins are noise of many scales, coarse
 parts being the stronger, as in nature (Field 1987). Of what range inputs are, and how smooth, a trained model tells
 where it has a BatchNormalization: its averages are those of the data. What meets them best is taken. Where nothing
-tells, ranges take turns: weights that were refitted on inputs of a wrong range did worse than those that were left as they
-were
- (docs/others.md).
+tells, ranges take turns: weights that were refitted on inputs of a wrong range did worse than those that were left
+as they were (docs/others.md).
 """
 
 from __future__ import annotations
