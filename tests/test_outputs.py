@@ -17,7 +17,7 @@ from tgonnx.data.sources import arrays, open_dataset
 from tgonnx.engines.trainer import session
 from tgonnx.errors import DataError, UnsupportedError, UsageError
 from tgonnx.losses.asked import Asked
-from tgonnx.losses.fit import Fit, validate
+from tgonnx.losses.fit import Fit, distribution_axis, validate
 from tgonnx.losses.nodes import ANSWER, TEACHER
 from tgonnx.passes.add_objective import LOSS, add_objective
 from tgonnx.runtime.sessions import open_session
@@ -76,6 +76,33 @@ def test_what_each_output_learns_from() -> None:
     assert named(everything) == [(name, "distill", 1.0) for name in ("kind", "place", "found")]
     assert [part.figure.title for part in everything.parts] == ["top-1 agreement", "R2", "R2"]
     assert [part.figure.title for part in fitted(data()).parts] == ["accuracy", "mse loss", "R2"]
+
+
+def test_probabilities_are_known_by_what_they_are() -> None:
+    """A softmax that is written out is no node; probabilities of classes that hardly vary drown no others."""
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,8] x) => (float[N,5,3] p) {
+            a = MatMul(x, w) b = Reshape(a, shape) e = Exp(b)
+            s = ReduceSum <keepdims = 1> (e, axis) p = Div(e, s)
+        }"""
+    )
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((8, 15)).astype(np.float32)
+    for name, value in (("w", weight), ("shape", np.array([-1, 5, 3])), ("axis", np.array([1]))):
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    x = rng.standard_normal((100, 8)).astype(np.float32)
+    fit = validate(open_dataset(arrays({"x": x}), model), model)
+    assert (fit.figure.title, fit.class_axis, fit.spread) == ("top-1 agreement", 1, None)
+
+
+def test_what_does_not_add_up_to_one_is_no_distribution() -> None:
+    even = np.full((4, 2, 2), 0.5, np.float32)
+    assert distribution_axis([even]) == 2
+    assert distribution_axis([even, even * np.array([1.2, 0.8], np.float32)]) == 2
+    assert distribution_axis([even - np.array([2.0, -2.0], np.float32)]) is None
+    assert distribution_axis([even * 2]) is None
+    assert distribution_axis([np.ones((4, 1), np.float32)]) is None
 
 
 @pytest.mark.parametrize(("asked", "error", "said"), [
