@@ -12,8 +12,7 @@ from onnx import numpy_helper, parser
 from small_task import network, samples
 
 import tgonnx as tg
-from tgonnx import pipeline
-from tgonnx.pipeline import PruneResult, embed
+from tgonnx.pipeline import PruneResult, embed, learning
 from tgonnx.training.fine_tune import fine_tune
 from tgonnx.training.progress import Journal
 from tgonnx.training.recipe import Settings
@@ -112,7 +111,7 @@ def test_a_result_that_is_refused_is_kept_and_need_not_be_trained_again(
     how: dict[str, Any] = {"epochs": 2, "batch": 32, "lr": 1e-2, "threads": 1}
     expected = tg.prune(trained, samples(), 0.5, **how)
     with monkeypatch.context() as broken:
-        broken.setattr(pipeline, "_verified", refuse)
+        broken.setattr(learning, "verified", refuse)
         with pytest.raises(tg.VerificationError) as refused:
             tg.prune(trained, samples(), 0.5, run_dir=str(folder), **how)
     last = sorted((folder / "checkpoints").glob("2-fine-tune-*.safetensors"))[-1]
