@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ import pytest
 from small_task import network, samples
 
 import tgonnx
+from tgonnx.cli import streams
+from tgonnx.cli.ending import finished
 from tgonnx.io import interrupts
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
@@ -191,4 +194,50 @@ def test_a_signal_that_a_library_swallowed_comes_again() -> None:
 
     with pytest.raises(interrupts.Interrupted), interrupts.raised():
         swallow()
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+class _Trap:
+    """Where Python prints an exception and drops it."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        until(lambda: False)
+
+
+def test_a_signal_that_meets_a_destructor_comes_again_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    hook = sys.unraisablehook
+
+    def drop() -> None:
+        trap = _Trap()
+        del trap
+        until(lambda: False)
+
+    start = time.monotonic()
+    with pytest.raises(interrupts.Interrupted), interrupts.raised():
+        drop()
+    assert time.monotonic() - start < interrupts.UNWINDING
+    assert capsys.readouterr().err == ""
+    assert sys.unraisablehook is hook
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_signal_beside_the_answer_is_no_traceback(
+    moment: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before there is an answer it is told of; after that it changes nothing."""
+    handler, guarded = signal.getsignal(signal.SIGTERM), streams.guarded
+
+    @contextmanager
+    def struck() -> Iterator[None]:
+        if moment == "before":
+            os.kill(os.getpid(), signal.SIGTERM)
+        with guarded():
+            yield
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(streams, "guarded", struck)
+    code = finished(lambda: None, [])
+    assert code == {"before": 128 + signal.SIGTERM, "after": 0}[moment]
+    assert capsys.readouterr().err == {"before": "error: interrupted by SIGTERM\n", "after": ""}[moment]
     assert signal.getsignal(signal.SIGTERM) is handler

@@ -29,10 +29,14 @@ _UsageFault: type[Any] = typer.BadParameter.__bases__[0]
 
 def finished(run: Callable[[], object], given: Sequence[str]) -> int:
     """Call `run`, the command with the arguments `given`; report what it raises. Returns the exit code."""
-    with interrupts.raised(), streams.guarded(), warnings.catch_warnings():
-        if interrupts.COMMAND and not sys.warnoptions:
-            warnings.simplefilter("ignore")  # of libraries, about their own future
-        code = _answered(run, given)
+    code: int | None = None
+    try:
+        with interrupts.raised(), streams.guarded(), warnings.catch_warnings():
+            if interrupts.COMMAND and not sys.warnoptions:
+                warnings.simplefilter("ignore")  # of libraries, about their own future
+            code = _answered(run, given)
+    except interrupts.Interrupted as error:  # in the moment before, or after: then the answer is given
+        code = _report(Terminal(json="--json" in given), error) if code is None else code
     if interrupts.COMMAND:
         interrupts.ignore()
     return code

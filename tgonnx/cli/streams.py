@@ -69,8 +69,8 @@ def guarded() -> Iterator[None]:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     before = sys.stdout, sys.stderr
     streams = Guarded(sys.stdout, silent=False), Guarded(sys.stderr, silent=True)
-    sys.stdout, sys.stderr = streams
     try:
+        sys.stdout, sys.stderr = streams
         yield
     finally:
         sys.stdout, sys.stderr = before

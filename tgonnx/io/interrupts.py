@@ -17,12 +17,13 @@ from contextlib import contextmanager
 
 TYPE_CHECKING = False  # without `typing` this module is quick: until it is there, a signal meets nobody
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType
     from typing import Any, NoReturn
 
 TWICE = 0.5  # seconds in which one Ctrl-C may come twice, from the terminal and from a program between
+SOON = 0.05  # seconds until a signal comes again whose exception was dropped
 UNWINDING = 4.0  # seconds in which a repeated signal changes nothing, so that cleaning up is not interrupted
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -61,28 +62,62 @@ def raised() -> Iterator[None]:
     """Within, signals raise `Interrupted` in the main thread; a signal that was ignored (nohup) still is."""
     _State.received, _State.pending, _State.advice = None, None, ""
     _State.when = -UNWINDING
-    before = _install(_raise)
+    before: dict[int, Any] = {}
+    hook = sys.unraisablehook
     try:
+        with deferred():  # a signal must find all handlers in their places, or none
+            before = _install(_raise)
+            sys.unraisablehook = _raise_lost(hook)
         yield
     finally:
-        if _State.reminder is not None:
-            _State.reminder.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        with deferred():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            sys.unraisablehook = hook
+            if _State.reminder is not None:
+                _State.reminder.cancel()
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
     if time.monotonic() - _State.when < UNWINDING:
         return
     _State.received, _State.when = number, time.monotonic()
-    # The exception may get lost: in a destructor, or where an import fails and something else is tried instead.
-    _State.reminder = threading.Timer(UNWINDING + 1, signal.raise_signal, (number,))
-    _State.reminder.daemon = True
-    _State.reminder.start()
+    # The exception may get lost: where an import fails and something else is tried instead, for one.
+    _remind(number, UNWINDING + 1)
     if _State.depth:
         _State.pending = number
     else:
         raise Interrupted(number)
+
+
+def _raise_lost(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """What to do with an exception in a destructor or a callback, which Python prints and drops; `hook` has others."""
+
+    def answer(dropped: Any) -> None:
+        if isinstance(dropped.exc_value, Interrupted):
+            _State.when = -UNWINDING
+            _remind(dropped.exc_value.number, SOON)
+        else:
+            hook(dropped)
+
+    return answer
+
+
+def _remind(number: int, seconds: float) -> None:
+    if _State.reminder is not None:
+        _State.reminder.cancel()
+    _State.reminder = threading.Timer(seconds, _send, (number,))
+    _State.reminder.daemon = True
+    _State.reminder.start()
+
+
+def _send(number: int) -> None:
+    """Send this process a signal, so that its main thread wakes up wherever it waits."""
+    main = threading.main_thread().ident
+    if main is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(main, number)
+    else:
+        signal.raise_signal(number)
 
 
 @contextmanager
