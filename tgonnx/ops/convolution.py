@@ -17,7 +17,14 @@ from tgonnx.graph.proto import attribute_of
 from tgonnx.graph.types import Array
 from tgonnx.ops.aspects.asked import Asked, Claims
 from tgonnx.ops.aspects.cut import Cut
-from tgonnx.ops.aspects.patches import patches, spread_patches, window_of
+from tgonnx.ops.aspects.patches import (
+    halves,
+    patches,
+    reach_of,
+    same_padding,
+    spread_patches,
+    window_of,
+)
 from tgonnx.ops.aspects.products import Product
 from tgonnx.ops.aspects.relations import Alternative, Choice, Labels, Relation, Site, Term, Tie
 from tgonnx.ops.aspects.row import Grads, Row
@@ -44,7 +51,7 @@ class Geometry:
     @property
     def reach(self) -> tuple[int, ...]:
         """The extent of the dilated kernel."""
-        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+        return reach_of(self.kernel, self.dilations)
 
     def total(self, axis: int) -> int:
         """Padding at both ends of a spatial axis."""
@@ -66,14 +73,14 @@ def window(row: Row, kernel: tuple[int, ...], transposed: bool = False) -> Geome
     for i in range(n):
         size = shape[2 + i] if shape else None
         if isinstance(size, int):
-            total = max((-(-size // strides[i]) - 1) * strides[i] + geometry.reach[i] - size, 0)
+            total = same_padding(size, strides[i], geometry.reach[i])
         elif strides[i] == 1:
             total = geometry.reach[i] - 1
         else:
             raise row.unsupported(f"auto_pad={mode} with stride {strides[i]} needs a fixed spatial size")
-        small = total // 2
-        begins.append(small if mode == "SAME_UPPER" else total - small)
-        ends.append(total - begins[-1])
+        begin, end = halves(total, mode)
+        begins.append(begin)
+        ends.append(end)
     return Geometry(kernel, strides, dilations, (*begins, *ends), geometry.groups)
 
 

@@ -26,7 +26,7 @@ class Window:
 
     @property
     def reach(self) -> tuple[int, ...]:
-        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+        return reach_of(self.kernel, self.dilations)
 
     def padding(self, space: tuple[int, ...]) -> list[tuple[int, int]]:
         """Before and behind each axis of an image of this size."""
@@ -35,10 +35,24 @@ class Window:
             return [(0, 0) if self.mode == "VALID" else (self.pads[i], self.pads[n + i]) for i in range(n)]
         pairs = []
         for size, stride, reach in zip(space, self.strides, self.reach, strict=True):
-            total = max((-(-size // stride) - 1) * stride + reach - size, 0)
-            small, large = total // 2, total - total // 2
-            pairs.append((small, large) if self.mode == "SAME_UPPER" else (large, small))
+            pairs.append(halves(same_padding(size, stride, reach), self.mode))
         return pairs
+
+
+def reach_of(kernel: tuple[int, ...], dilations: tuple[int, ...]) -> tuple[int, ...]:
+    """The extent of a dilated kernel."""
+    return tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
+
+
+def same_padding(size: int, stride: int, reach: int) -> int:
+    """What SAME adds to an axis, at both ends together."""
+    return max((-(-size // stride) - 1) * stride + reach - size, 0)
+
+
+def halves(total: int, mode: str) -> tuple[int, int]:
+    """Padding before and behind; SAME_UPPER puts the odd one behind."""
+    small = total // 2
+    return (small, total - small) if mode == "SAME_UPPER" else (total - small, small)
 
 
 def window_of(node: NodeProto, kernel: tuple[int, ...]) -> Window:
