@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+from tiny_models import model_of, normal
 
 import tgonnx as tg
 from tgonnx.passes import compensate as module
@@ -20,29 +20,9 @@ from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.least_squares import KeptRows, Moments, fitted
 
 
-def normal(*shape: int) -> np.ndarray:
-    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
-
-
 def in_pairs(array: np.ndarray, axis: int = 0) -> np.ndarray:
     """Indices 2k and 2k + 1 alike: what one of them says, the other says, too."""
     return np.repeat(np.take(array, range(0, array.shape[axis], 2), axis), 2, axis)
-
-
-def model_of(
-    nodes: Sequence[onnx.NodeProto],
-    x: Sequence[int | str],
-    stored: dict[str, np.ndarray],
-    outputs: Sequence[str],
-) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-        [numpy_helper.from_array(value, name) for name, value in stored.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 def node(op_type: str, *inputs: str, out: str, **attributes: Any) -> onnx.NodeProto:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper, parser
+from tiny_models import normal
 
 import tgonnx as tg
 from tgonnx.cli.app import main
@@ -21,10 +22,6 @@ from tgonnx.selection.obs import order_of_removal
 from tgonnx.selection.scoring import CRITERIA, Evidence
 
 RESNET = Path(__file__).parent.parent / "models" / "fashion_resnet20.onnx"
-
-
-def normal(*shape: int) -> np.ndarray:
-    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
 def network(text: str, **stored: np.ndarray) -> onnx.ModelProto:

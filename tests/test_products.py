@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from tiny_models import model_of, normal
 
 from tgonnx.analysis.uses import Uses
 from tgonnx.ops.aspects.products import Draw
 from tgonnx.runtime.sessions import open_session
 
 ALL = Draw(1 << 20, 0)
-
-
-def model_of(
-    nodes: Sequence[onnx.NodeProto], x: tuple[int, ...], outputs: Sequence[str], **stored: np.ndarray
-) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-        [numpy_helper.from_array(value, name) for name, value in stored.items()],
-    )
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
-
-
-def normal(*shape: int) -> np.ndarray:
-    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
 def outputs_of(model: onnx.ModelProto, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -62,7 +44,7 @@ def test_convolution(
     count = weight[0] if op_type == "Conv" else weight[1] * attributes.get("group", 1)
     node = helper.make_node(op_type, ["x", "w", "b"], ["y"], **attributes)
     stored = {"w": normal(*weight), "b": normal(count)}
-    model = model_of([node], x, ["y"], **stored)
+    model = model_of([node], x, stored, ["y"])
     (use,) = Uses(model).by_weight["w"]
     given = normal(*x)
     sums = use.product.rows(given, ALL) @ use.matrix(stored["w"])
@@ -93,7 +75,7 @@ MATRICES: list[tuple[list[onnx.NodeProto], tuple[int, ...], tuple[int, ...]]] = 
 @pytest.mark.parametrize(("nodes", "x", "weight"), MATRICES)
 def test_matrices(nodes: list[onnx.NodeProto], x: tuple[int, ...], weight: tuple[int, ...]) -> None:
     stored = normal(*weight)
-    model = model_of(nodes, x, ["y"], w=stored)
+    model = model_of(nodes, x, {"w": stored}, ["y"])
     (use,) = Uses(model).by_weight["w"]
     given = normal(*x)
     sums = use.product.rows(given, ALL) @ use.matrix(stored)
@@ -119,14 +101,8 @@ def test_recurrent(op_type: str, gates: int, direction: str) -> None:
     else:
         attributes |= {"activations": ["Affine"] * ways}
     attributes |= {"activation_alpha": [1.0] * ways, "activation_beta": [0.0] * ways}
-    model = model_of(
-        [helper.make_node(op_type, ["x", "w", "r", "b"], ["y"], **attributes)],
-        (5, 2, 4),
-        ["y"],
-        w=w,
-        r=r,
-        b=b,
-    )
+    node = helper.make_node(op_type, ["x", "w", "r", "b"], ["y"], **attributes)
+    model = model_of([node], (5, 2, 4), {"w": w, "r": r, "b": b}, ["y"])
     given = normal(5, 2, 4) * 0.1
     y = outputs_of(model, given)["y"]  # [steps, ways, samples, hidden]
     uses = Uses(model).by_weight
@@ -144,15 +120,15 @@ def test_recurrent(op_type: str, gates: int, direction: str) -> None:
 
 def test_what_else_reads_a_weight_forbids_its_products() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"]), helper.make_node("Relu", ["w"], ["z"])]
-    assert not Uses(model_of(nodes, (3, 4), ["y", "z"], w=normal(4, 5))).by_weight
+    assert not Uses(model_of(nodes, (3, 4), {"w": normal(4, 5)}, ["y", "z"])).by_weight
     nodes[1] = helper.make_node("MatMul", ["y", "w"], ["z"])
-    assert len(Uses(model_of(nodes, (3, 4), ["z"], w=normal(4, 4))).by_weight["w"]) == 2
+    assert len(Uses(model_of(nodes, (3, 4), {"w": normal(4, 4)}, ["z"])).by_weight["w"]) == 2
 
 
 def test_a_draw_takes_the_same_rows_of_models_of_any_width() -> None:
     draw = Draw(7, 3)
     node = helper.make_node("Conv", ["x", "w"], ["y"])
-    use = Uses(model_of([node], (2, 4, 9, 7), ["y"], w=normal(6, 4, 3, 3))).by_weight["w"][0]
+    use = Uses(model_of([node], (2, 4, 9, 7), {"w": normal(6, 4, 3, 3)}, ["y"])).by_weight["w"][0]
     x = normal(2, 4, 9, 7)
     few, whole = use.product.rows(x, draw), use.product.rows(x, ALL)
     narrow = use.product.rows(x[:, :2], draw)

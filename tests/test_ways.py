@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from test_criteria import normal, with_dead_units
+from test_criteria import with_dead_units
+from tiny_models import normal
 
 import tgonnx as tg
 from tgonnx.analysis.stand_ins import STYLES, StandIns, stand_ins
