@@ -13,8 +13,8 @@ Handled:
 * weights of half precision.
 
 Only sums over rows are kept, of at most `ROWS` rows a weight (more for many terms; for very many, few rows
-themselves). The ridge is chosen by the error on
-rows that were held out, and a weight that does not get better on them stays as it is.
+themselves). The ridge is chosen by the error on rows that were held out, and a weight that does not get better on them
+stays as it is.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class _Compensation:
         self.before, self.after = Uses(full), Uses(cut)
         self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in full.graph.initializer}
         self.values = {tensor.name: numpy_helper.to_array(tensor) for tensor in cut.graph.initializer}
+        self._indices: dict[str, list[NDArray[np.int64]] | None] = {}  # by value: asked for with every batch
         self.targets = self._find_targets()
         wanted = {use.output for target in self.targets for use in target.uses}
         self.original = Walk(full, batches, wanted, ROOM // 2, threads)
@@ -105,10 +106,11 @@ class _Compensation:
 
     def _keeps(self, name: str) -> list[NDArray[np.int64]] | None:
         """The indices that stay of each axis of a value; None if it has no labels."""
-        axes = self.coupling.labelling.axes.get(name)
-        if axes is None:
-            return None
-        return [np.flatnonzero(self.kept[self.coupling.units_of(labels)]) for labels in axes]
+        if name not in self._indices:
+            axes = self.coupling.labelling.axes.get(name)
+            units = None if axes is None else map(self.coupling.units_of, axes)
+            self._indices[name] = None if units is None else [np.flatnonzero(self.kept[u]) for u in units]
+        return self._indices[name]
 
     def _find_targets(self) -> list[_Target]:
         """The weights that are given something else than before the cut, in order of the last node that reads them."""
@@ -134,6 +136,7 @@ class _Compensation:
         """Refit weights that do not depend on one another."""
         kinds = {target.weight: KeptRows if target.terms > MOST_TERMS else Moments for target in wave}
         sums: dict[str, tuple[Any, Any]] = {name: (kind(), kind()) for name, kind in kinds.items()}
+        originals = {target.weight: target.originals(self.weights[target.weight]) for target in wave}
         olds = {before.operand for target in wave for before, _ in target.pairs}
         news = {after.operand for target in wave for _, after in target.pairs}
         every = min(2 if self.crossed else HELD_OUT, len(self.batches))
@@ -141,7 +144,7 @@ class _Compensation:
         for number, (old, new) in enumerate(streams):
             for target in wave:
                 held_out = number % every == every - 1 and len(self.batches) > 1
-                for x, y in self._rows(target, old, new, number):
+                for x, y in self._rows(target, originals[target.weight], old, new, number):
                     sums[target.weight][held_out].add(x, y)
         changes: dict[str, Array] = {}
         for target in wave:
@@ -151,17 +154,21 @@ class _Compensation:
         self.pruned.change(changes)
 
     def _rows(
-        self, target: _Target, old: Mapping[str, Array], new: Mapping[str, Array], number: int
+        self,
+        target: _Target,
+        originals: Sequence[NDArray[np.float32]],
+        old: Mapping[str, Array],
+        new: Mapping[str, Array],
+        number: int,
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Rows of what the cut model gives, and what the original puts out, of each use of a weight."""
-        weight = self.weights[target.weight].astype(np.float32)
         most = MOST_KEPT if target.terms > MOST_TERMS else max(ROWS, ROWS_A_TERM * target.terms)
         most = most // len(self.batches) + 1
-        for before, after in target.pairs:
+        for (before, after), matrix in zip(target.pairs, originals, strict=True):
             draw = Draw(most, number)
             x = after.product.rows(new[after.operand].astype(np.float32), draw)
             given = before.product.rows(self._of_kept_rows(old[before.operand], before), draw)
-            yield x, target.pick(given @ before.matrix(weight))
+            yield x, target.pick(given @ matrix)
 
     def _of_kept_rows(self, operand: Array, use: Use) -> NDArray[np.float32]:
         """The original's operand without the rows that are gone: those along channels that are not summed."""
@@ -228,6 +235,10 @@ class _Target:
             forms.append((places, columns[:, 0]))
         alike = all(np.array_equal(a, b) for form in forms[1:] for a, b in zip(form, forms[0], strict=True))
         return cls(weight, pairs, *forms[0], shift) if alike else None
+
+    def originals(self, weight: Array) -> list[NDArray[np.float32]]:
+        """The original's matrices, one for each use."""
+        return [before.matrix(weight.astype(np.float32)) for before, _ in self.pairs]
 
     @property
     def uses(self) -> list[Use]:
