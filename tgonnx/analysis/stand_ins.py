@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import islice
-from typing import overload
 
 import numpy as np
 import onnx
@@ -22,19 +22,15 @@ from tgonnx.analysis.model import Model
 from tgonnx.errors import TgonnxError
 from tgonnx.graph.types import Array
 from tgonnx.ops.aspects.traits import picked, traits_of
+from tgonnx.runtime.batches import Batches
 from tgonnx.runtime.feeds import STYLES, Drawer
 from tgonnx.runtime.sessions import Feeds
 from tgonnx.runtime.trial_sizes import Size
 from tgonnx.runtime.walk import Walk
 
 COUNT = 128  # batches
-SMOOTHNESS = (
-    0.0,
-    0.5,
-    1.0,
-    2.0,
-    3.0,
-)  # how much stronger a scale is than one of half its size, a power of two
+# How much stronger a scale is than one of half its size, a power of two
+SMOOTHNESS = (0.0, 0.5, 1.0, 2.0, 3.0)
 UNKNOWN = ("unit", "normal")  # ranges that inputs are mostly of
 _COMPARED = 8  # of them, for the averages
 _SPACE = 8  # the smallest axis of time or space that has scales
@@ -42,7 +38,7 @@ _SPACE = 8  # the smallest axis of time or space that has scales
 Kind = tuple[str, float]  # a style and a smoothness
 
 
-class StandIns(Sequence[Feeds]):
+class StandIns(Batches):
     """Batches of random inputs for a model, always the same ones; they take turns at being of each of `kinds`.
 
     A kind is one of the styles of `tgonnx.runtime.feeds` and one of `SMOOTHNESS`.
@@ -62,15 +58,7 @@ class StandIns(Sequence[Feeds]):
     def __len__(self) -> int:
         return COUNT
 
-    @overload
-    def __getitem__(self, index: int) -> Feeds: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Feeds]: ...
-    def __getitem__(self, index: int | slice) -> Feeds | list[Feeds]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(COUNT))]
-        if not 0 <= index < COUNT:
-            raise IndexError(index)
+    def make(self, index: int) -> Feeds:
         rng = np.random.default_rng((self.seed, index))
         kind = self.kinds[index % len(self.kinds)]
         drawn = self._drawer.draw(self._size, rng, kind[0])
@@ -117,6 +105,7 @@ def stand_ins(model: Model) -> tuple[StandIns, bool]:
     averages = [*_averages(model.proto)]
     if averages:
 
+        @cache
         def misfit(kind: Kind) -> float:
             return _misfit(StandIns(model, [kind]), model.proto, averages)
 

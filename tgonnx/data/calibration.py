@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import overload
-
 import numpy as np
 
 from tgonnx.data.samples import Indices, Split
+from tgonnx.runtime.batches import Batches
 from tgonnx.runtime.sessions import Feeds
 
 SAMPLES, BATCH = 512, 32
 
 
-class Calibration(Sequence[Feeds]):
+class Calibration(Batches):
     """Batches of inputs, made when they are asked for: `samples` of a split at most, drawn by `seed`.
 
     There are eight batches at least, if there are as many samples, so that some can be held out. A model that insists
@@ -28,18 +26,8 @@ class Calibration(Sequence[Feeds]):
         pieces = [*split.pieces(np.sort(order), size)]
         self.pieces: list[Indices] = [piece for piece in pieces if not fixed or len(piece) == fixed]
 
-    @property
-    def samples(self) -> int:
-        return sum(len(piece) for piece in self.pieces)
-
     def __len__(self) -> int:
         return len(self.pieces)
 
-    @overload
-    def __getitem__(self, index: int) -> Feeds: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Feeds]: ...
-    def __getitem__(self, index: int | slice) -> Feeds | list[Feeds]:
-        if isinstance(index, slice):
-            return [self.split.take(piece).feeds for piece in self.pieces[index]]
+    def make(self, index: int) -> Feeds:
         return self.split.take(self.pieces[index]).feeds

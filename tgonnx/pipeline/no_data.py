@@ -42,9 +42,8 @@ def _refitted(plan: Plan, mask: Mask, cut: onnx.ModelProto, run: Run) -> tuple[o
     """The cut model refitted on random inputs, and what to say of them; as it is where nothing runs the model."""
     try:
         inputs, known = stand_ins(plan.model)
-        if (
-            not known and not inputs.has_floats
-        ):  # a weight refitted on ids that nobody uses does worse than before
+        if not known and not inputs.has_floats:
+            # a weight refitted on ids that nobody uses does worse than before
             return cut, ", not made up for, because nothing in the model tells which numbers its inputs are"
         new, refits = compensate(plan.model.proto, cut, plan.coupling, mask, inputs, run.threads, not known)
     except (ModelError, UnsupportedError) as error:
