@@ -13,7 +13,7 @@ import onnx
 
 from tgonnx.data.calibration import Calibration
 from tgonnx.graph.proto import with_values
-from tgonnx.passes.compensate import Refit, compensate
+from tgonnx.passes.compensate import compensate
 from tgonnx.pipeline.measuring import noise_of
 from tgonnx.pipeline.plan import Plan
 from tgonnx.selection.criteria import select
@@ -56,21 +56,24 @@ def choose(plan: Plan, task: Task, steps: int, recipe: Settings, journal: Journa
 
 def best_commit(plan: Plan, chosen: Chosen, task: Task, recipe: Settings) -> onnx.ModelProto:
     """The cut model to go on with: the last of the commits at hand, unless another does better by more than chance."""
-    tried = [*_commits(plan, chosen, task, recipe)]
-    best = best_of(tried, task, recipe)
-    if task.metric is None or best is tried[-1]:
-        return best
-    ours, theirs = (task.metric(model, WATCHED, recipe.threads or 0) for model in (tried[-1], best))
-    return best if abs(theirs - ours) > noise_of(task.metric, theirs) else tried[-1]
+    return best_of([*_commits(plan, chosen, task, recipe)], task, recipe, beyond_chance=True)
 
 
-def best_of(tried: Sequence[onnx.ModelProto], task: Task, recipe: Settings) -> onnx.ModelProto:
-    """The model that is best on held-out samples, of equal ones the last; the last, too, where none are held out."""
-    if task.metric is None or len(tried) == 1:
+def best_of(
+    tried: Sequence[onnx.ModelProto], task: Task, recipe: Settings, beyond_chance: bool = False
+) -> onnx.ModelProto:
+    """The model that is best on held-out samples, of equal ones the last; the last, too, where none are held out.
+
+    With `beyond_chance`, another wins over the last only if it is better by more than chance.
+    """
+    metric = task.metric
+    if metric is None or len(tried) == 1:
         return tried[-1]
-    metric, threads = task.metric, recipe.threads or 0
-    best = max if metric.higher_is_better else min
-    return best(reversed(tried), key=lambda model: metric(model, WATCHED, threads))
+    figures = [metric(model, WATCHED, recipe.threads or 0) for model in tried]
+    best = (max if metric.higher_is_better else min)(reversed(range(len(tried))), key=figures.__getitem__)
+    if beyond_chance and abs(figures[best] - figures[-1]) <= noise_of(metric, figures[best]):
+        return tried[-1]
+    return tried[best]
 
 
 def _commits(plan: Plan, chosen: Chosen, task: Task, recipe: Settings) -> Iterator[onnx.ModelProto]:
@@ -80,11 +83,5 @@ def _commits(plan: Plan, chosen: Chosen, task: Task, recipe: Settings) -> Iterat
         start = chosen.cut
         if chosen.full is not original:
             start = plan.family.cut(original, plan.coupling, chosen.mask)
-        yield made_up_for(plan, chosen.mask, start, Calibration(task.split, seed=recipe.seed), recipe)[0]
-
-
-def made_up_for(
-    plan: Plan, mask: Mask, cut: onnx.ModelProto, inputs: Calibration, recipe: Settings
-) -> tuple[onnx.ModelProto, list[Refit]]:
-    """The original, cut and refitted."""
-    return compensate(plan.model.proto, cut, plan.coupling, mask, inputs, recipe.threads)
+        inputs = Calibration(task.split, seed=recipe.seed)
+        yield compensate(original, start, plan.coupling, chosen.mask, inputs, recipe.threads)[0]

@@ -6,18 +6,15 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
-
 from tgonnx.graph.proto import with_values
 from tgonnx.io.save import save
-from tgonnx.pipeline.choosing import best_commit, best_of, choose
+from tgonnx.pipeline.choosing import Chosen, best_commit, best_of, choose
 from tgonnx.pipeline.embedding import doubts, verified
 from tgonnx.pipeline.measuring import Yardstick
 from tgonnx.pipeline.plan import Plan
 from tgonnx.pipeline.result import PruneResult, result_of
 from tgonnx.pipeline.ways import Way
 from tgonnx.proof import Prover
-from tgonnx.selection.mask import Mask
 from tgonnx.training.fine_tune import fine_tune
 from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import WATCHED
@@ -44,16 +41,6 @@ class Lesson:
     way: Way
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What the search came to: the units that stay, the full model with the weights it learned, and the small one."""
-
-    mask: Mask
-    full: onnx.ModelProto
-    cut: onnx.ModelProto
-    left: float
-
-
 def with_data(lesson: Lesson, prover: Prover, keeper: Keeper) -> PruneResult:
     """Search, cut, fine-tune, verify. An interruption leaves a checkpoint and, after the search, a model."""
     plan, task, recipe, journal = lesson.plan, lesson.task, lesson.recipe, keeper.journal
@@ -78,16 +65,15 @@ def with_data(lesson: Lesson, prover: Prover, keeper: Keeper) -> PruneResult:
     with keeper.salvaging(so_far):
         pruned = chosen.cut
         if lesson.steps[1]:
-            tuned = fine_tune(
-                pruned, task, lesson.steps[1], recipe, journal, chosen.left, keeper, _stake(lesson, keeper)
-            )
+            left, stakes = plan.left(chosen.mask), _stake(lesson, keeper)
+            tuned = fine_tune(pruned, task, lesson.steps[1], recipe, journal, left, keeper, stakes)
             pruned = best_of([pruned, refresh_statistics(tuned, task, recipe)], task, recipe)
         pruned, check, doubt = verified(plan, chosen.mask, chosen.full, pruned, prover)
         notes = (*doubts(doubt), *journal.notes)
         return result_of(plan, chosen.mask, pruned, check, journal, lesson.measure, notes)
 
 
-def _searched(lesson: Lesson, prover: Prover, keeper: Keeper) -> Choice:
+def _searched(lesson: Lesson, prover: Prover, keeper: Keeper) -> Chosen:
     """Find which units stay, and cut the others away."""
     plan, task, recipe, journal = lesson.plan, lesson.task, lesson.recipe, keeper.journal
     chosen = choose(plan, task, lesson.steps[0], recipe, journal, keeper)
@@ -99,12 +85,11 @@ def _searched(lesson: Lesson, prover: Prover, keeper: Keeper) -> Choice:
     if not tunes_already:
         prover.settle(prover.cut(mask, plan.family.insert(full, plan.coupling, mask), chosen.cut))
     cut = best_commit(plan, chosen, task, recipe)
-    left = plan.coupling.cost_model.ratio(mask.open, plan.target.kind)
     if not tunes_already:
         watched = None if task.metric is None else task.metric(cut, WATCHED, recipe.threads or 0)
         loss = journal.records[-1].loss if journal.records else None
-        journal.record(Progress("commit", 1, 1, 1, 1, loss, watched, left))
-    return Choice(mask, full, cut, left)
+        journal.record(Progress("commit", 1, 1, 1, 1, loss, watched, plan.left(mask)))
+    return replace(chosen, cut=cut)
 
 
 def _stake(lesson: Lesson, keeper: Keeper) -> float:

@@ -42,6 +42,10 @@ class Plan:
         share = target.as_share(self.coupling.cost_model)
         return replace(self, target=share, goal=reachable(self.coupling, share, self.bounds))
 
+    def left(self, mask: Mask) -> float:
+        """What a mask leaves of the target's kind of cost, a ratio."""
+        return self.coupling.cost_model.ratio(mask.open, self.target.kind)
+
     def commit(self, scores: npt.NDArray[np.float64]) -> Mask:
         """The mask that keeps the best units and meets the goal."""
         return self.family.commit(self.coupling, scores, self.goal, self.bounds)

@@ -104,7 +104,7 @@ def result_of(
     cost = plan.coupling.cost_model
     if cost.uncounted:
         notes += (Note("uncounted", f"not counted in the FLOPs: {', '.join(cost.uncounted)}"),)
-    achieved = cost.ratio(mask.open, plan.target.kind)
+    achieved = plan.left(mask)
     original = plan.model.original
     if achieved > plan.target.value + 1e-9:
         text = f"target {plan.target} not met: at least {achieved:.3f} of the {plan.target.kind} must stay"

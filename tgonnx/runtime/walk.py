@@ -88,28 +88,25 @@ class Walk:
                 nodes.append(node)
                 open_names |= read_by(node) - known
         reads = {name for node in nodes for name in read_by(node)}
-        piece = onnx.ModelProto()
-        for field in ("ir_version", "opset_import", "functions"):
-            _copy(self.model, piece, field)
-        piece.graph.name = "piece"
-        piece.graph.node.extend(reversed(nodes))
-        piece.graph.initializer.extend(t for t in self.model.graph.initializer if t.name in reads)
-        piece.graph.sparse_initializer.extend(
-            t for t in self.model.graph.sparse_initializer if t.values.name in reads
+        kinds = {name: np.asarray(self._kept[0][name]).dtype for name in sorted(reads & known)}
+        graph = helper.make_graph(
+            nodes[::-1],
+            "piece",
+            [
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(kind), None)
+                for name, kind in kinds.items()
+            ],
+            [onnx.ValueInfoProto(name=name) for name in names],
+            [tensor for tensor in self.model.graph.initializer if tensor.name in reads],
+            sparse_initializer=[t for t in self.model.graph.sparse_initializer if t.values.name in reads],
         )
-        for name in sorted(reads & known):
-            kind = helper.np_dtype_to_tensor_dtype(np.asarray(self._kept[0][name]).dtype)
-            piece.graph.input.append(helper.make_tensor_value_info(name, kind, None))
-        piece.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        piece = helper.make_model(
+            graph,
+            opset_imports=self.model.opset_import,
+            ir_version=self.model.ir_version,
+            functions=self.model.functions,
+        )
         return open_session(piece, self.threads), reads & known
-
-
-def _copy(source: onnx.ModelProto, target: onnx.ModelProto, field: str) -> None:
-    value = getattr(source, field)
-    if isinstance(value, int):
-        setattr(target, field, value)
-    else:
-        getattr(target, field).extend(value)
 
 
 def _needed_nodes(model: onnx.ModelProto, wanted: Collection[str]) -> list[onnx.NodeProto]:
