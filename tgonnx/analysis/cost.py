@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tgonnx.analysis.kinds import KINDS, Axes, Counts, Kind, Measure, named
+from tgonnx.analysis.kinds import Axes, Counts, Kind, Measure, named
+from tgonnx.analysis.target import LATENCY
 from tgonnx.analysis.target import Target as Target
+from tgonnx.analysis.times import Profile, predicted
 
 if TYPE_CHECKING:
     from tgonnx.analysis.coupling import Coupling
@@ -40,6 +42,7 @@ class CostModel:
         self.kind_of, self.sizes = axes.kind_of, axes.sizes
         self._measures = {kind: named(kind).measure(axes) for kind in REPORTED}
         self._totals: dict[Kind, float] = {}
+        self.profile: Profile | None = None  # by which latency is counted
         self.uncounted = self._measures["flops"].uncounted
 
     def measure(self, kind: Kind) -> Measure:
@@ -47,6 +50,12 @@ class CostModel:
         if kind not in self._measures:  # axes of its own: what is registered changes no figure of the others
             self._measures[kind] = named(kind).measure(Axes(self.coupling))
         return self._measures[kind]
+
+    def use(self, profile: Profile) -> None:
+        """Count `latency` by this profile. Raises UsageError if it is another model's."""
+        self._measures[LATENCY] = predicted(Axes(self.coupling), profile)
+        self._totals.pop(LATENCY, None)
+        self.profile = profile
 
     def open_counts(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """Units kept of each kind."""
@@ -61,11 +70,6 @@ class CostModel:
         if kind not in self._totals:
             self._totals[kind] = self.count(kind, self.sizes)
         return self._totals[kind]
-
-    @property
-    def totals(self) -> dict[Kind, float]:
-        """The cost of all units, by kind."""
-        return {kind: self.total(kind) for kind in KINDS}
 
     def ratio(self, mask: npt.NDArray[np.bool_], kind: Kind) -> float:
         """What is left of the original's cost."""

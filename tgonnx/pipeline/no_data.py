@@ -13,7 +13,8 @@ from tgonnx.pipeline.embedding import doubts, verified
 from tgonnx.pipeline.plan import Plan
 from tgonnx.pipeline.result import PruneResult, result_of
 from tgonnx.proof import Prover
-from tgonnx.selection.criteria import select
+from tgonnx.selection.bounds import Ranking
+from tgonnx.selection.criteria import ranks
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import criterion_of
 from tgonnx.training.progress import Journal
@@ -27,7 +28,7 @@ def without_data(plan: Plan, recipe: Recipe, run: Run, prover: Prover) -> PruneR
     name = CRITERION if recipe.criterion == "auto" else recipe.criterion
     if name == GATES or criterion_of(name).score is None:
         raise OptionError("criterion", f"{name!r} needs data")
-    mask = plan.given or select(plan.coupling, plan.goal, name, run.seed, bounds=plan.bounds)
+    mask = plan.given or plan.commit(ranks(plan.coupling, Ranking(criterion=name), run.seed))
     cut = plan.family.cut(plan.model.proto, plan.coupling, mask)
     how = "the choice was given" if plan.given else "units were chosen by the size of their weights"
     if recipe.compensate:

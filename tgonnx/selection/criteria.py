@@ -41,10 +41,15 @@ def select(
     wanted = Target.of(target)
     (within,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
     how = Ranking(criterion=criterion, allocation=allocation)
-    scores = scores_by(how.criterion, coupling, whole_number("seed", seed), evidence)
+    return fit(coupling, ranks(coupling, how, whole_number("seed", seed), evidence), wanted, within)
+
+
+def ranks(coupling: Coupling, how: Ranking, seed: int = 0, evidence: Evidence | None = None) -> Scores:
+    """The order in which units stay, the lowest going first, [units]; units that do nothing have minus infinity."""
+    scores = scores_by(how.criterion, coupling, seed, evidence)
     dead = dead_units(coupling)
-    ranks = scores if _across(how) else _within_groups(coupling, scores, dead)
-    return fit(coupling, np.where(dead, -np.inf, ranks), wanted, within)
+    placed = scores if _across(how) else _within_groups(coupling, scores, dead)
+    return np.where(dead, -np.inf, placed)
 
 
 def without_dead(coupling: Coupling, bounds: Bounds = DEFAULT) -> Mask:
