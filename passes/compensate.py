@@ -84,6 +84,7 @@ class _Compensation:
     ) -> None:
         self.cut, self.batches, self.crossed = cut, batches, crossed
         self.coupling, self.kept = coupling, np.append(mask.open, True)
+        self.removed = {*mask.branches}
         self.before, self.after = Uses(full), Uses(cut)
         self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in full.graph.initializer}
         self.values = {tensor.name: numpy_helper.to_array(tensor) for tensor in cut.graph.initializer}
@@ -114,7 +115,7 @@ class _Compensation:
 
     def _find_targets(self) -> list[_Target]:
         """The weights that are given something else than before the cut, in order of the last node that reads them."""
-        changed = _changed(self.cut, self.weights)
+        changed = _changed(self.cut, self.weights, self._rewired())
         targets = []
         for name, uses in self.after.by_weight.items():
             earlier = {(use.output, use.number): use for use in self.before.by_weight.get(name, ())}
@@ -131,6 +132,18 @@ class _Compensation:
             if target is not None:
                 targets.append(target)
         return sorted(targets, key=lambda target: target.last)
+
+    def _rewired(self) -> set[str]:
+        """What is put out by nodes that read a shortcut where they read the sum with a branch."""
+        if not self.removed:
+            return set()
+        before = {name: node for node in self.before.model.graph.node for name in node.output}
+        return {
+            name
+            for node in self.cut.graph.node
+            for name in node.output
+            if name in before and self.removed & {*before[name].input}
+        }
 
     def _refit(self, wave: Sequence[_Target]) -> Iterator[Refit]:
         """Refit weights that do not depend on one another."""
@@ -264,15 +277,15 @@ class _Target:
         return flat[:, self.columns].swapaxes(0, 1)
 
 
-def _changed(cut: onnx.ModelProto, before: Mapping[str, Array]) -> set[str]:
-    """The values of a cut model that are not what they were."""
+def _changed(cut: onnx.ModelProto, before: Mapping[str, Array], rewired: set[str]) -> set[str]:
+    """The values of a cut model that are not what they were; `rewired` are some that others are made from now."""
     changed = {
         tensor.name
         for tensor in cut.graph.initializer
         if tensor.name in before and tuple(tensor.dims) != before[tensor.name].shape
     }
     for node in cut.graph.node:
-        if changed & read_by(node):
+        if changed & read_by(node) or rewired & {*node.output}:
             changed.update(filter(None, node.output))
     return changed
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from tgonnx.analysis.branches import Branch, find_branches
 from tgonnx.analysis.input_shapes import counted_shapes
 from tgonnx.analysis.shapes import Shape, Sweep
 from tgonnx.analysis.symbolic import Symbols
@@ -87,6 +88,11 @@ class Model(Shown):
     def couplings(self) -> dict[Attention, Coupling]:
         """What `analyze` has found, so that it is found once; by what of attention is cut."""
         return {}
+
+    @cached_property
+    def branches(self) -> tuple[Branch, ...]:
+        """The residual branches, which may be removed whole."""
+        return find_branches(self)
 
     @cached_property
     def nodes(self) -> list[Node]:

@@ -50,6 +50,8 @@ def floors(coupling: Coupling, bounds: Bounds = DEFAULT) -> npt.NDArray[np.int64
     fewest = np.array([min(bounds.min_channels, g.size) for g in coupling.groups], np.int64)
     for number in frozen_groups(coupling, bounds.freeze):
         fewest[number] = coupling.groups[number].size
+    for number in coupling.gone_groups:  # nothing is saved there that is not saved already
+        fewest[number] = coupling.groups[number].size
     return fewest
 
 

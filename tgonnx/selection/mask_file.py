@@ -1,6 +1,7 @@
 """Mask files: JSON that says what is kept, for tgonnx by units, for everybody else by initializer and axis.
 
-Format 2 says which structure of a model the mask belongs to, too; format 1 has neither that nor initializers.
+Format 2 says which structure of a model the mask belongs to, too; format 1 has neither that nor initializers. Format 3
+is format 2 with the branches that are removed: where there are none, format 2 is written.
 `docs/masks.md` describes both.
 """
 
@@ -24,7 +25,7 @@ from tgonnx.io.checker import describe
 Open = npt.NDArray[np.bool_]
 Kept = Mapping[str, Mapping[int, npt.NDArray[np.int64]]]  # initializer -> axis -> indices that stay
 
-FORMATS = ("tgonnx-mask-1", "tgonnx-mask-2")
+FORMATS = ("tgonnx-mask-1", "tgonnx-mask-2", "tgonnx-mask-3")
 MAX_UNITS, MAX_BYTES = 2**24, 2**28  # of a mask file
 _DIGITS = 64  # of a SHA-256
 
@@ -38,11 +39,13 @@ class Contents:
     attention: Attention
     structure: str = ""
     initializers: Kept = field(default_factory=dict)
+    branches: tuple[str, ...] = ()
 
 
 def as_text(contents: Contents) -> str:
     """JSON with one line for each group and initializer; format 1 if the structure of the model is not known."""
-    document: dict[str, Any] = {"format": FORMATS[bool(contents.structure)]}
+    number = 2 if contents.branches else int(bool(contents.structure))
+    document: dict[str, Any] = {"format": FORMATS[number]}
     if contents.structure:
         document |= {"tgonnx": metadata.version("tgonnx"), "structure": contents.structure}
     start, groups = 0, []
@@ -51,6 +54,8 @@ def as_text(contents: Contents) -> str:
         groups.append({"group": name, "units": size, "keep": kept})
         start += size
     document |= {"attention": contents.attention, "groups": groups}
+    if contents.branches:
+        document["removed branches"] = [*contents.branches]
     if contents.structure:
         document["initializers"] = {
             name: {f"axis {axis}": indices.tolist() for axis, indices in axes.items()}
@@ -92,7 +97,10 @@ def _parsed(data: Any) -> Contents:
     opened = np.concatenate(parts) if parts else np.zeros(0, bool)
     if data["format"] == FORMATS[0]:
         return Contents(opened, groups, attention)
-    return Contents(opened, groups, attention, _hash(data["structure"]), _initializers(data["initializers"]))
+    kept, branches = _initializers(data["initializers"]), ()
+    if data["format"] == FORMATS[2]:
+        branches = _branches(data["removed branches"])
+    return Contents(opened, groups, attention, _hash(data["structure"]), kept, branches)
 
 
 def _text(path: Path) -> str:
@@ -126,6 +134,13 @@ def _hash(text: object) -> str:
     if not isinstance(text, str) or len(text) != _DIGITS or not set(text) <= set("0123456789abcdef"):
         raise ValueError(f"structure {text!r} is not a SHA-256")
     return text
+
+
+def _branches(data: object) -> tuple[str, ...]:
+    """The names of sums whose branches are removed."""
+    if not isinstance(data, list) or not all(isinstance(name, str) for name in data) or len({*data}) < len(data):
+        raise ValueError("removed branches are no list of different names")
+    return tuple(data)
 
 
 def _initializers(data: object) -> Kept:
