@@ -45,7 +45,10 @@ class RemoveBranches:
 
 
 def remove_branches(proto: onnx.ModelProto, branches: Sequence[Branch]) -> onnx.ModelProto:
-    """A copy without these branches; channels may have been cut before. Raises VerificationError if one is not there."""
+    """A copy without these branches, of which channels may have been cut before.
+
+    Raises VerificationError naming the node if one is not there.
+    """
     return perform(RemoveBranches(tuple(branches)), proto).model
 
 

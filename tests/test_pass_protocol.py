@@ -30,8 +30,10 @@ from tgonnx.passes.block_convolutions import BlockConvolutions
 from tgonnx.passes.debug import fingerprint
 from tgonnx.passes.file_form import PutFormAside
 from tgonnx.passes.fold_shapes import FoldShapes
+from tgonnx.passes.gate_branches import GateBranches
 from tgonnx.passes.insert_gates import InsertGates
 from tgonnx.passes.make_differentiable import MakeDifferentiable
+from tgonnx.passes.remove_branches import RemoveBranches
 from tgonnx.passes.remove_channels import RemoveChannels
 from tgonnx.passes.select_closed import SelectClosed
 from tgonnx.passes.single_precision import SinglePrecision
@@ -65,6 +67,11 @@ def steps(coupling: Coupling, mask: tg.Mask) -> list[Pass]:
         InsertGates(coupling, mask),
         RemoveChannels(coupling, mask),
         RemoveChannels(coupling, everything),
+        GateBranches(coupling),
+        GateBranches(coupling, ()),
+        GateBranches(coupling, {branch.name for branch in coupling.branches[:1]}),
+        RemoveBranches(coupling.branches),
+        RemoveBranches(()),
         SelectClosed(coupling, mask),
         SelectClosed(coupling, everything),
         SinglePrecision(),

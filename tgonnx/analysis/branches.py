@@ -174,7 +174,7 @@ def _post_dominators(model: Model, makers: Mapping[str, int]) -> dict[Any, Any]:
         if name in makers:
             graph.add_edge(SINK, makers[name])
     for node in model.nodes:
-        ends = [(node.index, name) for name in _read_by(node)]
+        ends: list[tuple[Any, str]] = [(node.index, name) for name in _read_by(node)]
         if _adds(node):
             ends = [((node.index, i), name) for i, name in enumerate(node.inputs)]
             graph.add_edges_from((node.index, vertex) for vertex, _ in ends)

@@ -60,7 +60,9 @@ class CostModel:
         """The cost of all units."""
         if kind not in self._totals:
             whole = self.coupling.whole  # a share is one of all, with the branches that are closed
-            self._totals[kind] = self.count(kind, self.sizes) if whole is None else whole.cost_model.total(kind)
+            self._totals[kind] = (
+                self.count(kind, self.sizes) if whole is None else whole.cost_model.total(kind)
+            )
         return self._totals[kind]
 
     @property

@@ -53,7 +53,13 @@ class Mask(Shown):
     def _made(cls, coupling: Coupling, opened: Open) -> Mask:
         kept, structure = _kept(coupling, opened), coupling.model.structure
         return cls(
-            opened, _outline(coupling), coupling.attention, structure, kept, coupling.closed, _coupling=coupling
+            opened,
+            _outline(coupling),
+            coupling.attention,
+            structure,
+            kept,
+            coupling.closed,
+            _coupling=coupling,
         )
 
     @property
@@ -108,7 +114,9 @@ class Mask(Shown):
 
     def _check_units(self, coupling: Coupling) -> None:
         if missing := {*self.branches} - {branch.name for branch in coupling.branches}:
-            raise self._refused(f"the mask removes the branch of {min(missing)!r}, and the model has none there")
+            raise self._refused(
+                f"the mask removes the branch of {min(missing)!r}, and the model has none there"
+            )
         if len(self.open) != coupling.units or self.groups != _outline(coupling):
             raise self._refused(
                 f"the mask has {len(self.open)} units in other groups than the model's {coupling.units}"

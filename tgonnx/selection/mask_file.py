@@ -97,9 +97,8 @@ def _parsed(data: Any) -> Contents:
     opened = np.concatenate(parts) if parts else np.zeros(0, bool)
     if data["format"] == FORMATS[0]:
         return Contents(opened, groups, attention)
-    kept, branches = _initializers(data["initializers"]), ()
-    if data["format"] == FORMATS[2]:
-        branches = _branches(data["removed branches"])
+    kept = _initializers(data["initializers"])
+    branches = _branches(data["removed branches"]) if data["format"] == FORMATS[2] else ()
     return Contents(opened, groups, attention, _hash(data["structure"]), kept, branches)
 
 
@@ -138,7 +137,11 @@ def _hash(text: object) -> str:
 
 def _branches(data: object) -> tuple[str, ...]:
     """The names of sums whose branches are removed."""
-    if not isinstance(data, list) or not all(isinstance(name, str) for name in data) or len({*data}) < len(data):
+    if (
+        not isinstance(data, list)
+        or not all(isinstance(name, str) for name in data)
+        or len({*data}) < len(data)
+    ):
         raise ValueError("removed branches are no list of different names")
     return tuple(data)
 

@@ -1,0 +1,240 @@
+"""Residual branches: found whatever the order and the names, closed and cut alike, counted as the file has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from branchy_models import BRANCHY, made, nested, pre_norm
+from independent import axes_of, compare
+from onnx import helper
+from zoo.pack import HERE, SUFFIX, unpack
+
+import tgonnx as tg
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.errors import UsageError, VerificationError
+from tgonnx.passes.gate_branches import BRANCH_GATES, gate_branches
+from tgonnx.passes.insert_gates import gate
+from tgonnx.passes.remove_branches import remove_branches
+from tgonnx.passes.remove_channels import apply
+from tgonnx.runtime.sessions import open_session
+from tgonnx.selection.budget import random_mask
+
+MODELS = pytest.mark.parametrize("name", BRANCHY)
+WITH_BRANCHES = pytest.mark.parametrize("name", [name for name, (_, sums) in BRANCHY.items() if sums])
+
+
+def coupling_of(name: str) -> Coupling:
+    return tg.analyze(tg.load(BRANCHY[name][0]()))
+
+
+def subsets(names: list[str]) -> Iterator[tuple[str, ...]]:
+    for count in range(len(names) + 1):
+        yield from combinations(names, count)
+
+
+def feeds_of(model: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    sizes = {"N": 2, "T": 5, "H": 6, "W": 9}
+    shape = [d.dim_value or sizes[d.dim_param] for d in model.graph.input[0].type.tensor_type.shape.dim]
+    return {"x": rng.normal(size=shape).astype(np.float32)}
+
+
+@MODELS
+def test_branches_are_found(name: str) -> None:
+    make, sums = BRANCHY[name]
+    assert {branch.name for branch in tg.load(make()).branches} == sums
+
+
+def test_a_branch_is_all_that_flows_only_into_its_sum() -> None:
+    a, b, y = sorted(tg.load(nested()).branches, key=lambda branch: branch.name)
+    assert (a.within, b.within, y.within) == (("b", "y"), ("y",), ())
+    assert a.nodes < b.nodes < y.nodes
+    assert (a.shortcut, b.shortcut, y.shortcut) == ("j", "r", "x")
+    assert (a.weights, y.weights) == ({"w3"}, {"w1", "w2", "w3", "w4", "w5"})
+
+
+@MODELS
+def test_order_and_names_do_not_matter(name: str) -> None:
+    """Operands are swapped, nodes stand as late as they can, and everything has another name."""
+    make, sums = BRANCHY[name]
+    model = make()
+    graph, new = model.graph, {}
+    for node in graph.node:
+        if node.op_type == "Add":
+            node.input[:] = [*node.input][::-1]
+        new |= {output: f"z{len(new)}" for output in node.output}
+    held = {value.name for value in graph.output}
+    new = {old: name for old, name in new.items() if old not in held}
+    for node in graph.node:
+        node.input[:] = [new.get(n, n) for n in node.input]
+        node.output[:] = [new.get(n, n) for n in node.output]
+    late = as_late_as_can_be(list(graph.node))
+    del graph.node[:]
+    graph.node.extend(late)
+    onnx.checker.check_model(model, full_check=True)
+    assert {branch.name for branch in tg.load(model).branches} == {new.get(sum_, sum_) for sum_ in sums}
+
+
+def as_late_as_can_be(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    order: list[onnx.NodeProto] = []
+    left = nodes
+    while left:
+        read = {name for node in left for name in node.input}
+        last = next(node for node in left if not read & {*node.output})
+        order.insert(0, last)
+        left = [node for node in left if node is not last]
+    return order
+
+
+@WITH_BRANCHES
+def test_gated_is_pruned_for_every_set_of_closed_branches(name: str) -> None:
+    coupling = coupling_of(name)
+    feeds = feeds_of(coupling.model.original)
+    for closed in subsets([branch.name for branch in coupling.branches]):
+        mask = random_mask(coupling.closing(closed), 0.6, len(closed))
+        for chosen in (mask, tg.Mask.all_open(coupling.closing(closed))):
+            pruned = apply(coupling, chosen)
+            onnx.checker.check_model(
+                onnx.shape_inference.infer_shapes(pruned, strict_mode=True), full_check=True
+            )
+            assert [*map(str, pruned.graph.input)] == [*map(str, coupling.model.original.graph.input)]
+            assert [*map(str, pruned.graph.output)] == [*map(str, coupling.model.original.graph.output)]
+            wanted, found = (open_session(model).run(feeds) for model in (gate(coupling, chosen), pruned))
+            assert wanted.keys() == found.keys()
+            for output, value in wanted.items():
+                assert np.abs(found[output] - value).max() <= 1e-4 * np.abs(value).max()
+
+
+@WITH_BRANCHES
+def test_all_open_is_the_original(name: str) -> None:
+    coupling = coupling_of(name)
+    feeds = feeds_of(coupling.model.original)
+    gated = gate_branches(coupling.model.proto, coupling)
+    opened = {BRANCH_GATES: np.ones(len(coupling.branches), np.float32)}
+    wanted, found = (
+        open_session(coupling.model.original).run(feeds),
+        open_session(gated).run({**feeds, **opened}),
+    )
+    for output, value in wanted.items():
+        np.testing.assert_allclose(found[output], value, rtol=1e-6, atol=1e-6 * np.abs(value).max())
+    mask = tg.Mask.of(coupling.closing(()), np.ones(coupling.units, bool))
+    assert mask.keeps_everything
+    assert apply(coupling, mask) == coupling.model.original
+
+
+@WITH_BRANCHES
+def test_the_predicted_cost_is_that_of_the_file(name: str) -> None:
+    coupling = coupling_of(name)
+    for closed in subsets([branch.name for branch in coupling.branches]):
+        mask = random_mask(coupling.closing(closed), 0.6)
+        predicted = mask.counted(coupling).cost_model.cost(mask.open)
+        counted = tg.analyze(tg.load(apply(coupling, mask))).cost_model.cost()
+        assert (predicted.flops, predicted.params) == (counted.flops, counted.params)
+        assert bool(closed) == (predicted.flops < coupling.cost_model.cost(mask.open).flops)
+
+
+def test_shares_are_of_the_whole_model() -> None:
+    coupling = tg.analyze(tg.load(pre_norm()))
+    closed, everything = coupling.closing(["t"]), np.ones(coupling.units, bool)
+    assert closed.cost_model.total("params") == coupling.cost_model.total("params")
+    attention = 4 * 16 * 16 + 32
+    left = 1 - attention / coupling.cost_model.total("params")
+    assert closed.cost_model.ratio(everything, "params") == pytest.approx(left)
+    assert closed.closing(()) is coupling
+    with pytest.raises(KeyError, match="nowhere"):
+        coupling.closing(["nowhere"])
+
+
+def test_weights_that_others_read_stay() -> None:
+    text = "a = MatMul(x, w)  t = Add(x, a)  b = MatMul(t, w)  y = Add(t, b)"
+    coupling = tg.analyze(tg.load(made("(float[N,16] x) => (float[N,16] y)", text, {"w": (16, 16)})))
+    assert [branch.weights for branch in coupling.branches] == [frozenset(), frozenset()]
+    one, both = (coupling.closing(names).cost_model.cost() for names in (["t"], ["t", "y"]))
+    assert (one.params, both.params) == (256, 0)
+    assert one.flops == coupling.cost_model.cost().flops / 2
+
+
+def test_a_sum_that_is_an_output_or_read_in_a_subgraph_keeps_its_name() -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Neg", ["t"], ["n"])], "then", [], [helper.make_tensor_value_info("n", 1, None)]
+    )
+    other = helper.make_graph(
+        [helper.make_node("Abs", ["t"], ["m"])], "else", [], [helper.make_tensor_value_info("m", 1, None)]
+    )
+    text = "a = MatMul(x, w)  t = Add(a, x)  s = ReduceSum<keepdims=0>(x)  c = Greater(s, zero)"
+    model = made("(float[N,16] x) => (float[N,16] t) <float zero = {0}>", text, {"w": (16, 16)})
+    model.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=other))
+    model.graph.output.append(helper.make_tensor_value_info("y", 1, ["N", 16]))
+    coupling = tg.analyze(tg.load(model))
+    pruned = apply(coupling, tg.Mask.all_open(coupling.closing(["t"])))
+    feeds = {"x": np.ones((2, 16), np.float32)}
+    found = open_session(pruned).run(feeds)
+    np.testing.assert_array_equal(found["t"], feeds["x"])
+    np.testing.assert_array_equal(found["y"], -feeds["x"])
+    assert "w" not in {tensor.name for tensor in pruned.graph.initializer}
+
+
+def test_a_branch_that_is_not_there_is_refused() -> None:
+    branches = tg.load(nested()).branches
+    with pytest.raises(VerificationError, match="does not add"):
+        remove_branches(pre_norm(), [branch for branch in branches if branch.name == "a"])
+
+
+def test_mask_files_know_branches(tmp_path: Path) -> None:
+    coupling = tg.analyze(tg.load(nested()))
+    mask = random_mask(coupling.closing(["b"]), 0.6)
+    mask.save(tmp_path / "mask.json")
+    document = json.loads((tmp_path / "mask.json").read_text())
+    assert (document["format"], document["removed branches"]) == ("tgonnx-mask-3", ["b"])
+    read = tg.Mask.load(tmp_path / "mask.json")
+    assert read.branches == ("b",)
+    assert tg.apply(nested(), read) == apply(coupling, mask)
+    assert "branch b" in str(read.summary())
+    plain = random_mask(coupling, 0.6)
+    plain.save(tmp_path / "plain.json")
+    assert json.loads((tmp_path / "plain.json").read_text())["format"] == "tgonnx-mask-2"
+    document["removed branches"] = ["h"]
+    (tmp_path / "wrong.json").write_text(json.dumps(document))
+    with pytest.raises(
+        UsageError, match=r"wrong\.json: the mask removes the branch of 'h', and the model has none"
+    ):
+        tg.apply(nested(), tmp_path / "wrong.json")
+    document["removed branches"] = "b"
+    (tmp_path / "wrong.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="removed branches are no list"):
+        tg.Mask.load(tmp_path / "wrong.json")
+
+
+@pytest.mark.parametrize(
+    "packed", sorted(HERE.glob(f"*{SUFFIX}")), ids=lambda path: path.name.removesuffix(SUFFIX)
+)
+def test_branches_of_real_graphs(packed: Path) -> None:
+    """Half of the branches of exported graphs go, alone and with half of the channels, at batches of 1 and 3."""
+    model = unpack(packed)
+    coupling = tg.analyze(tg.load(model))
+    closed = [branch.name for branch in coupling.branches[::2]]
+    assert bool(closed) == (packed.name.split(".")[0] not in WITHOUT)
+    for mask in (tg.Mask.all_open(coupling.closing(closed)), random_mask(coupling.closing(closed), 0.5)):
+        pruned = apply(coupling, mask)
+        onnx.checker.check_model(onnx.shape_inference.infer_shapes(pruned, strict_mode=True), full_check=True)
+        predicted = mask.counted(coupling).cost_model.cost(mask.open)
+        counted = tg.analyze(tg.load(pruned)).cost_model.cost()
+        assert (predicted.flops, predicted.params) == (counted.flops, counted.params)
+        sizes = [{name: batch for name in axes_of(model)} for batch in (1, 3)]
+        opened = gate_branches(coupling.model.proto, coupling, ())
+        models = {
+            "original": model,
+            "all gates open": opened,
+            "gated": gate(coupling, mask),
+            "pruned": pruned,
+        }
+        assert compare(models, sizes) == ([], len(sizes))
+
+
+WITHOUT = {"lstm_tagger", "shufflenet_v2_x0_5", "unet"}
