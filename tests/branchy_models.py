@@ -59,7 +59,8 @@ def post_norm() -> onnx.ModelProto:
 def squeeze_excite() -> onnx.ModelProto:
     """Convolutions whose channels are weighed by what is squeezed out of them. Branch: t."""
     text = """h = Conv<pads=[1,1,1,1]>(x, w1, b1)  r = Relu(h)  p = GlobalAveragePool(r)  e = Conv(p, ws, bs)
-    f = Relu(e)  z = Conv(f, we, be)  gate = Sigmoid(z)  m = Mul(r, gate)  o = Conv(m, w2)  t = Add(o, x)  y = Relu(t)"""
+    f = Relu(e)  z = Conv(f, we, be)  gate = Sigmoid(z)  m = Mul(r, gate)  o = Conv(m, w2)
+    t = Add(o, x)  y = Relu(t)"""
     shapes: Shapes = {"w1": (12, 8, 3, 3), "b1": (12,), "ws": (4, 12, 1, 1), "bs": (4,)}
     return _image(text, shapes | {"we": (12, 4, 1, 1), "be": (12,), "w2": (8, 12, 1, 1)})
 
