@@ -1,6 +1,6 @@
 """Compensation: what reads of a cut model is refitted so that it computes what it computed before.
 
-When channels go, those that read them lose a part of their sum. Much of it can be had from the channels that stay:
+When channels or branches go, those that read them lose a part of their sum. Much of it can be had from the channels that stay:
 each weight is set by least squares on calibration inputs so that, given what the cut model really gives it, it puts
 out what the original does (He, Zhang and Sun 2017, section 3; here in graph order, for every operator that has a
 `products` entry). No labels are needed.
@@ -9,6 +9,7 @@ Handled:
 * convolutions of any kernel, stride, dilation and group, transposed ones, depthwise ones (each channel by itself);
 * matrix products in both orientations and by groups, turned and reshaped weights, recurrent weights;
 * weights of several nodes: their sums are added;
+* a shortcut that is read in place of the sum with a branch that was removed;
 * the mean: a bias, the constant of an addition, the mean of a BatchNormalization behind;
 * weights of half precision.
 
@@ -115,13 +116,13 @@ class _Compensation:
 
     def _find_targets(self) -> list[_Target]:
         """The weights that are given something else than before the cut, in order of the last node that reads them."""
-        changed = _changed(self.cut, self.weights, self._rewired())
+        rewired = self._rewired()
+        changed = _changed(self.cut, self.weights, rewired)
         targets = []
         for name, uses in self.after.by_weight.items():
             earlier = {(use.output, use.number): use for use in self.before.by_weight.get(name, ())}
-            if not any(use.operand in changed for use in uses) or not all(
-                (use.output, use.number) in earlier for use in uses
-            ):
+            given_others = any(use.operand in changed or use.output in rewired for use in uses)
+            if not given_others or not all((use.output, use.number) in earlier for use in uses):
                 continue
             keeps = self._keeps(name)
             if keeps is None or any(self._keeps(use.operand) is None for use in uses):

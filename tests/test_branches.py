@@ -12,7 +12,7 @@ import onnx
 import pytest
 from branchy_models import BRANCHY, made, nested, pre_norm
 from independent import axes_of, compare
-from onnx import helper
+from onnx import helper, numpy_helper
 from zoo.pack import HERE, SUFFIX, unpack
 
 import tgonnx as tg
@@ -238,3 +238,96 @@ def test_branches_of_real_graphs(packed: Path) -> None:
 
 
 WITHOUT = {"lstm_tagger", "shufflenet_v2_x0_5", "unet"}
+
+
+def test_branches_that_matter_least_go_first() -> None:
+    """Two branches of equal cost, one of which adds next to nothing."""
+    text = "a = MatMul(x, v)  t = Add(x, a)  b = MatMul(t, w)  y = Add(t, b)"
+    for small, kept in (("v", "y"), ("w", "t")):
+        model = made("(float[N,16] x) => (float[N,16] y)", text, {"v": (16, 16), "w": (16, 16)})
+        for tensor in model.graph.initializer:
+            if tensor.name == small:
+                tensor.CopyFrom(numpy_helper.from_array(0.01 * numpy_helper.to_array(tensor), small))
+        arrays = {"x": np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)}
+        for data in (arrays, None):
+            mask = tg.select(model, "params=0.5", granularity="block", data=data)
+            assert mask.branches == tuple({"t", "y"} - {kept})
+            assert mask.open.all()
+
+
+def test_the_least_branches_that_meet_the_target_go() -> None:
+    model = BRANCHY["inverted_residual"][0]()
+    coupling = tg.analyze(tg.load(model))
+    for target, count in ((0.99, 1), (0.5, 1), (0.49, 2)):
+        mask = tg.select(coupling, {"flops": target}, granularity="block")
+        assert len(mask.branches) == count
+        assert mask.counted(coupling).cost_model.ratio(mask.open, "flops") <= target
+    assert tg.select(coupling, 1.0, granularity="block").keeps_everything
+
+
+def test_what_is_frozen_stays() -> None:
+    model = nested()
+    for pattern, stays in (("y", {"y"}), ("w4", {"b", "y"})):
+        mask = tg.select(model, "flops=0.95", granularity="block", freeze=pattern)
+        assert mask.branches
+        assert not stays & {*mask.branches}
+    with pytest.raises(tg.TargetError, match="at least 1"):
+        tg.select(model, "flops=0.9", granularity="block", freeze="w3")
+    with pytest.raises(tg.UsageError, match="'w9' matches no prunable group and no branch"):
+        tg.select(model, "flops=0.9", granularity="block", freeze="w9")
+
+
+def test_branches_and_channels_share_a_target() -> None:
+    """Of several splits the one that moves the outputs least is taken: a branch of nothing goes, others lose channels."""
+    model = BRANCHY["inverted_residual"][0]()
+    for tensor in model.graph.initializer:
+        if tensor.name == "wp0":
+            tensor.CopyFrom(numpy_helper.from_array(1e-3 * numpy_helper.to_array(tensor), "wp0"))
+    coupling = tg.analyze(tg.load(model))
+    mask = tg.select(coupling, "flops=0.3", granularity="channel,head,block")
+    assert mask.branches == ("t",)
+    assert not mask.open.all()
+    assert mask.counted(coupling).cost_model.ratio(mask.open, "flops") <= 0.3
+    gone = {
+        int(unit) for number in coupling.closing(["t"]).gone_groups for unit in coupling.groups[number].units
+    }
+    assert gone
+    assert mask.open[list(gone)].all()  # what goes with a branch is not cut beforehand
+
+
+@pytest.mark.parametrize("granularity", ["block", "channel,head,block"])
+def test_prune_removes_branches(granularity: str, tmp_path: Path) -> None:
+    """Without data, from a few samples, and by what a mask says."""
+    model = BRANCHY["squeeze_excite"][0]() if granularity == "block" else BRANCHY["inverted_residual"][0]()
+    for tensor in model.graph.initializer:
+        if tensor.name in ("wp0", "w2"):  # next to nothing is added
+            tensor.CopyFrom(numpy_helper.from_array(1e-3 * numpy_helper.to_array(tensor), tensor.name))
+    x = np.random.default_rng(0).normal(size=(40, 8, 6, 6)).astype(np.float32)
+    for data in (None, {"x": x}):
+        result = tg.prune(model, data, "flops=0.4", granularity=granularity, calibrate=data is not None)
+        assert result.check.ok
+        assert result.mask.branches == ("t",)
+        assert bool(result.mask.open.all()) == (granularity == "block")
+        for figures, file in ((result.before, model), (result.after, result.model)):
+            counted = tg.analyze(tg.load(file, result.counted_at or None)).cost_model.cost()
+            assert (figures.cost.flops, figures.cost.params) == (counted.flops, counted.params)
+    result.mask.save(tmp_path / "mask.json")
+    again = tg.prune(model, {"x": x}, mask=tmp_path / "mask.json", calibrate=True)
+    assert again.mask.branches == result.mask.branches
+    assert again.model == result.model
+
+
+def test_what_reads_a_shortcut_is_refitted() -> None:
+    """A linear branch is made up for by what comes behind it, exactly."""
+    text = "a = MatMul(x, v)  t = Add(x, a)  y = MatMul(t, w)"
+    model = made("(float[N,16] x) => (float[N,4] y)", text, {"v": (16, 16), "w": (16, 4)})
+    x = np.random.default_rng(0).normal(size=(256, 16)).astype(np.float32)
+    result = tg.prune(model, {"x": x}, "params=0.3", granularity="block", calibrate=True)
+    assert result.mask.branches == ("t",)
+    wanted, found = (open_session(each).run({"x": x})["y"] for each in (model, result.model))
+    assert np.square(found - wanted).mean() < 1e-4 * np.square(wanted).mean()
+
+
+def test_without_branches_the_answer_is_clear() -> None:
+    with pytest.raises(tg.UnsupportedError, match="there is no residual branch"):
+        tg.prune(BRANCHY["no_weights"][0](), None, "flops=0.5", granularity="block")

@@ -14,15 +14,25 @@ from tgonnx.analysis import solver
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.difference import Difference, difference
 from tgonnx.analysis.model import Model, Source
-from tgonnx.analysis.target import Given
+from tgonnx.analysis.target import Given, Target
 from tgonnx.errors import OptionError
 from tgonnx.loading import load, read
-from tgonnx.options import ATTENTIONS, CRITERION, VERIFY_SECONDS, Attention, is_a, number, whole_number
+from tgonnx.options import (
+    ATTENTIONS,
+    CRITERION,
+    VERIFY_SECONDS,
+    Attention,
+    is_a,
+    number,
+    of_class,
+    whole_number,
+    with_fields,
+)
 from tgonnx.runtime import equivalence
 from tgonnx.runtime.equivalence import Check
 from tgonnx.runtime.options import RTOL, Comparing
 from tgonnx.selection import criteria
-from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.bounds import Bounds, Ranking
 from tgonnx.selection.mask import Mask
 
 if TYPE_CHECKING:  # only its name
@@ -56,10 +66,17 @@ def select(
     """Choose the units that stay, without training (`tgonnx.selection.criteria.select`), of a coupling or a model.
 
     `data` are samples for a criterion that looks at activations (obs: labels are not needed) or at the loss (taylor,
-    fisher: they are).
+    fisher: they are). With `granularity="block"` in the bounds, residual branches go, judged on these samples or,
+    without any, by what they add on random inputs.
     Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
     """
     coupling, evidence = _coupling(model), None
+    (bounds,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
+    if bounds.cuts_branches:
+        from tgonnx.pipeline.branching import select_blocks
+
+        how = Ranking(criterion=criterion, allocation=allocation)
+        return select_blocks(coupling, Target.of(target), bounds, how, whole_number("seed", seed), data)
     if data is not None:
         from tgonnx.training.evidence import evidence_from
 
@@ -72,7 +89,6 @@ def select(
         evidence=evidence,
         allocation=allocation,
         bounds=bounds,
-        **fields,
     )
 
 

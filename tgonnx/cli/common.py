@@ -120,10 +120,12 @@ def analyzed(terminal: Terminal, subject: Subject, attention: str | None = None)
         return analyze(loaded(subject), attention_of(attention or subject.attention))
 
 
-def prunable(terminal: Terminal, subject: Subject, attention: str | None = None) -> Coupling:
-    """The same. Raises UnsupportedError if nothing can be cut."""
+def prunable(
+    terminal: Terminal, subject: Subject, attention: str | None = None, by_blocks: bool = False
+) -> Coupling:
+    """The same. Raises UnsupportedError if nothing can be cut; with `by_blocks`, branches may be."""
     coupling = analyzed(terminal, subject, attention)
-    if not coupling.units:
+    if not coupling.units and not (by_blocks and coupling.branches):
         why = "no layer has channels that could go"
         if coupling.pinned:
             pin = coupling.pinned[0]

@@ -124,7 +124,7 @@ def mask(
     wanted = Target.parse(target)
     inputs = [path for path in (subject.model, data.data) if path]
     check_destination(file.out, file.overwrite, protect=inputs)
-    coupling = prunable(terminal, subject)
+    coupling = prunable(terminal, subject, by_blocks=bounds.cuts_branches)
     chosen = select(
         coupling,
         wanted,
@@ -136,7 +136,7 @@ def mask(
     )
     chosen.save(file.out, file.overwrite, inputs)
     costs = coupling.cost_model
-    _finish(terminal, file.out, costs.cost(), costs.cost(chosen.open))
+    _finish(terminal, file.out, costs.cost(), chosen.counted(coupling).cost_model.cost(chosen.open))
 
 
 @command(CUT, "tgonnx gate model.onnx --mask mask.json -o gated.onnx")
@@ -162,7 +162,8 @@ def gate(
     inputs = [path for path in (subject.model, mask_path, data.data) if path]
     model_destination(out, overwrite, inputs)
     given = Mask.load(mask_path) if mask_path else None
-    coupling = prunable(terminal, subject, given.attention if given else "heads")
+    attention, blocks = (given.attention, bool(given.branches)) if given else ("heads", False)
+    coupling = prunable(terminal, subject, attention, blocks)
     chosen = given or Mask.all_open(coupling)
     gated = gate_model(coupling, chosen)
     prover = _prover(coupling, data, run)
@@ -193,7 +194,7 @@ def apply(
     inputs = [path for path in (subject.model, mask_path, data.data) if path]
     model_destination(out, overwrite, inputs)
     chosen = Mask.load(mask_path)
-    coupling = prunable(terminal, subject, chosen.attention)
+    coupling = prunable(terminal, subject, chosen.attention, bool(chosen.branches))
     pruned = cut(coupling, chosen)
     prover = _prover(coupling, data, run)
     with terminal.working("verifying"):
@@ -201,7 +202,7 @@ def apply(
     told = _settled(terminal, prover, check, pruned)
     save(pruned, out, overwrite, inputs)
     costs = coupling.cost_model
-    _finish(terminal, out, costs.cost(), costs.cost(chosen.open), told)
+    _finish(terminal, out, costs.cost(), chosen.counted(coupling).cost_model.cost(chosen.open), told)
 
 
 def _prover(coupling: Coupling, data: Evidence, run: Run) -> Prover:

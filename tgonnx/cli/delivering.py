@@ -59,9 +59,12 @@ def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Pl
     table = report.comparison(before, after, result.check, result.metric_label)
     kept, counted = kept_of(result.mask), report.counted_text(result.counted_at)
     shown: list[RenderableType] = [table, *([counted] if counted else [])]
+    if result.mask.branches:
+        shown.append(f"removed the branches of {', '.join(result.mask.branches)}")
     if not result.mask.open.all():
         shown.append(kept_bars(kept, terminal.verbose > 0))
-    terminal.result(figures | {"kept": kept}, *shown, f"wrote {out}")
+    removed = {"removed_branches": list(result.mask.branches)} if result.mask.branches else {}
+    terminal.result(figures | {"kept": kept} | removed, *shown, f"wrote {out}")
     if misplaced:
         terminal.complain(misplaced)
         raise typer.Exit(UsageError.exit_code)

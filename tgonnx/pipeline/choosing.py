@@ -14,9 +14,10 @@ import onnx
 from tgonnx.data.calibration import Calibration
 from tgonnx.graph.proto import with_values
 from tgonnx.passes.compensate import compensate
+from tgonnx.pipeline.branching import Branching, chosen_by
 from tgonnx.pipeline.measuring import noise_of
 from tgonnx.pipeline.plan import Plan
-from tgonnx.selection.criteria import select
+from tgonnx.selection.bounds import Ranking
 from tgonnx.selection.mask import Mask
 from tgonnx.training.evidence import evidence_of
 from tgonnx.training.keeper import Keeper
@@ -48,9 +49,9 @@ def choose(plan: Plan, task: Task, steps: int, recipe: Settings, journal: Journa
         full = with_values(full, found.values) if recipe.train_weights else full
     else:
         evidence = evidence_of(coupling, task, recipe)
-        mask = select(
-            coupling, plan.goal, recipe.criterion_used, recipe.seed, evidence=evidence, bounds=plan.bounds
-        )
+        inputs = Branching(Calibration(task.split, seed=recipe.seed), threads=recipe.threads)
+        how = Ranking(criterion=recipe.criterion_used)
+        mask = chosen_by(coupling, plan.goal, plan.bounds, how, recipe.seed, evidence, inputs)
     return Chosen(mask, full, plan.family.cut(full, coupling, mask))
 
 

@@ -9,11 +9,12 @@ from tgonnx.errors import ModelError, OptionError, UnsupportedError
 from tgonnx.io.notes import Note
 from tgonnx.options import CRITERION
 from tgonnx.passes.compensate import compensate
+from tgonnx.pipeline.branching import Branching, chosen_by
 from tgonnx.pipeline.embedding import doubts, verified
 from tgonnx.pipeline.plan import Plan
 from tgonnx.pipeline.result import PruneResult, result_of
 from tgonnx.proof import Prover
-from tgonnx.selection.criteria import select
+from tgonnx.selection.bounds import Ranking
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import criterion_of
 from tgonnx.training.progress import Journal
@@ -27,7 +28,7 @@ def without_data(plan: Plan, recipe: Recipe, run: Run, prover: Prover) -> PruneR
     name = CRITERION if recipe.criterion == "auto" else recipe.criterion
     if name == GATES or criterion_of(name).score is None:
         raise OptionError("criterion", f"{name!r} needs data")
-    mask = plan.given or select(plan.coupling, plan.goal, name, run.seed, bounds=plan.bounds)
+    mask = plan.given or _chosen(plan, name, run)
     cut = plan.family.cut(plan.model.proto, plan.coupling, mask)
     how = "the choice was given" if plan.given else "units were chosen by the size of their weights"
     if recipe.compensate:
@@ -36,6 +37,14 @@ def without_data(plan: Plan, recipe: Recipe, run: Run, prover: Prover) -> PruneR
     pruned, check, doubt = verified(plan, mask, plan.model.proto, cut, prover)
     notes = (*doubts(doubt), Note("no-data", UNMEASURED.format(how=how)))
     return result_of(plan, mask, pruned, check, Journal(), None, notes)
+
+
+def _chosen(plan: Plan, criterion: str, run: Run) -> Mask:
+    """By the weights, and branches by what they add on stand-ins."""
+    inputs = stand_ins(plan.model)[0] if plan.bounds.cuts_branches else ()
+    branching = Branching(inputs, real=False, threads=run.threads)
+    how = Ranking(criterion=criterion)
+    return chosen_by(plan.coupling, plan.goal, plan.bounds, how, run.seed, None, branching)
 
 
 def _refitted(plan: Plan, mask: Mask, cut: onnx.ModelProto, run: Run) -> tuple[onnx.ModelProto, str]:

@@ -15,8 +15,10 @@ from tgonnx.errors import BoundsError, ModelError, TargetError
 from tgonnx.loading import load
 from tgonnx.passes.gate_families import CHANNELS, GateFamily
 from tgonnx.passes.prepare_training import prepare_training
+from tgonnx.pipeline.branching import least_left
 from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.branch_order import closable
 from tgonnx.selection.mask import Mask
 from tgonnx.training.recipe import BATCH
 
@@ -44,7 +46,7 @@ class Plan:
 
     def left(self, mask: Mask) -> float:
         """What a mask leaves of the target's kind of cost, a ratio."""
-        return self.coupling.cost_model.ratio(mask.open, self.target.kind)
+        return mask.counted(self.coupling).cost_model.ratio(mask.open, self.target.kind)
 
     def commit(self, scores: npt.NDArray[np.float64]) -> Mask:
         """The mask that keeps the best units and meets the goal."""
@@ -53,6 +55,13 @@ class Plan:
 
 def reachable(coupling: Coupling, target: Target, bounds: Bounds) -> Target:
     """The target, or the least ratio above it that can be met. Raises BoundsError if nothing may be cut."""
+    if bounds.cuts_branches:
+        least = least_left(coupling, bounds, target.kind)
+        if least <= target.value + 1e-9:
+            return target
+        if not bounds.cuts_units or not coupling.units:
+            return Target(**{target.kind: least})
+        coupling = coupling.closing(closable(coupling, bounds))
     scores = np.zeros(coupling.units)
     exact = replace(bounds, round_to=bounds.round_to or 1)
 

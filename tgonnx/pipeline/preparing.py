@@ -43,6 +43,7 @@ OWN = (  # of this process alone: a run goes on with other values of these
     "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test", "mask",
     "tensorboard",
 )  # fmt: skip
+NOTHING = 1e-9  # of the cost is left where all that cost something was in branches that went
 Choose = Callable[[Coupling, onnx.ModelProto], Mask]  # of what is trained, and the model as it was given
 
 
@@ -114,6 +115,10 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
     """The job of pruning a model to the least of some targets of one kind. Raises as `prune` does."""
     wanted = [Target.of(target) for target in targets]
     recipe, bounds, run = options.recipe, options.bounds, options.run
+    if bounds.cuts_branches and (recipe.by_gates or recipe.lossless):
+        raise OptionError(
+            "granularity", "blocks are chosen by a criterion, neither by gates nor with lossless"
+        )
     model = load(model)
     whole, unknown = model.original, unknown_operators(model.original) if data is not None else set()
     if unknown:  # nothing here runs them: what stands before them is trained
@@ -143,7 +148,7 @@ def _planned(
 ) -> Plan:
     """The plan for the least of the targets. Raises UnsupportedError if nothing can be pruned."""
     coupling = analyze(model, attention)
-    if not coupling.units:
+    if not coupling.units and not bounds.cuts_branches:
         why = coupling.pinned[0] if coupling.pinned else None
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
@@ -159,7 +164,8 @@ def _given(model: Model, original: onnx.ModelProto, options: Options, choose: Ch
     if asked:
         raise OptionError(asked[0], "is for choosing what stays, which is given")
     mask = choose(coupling, original)
-    left = Target(flops=coupling.cost_model.ratio(mask.open, "flops"))
+    ratio = mask.counted(coupling).cost_model.ratio(mask.open, "flops")
+    left = Target(flops=max(ratio, NOTHING))
     plan = Plan(model, coupling, left, left, options.bounds, whole=model.original is original, given=mask)
     return plan, replace(recipe, criterion=CHOSEN_BY, mask=None)
 

@@ -123,7 +123,7 @@ def result_of(
         notes += far_notes(measure, standing, figures[1][1])
         notes += measured_notes(measure, pruned, standing) + rising_note(measure, journal.records)
     before = Figures(cost.cost(), original.ByteSize(), *figures[0])
-    after = Figures(cost.cost(mask.open), pruned.ByteSize(), *figures[1])
+    after = Figures(mask.counted(plan.coupling).cost_model.cost(mask.open), pruned.ByteSize(), *figures[1])
     return PruneResult(
         pruned, mask, before, after, name, tuple(journal.records), check, plan.target, achieved, notes,
         plan.model.counted_at, samples,

@@ -23,8 +23,11 @@ DEFAULT = Bounds()
 CLOSE = 0.99  # a target is met closely above this share of it
 
 
-def frozen_groups(coupling: Coupling, patterns: Iterable[str]) -> set[int]:
-    """Numbers of the groups that have a member whose value or node matches one of the globs."""
+def frozen_groups(coupling: Coupling, patterns: Iterable[str], others: bool = False) -> set[int]:
+    """Numbers of the groups that have a member whose value or node matches one of the globs.
+
+    Raises OptionError for a glob that matches none, unless there are `others` that it may be meant for.
+    """
     groups_of: dict[str, set[int]] = defaultdict(set)  # by value
     for number, group in enumerate(coupling.groups):
         for name in {group.name, *(member.value for member in group.members)}:
@@ -39,7 +42,7 @@ def frozen_groups(coupling: Coupling, patterns: Iterable[str]) -> set[int]:
         for name, numbers in named:
             if name == pattern or fnmatch.fnmatchcase(name, pattern):  # names have [ and ]
                 hits |= numbers
-        if not hits:
+        if not hits and not others:
             raise OptionError("freeze", f"{pattern!r} matches no prunable group")
         found |= hits
     return found
@@ -48,7 +51,7 @@ def frozen_groups(coupling: Coupling, patterns: Iterable[str]) -> set[int]:
 def floors(coupling: Coupling, bounds: Bounds = DEFAULT) -> npt.NDArray[np.int64]:
     """The fewest units that each group may keep."""
     fewest = np.array([min(bounds.min_channels, g.size) for g in coupling.groups], np.int64)
-    for number in frozen_groups(coupling, bounds.freeze):
+    for number in frozen_groups(coupling, bounds.freeze, bounds.cuts_branches):
         fewest[number] = coupling.groups[number].size
     for number in coupling.gone_groups:  # nothing is saved there that is not saved already
         fewest[number] = coupling.groups[number].size

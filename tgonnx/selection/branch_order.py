@@ -1,0 +1,94 @@
+"""Which residual branches go: those that matter least for what they cost."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tgonnx.analysis.branches import Branch
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.target import Target
+from tgonnx.errors import OptionError
+from tgonnx.graph.types import Array
+from tgonnx.runtime.walk import Walk
+from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.budget import frozen_groups
+
+BATCHES = 8  # of inputs that are looked at
+Errors = npt.NDArray[np.float64]
+
+
+def relative_norms(coupling: Coupling, inputs: Sequence[Mapping[str, Array]], threads: int = 0) -> Errors:
+    """The square of what each branch adds as a share of the square of the sum, [branches].
+
+    Raises ModelError if the model does not run on the inputs.
+    """
+    branches, batches = coupling.branches, inputs[:BATCHES]
+    names = {name for branch in branches for name in (branch.value, branch.name)}
+    squares = dict.fromkeys(names, 0.0)
+    for values in Walk(coupling.model.proto, batches, names, 0, threads)(sorted(names)):
+        for name, value in values.items():
+            squares[name] += float(np.square(value.astype(np.float64)).sum())
+    return np.array([squares[b.value] / max(squares[b.name], 1e-30) for b in branches])
+
+
+def closable(coupling: Coupling, bounds: Bounds) -> tuple[str, ...]:
+    """The branches that may go: none that holds what is frozen. Raises OptionError for a glob that matches nothing."""
+    known = {branch.name: set(_names(coupling, branch)) for branch in coupling.branches}
+    frozen: set[str] = set()
+    for pattern in bounds.freeze:
+        hits = {
+            name
+            for name, inside in known.items()
+            if any(n == pattern or fnmatch.fnmatchcase(n, pattern) for n in inside)
+        }
+        if not hits and not frozen_groups(coupling, [pattern], others=True):
+            raise OptionError("freeze", f"{pattern!r} matches no prunable group and no branch")
+        frozen |= hits
+    return tuple(name for name in known if name not in frozen)
+
+
+def _names(coupling: Coupling, branch: Branch) -> Iterator[str]:
+    """What is called by a name in a branch: nodes, their values and weights, and its sum."""
+    yield from (branch.name, branch.label)
+    for index in branch.nodes:
+        node = coupling.model.nodes[index]
+        yield from (node.label, *node.outputs)
+        yield from (name for name in node.inputs if name in coupling.model.static)
+
+
+def saved_by(coupling: Coupling, closed: Collection[str], kind: str) -> float:
+    """The share of a kind of cost that goes with these branches."""
+    return 1 - coupling.closing(closed).cost_model.ratio(np.ones(coupling.units, bool), kind)
+
+
+def in_order(coupling: Coupling, errors: Errors, kind: str, names: Collection[str]) -> list[str]:
+    """These branches, the least error for what is saved first; one that saves nothing is left out."""
+    found = []
+    for branch, error in zip(coupling.branches, np.nan_to_num(errors, nan=np.inf).tolist(), strict=True):
+        if branch.name in names and (saved := saved_by(coupling, [branch.name], kind)) > 1e-9:
+            found.append((error / saved, branch.name))
+    return [name for _, name in sorted(found, key=lambda pair: pair[0])]
+
+
+def enough(coupling: Coupling, order: Sequence[str], target: Target) -> tuple[str, ...] | None:
+    """The first of an order that meet a target, a share, without those that it is met without; None if all do not."""
+    low, high = 0, len(order)
+    if not _met(coupling, order, target):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _met(coupling, order[:middle], target) else (middle + 1, high)
+    closed = list(order[:high])
+    for name in reversed(order[:high]):
+        without = [other for other in closed if other != name]
+        if _met(coupling, without, target):
+            closed = without
+    return tuple(closed)
+
+
+def _met(coupling: Coupling, closed: Collection[str], target: Target) -> bool:
+    return 1 - saved_by(coupling, closed, target.kind) <= target.value + 1e-9
