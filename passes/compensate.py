@@ -1,7 +1,7 @@
 """Compensation: what reads of a cut model is refitted so that it computes what it computed before.
 
-When channels or branches go, those that read them lose a part of their sum. Much of it can be had from the channels that stay:
-each weight is set by least squares on calibration inputs so that, given what the cut model really gives it, it puts
+When channels or branches go, those that read them lose a part of their sum. Much of it can be had from the channels
+that stay: each weight is set by least squares on calibration inputs so that, given what the cut model really gives it, it puts
 out what the original does (He, Zhang and Sun 2017, section 3; here in graph order, for every operator that has a
 `products` entry). No labels are needed.
 

@@ -278,7 +278,7 @@ def test_what_is_frozen_stays() -> None:
 
 
 def test_branches_and_channels_share_a_target() -> None:
-    """Of several splits the one that moves the outputs least is taken: a branch of nothing goes, others lose channels."""
+    """Of several splits the one that moves the outputs least is taken: a branch of nothing goes, channels elsewhere."""
     model = BRANCHY["inverted_residual"][0]()
     for tensor in model.graph.initializer:
         if tensor.name == "wp0":
