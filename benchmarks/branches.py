@@ -2,12 +2,12 @@
 
     python benchmarks/branches.py FOLDER [NAME ...] [--markdown] [--seed 0]
 
-FOLDER holds .onnx files, or packed ones (.onnx.xz) with the zoo_pack.py that unpacks them. Of each graph a random half of
-the branches is removed. Shown are how many branches there are and how many are nested in others; how many went; what is
-left of parameters and FLOPs; and the largest difference between gated and pruned model. A graph passes if that is at
-most 1e-4, with half of the channels removed beside the branches, too; if the model with all gates open computes what
-the original does; if the predicted figures are those of the pruned file; and if checker, strict shape inference and the
-promises to callers hold. Exit code 1: some graph does not. Graphs without branches pass: there is nothing to remove.
+FOLDER holds .onnx files, or packed ones (.onnx.xz) with the zoo_pack.py that unpacks them. Of each graph a random half
+of the branches is removed. Shown are how many branches there are and how many are nested in others; how many went;
+what is left of parameters and FLOPs; and the largest difference between gated and pruned model. A graph passes if that
+is at most 1e-4, with half of the channels removed beside the branches, too; if the model with all gates open computes
+what the original does; if the predicted figures are those of the pruned file; and if checker, strict shape inference
+and the promises to callers hold. Exit code 1: some graph does not. Graphs without branches pass: nothing is removed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Compensation: what reads of a cut model is refitted so that it computes what it computed before.
 
 When channels or branches go, those that read them lose a part of their sum. Much of it can be had from the channels
-that stay: each weight is set by least squares on calibration inputs so that, given what the cut model really gives it, it puts
-out what the original does (He, Zhang and Sun 2017, section 3; here in graph order, for every operator that has a
-`products` entry). No labels are needed.
+that stay: each weight is set by least squares on calibration inputs so that, given what the cut model really gives
+it, it puts out what the original does (He, Zhang and Sun 2017, section 3; here in graph order, for every operator that
+has a `products` entry). No labels are needed.
 
 Handled:
 * convolutions of any kernel, stride, dilation and group, transposed ones, depthwise ones (each channel by itself);

@@ -20,6 +20,7 @@ from tgonnx.graph.proto import fresh_name
 from tgonnx.passes import PassResult, perform
 
 BRANCH_GATES = "tgonnx.branch_gate_values"  # float32 [branches]
+ALL_GATES = "tgonnx.all_gate_values"  # float32 [units + branches], where both learn
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _multiplied(
     branch = coupling.branches[number]
     elem_type = coupling.model.first.types[branch.value]
     stem = f"{vector}_{number}"
-    graph.initializer.append(numpy_helper.from_array(np.array(number, np.int64), f"{stem}_place"))
+    graph.initializer.append(numpy_helper.from_array(np.array([number]), f"{stem}_place"))
     made = [helper.make_node("Gather", [vector, f"{stem}_place"], [stem], axis=0)]
     gate = stem
     if elem_type != TensorProto.FLOAT:

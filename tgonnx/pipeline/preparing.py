@@ -21,6 +21,7 @@ from tgonnx.io.notes import Note
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit, try_graph, validate
 from tgonnx.options import Attention, attention_of, changed, of_class, with_fields
+from tgonnx.passes.gate_families import family_of
 from tgonnx.pipeline.learning import Lesson
 from tgonnx.pipeline.measuring import yardstick
 from tgonnx.pipeline.outlook import outlook
@@ -115,9 +116,9 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
     """The job of pruning a model to the least of some targets of one kind. Raises as `prune` does."""
     wanted = [Target.of(target) for target in targets]
     recipe, bounds, run = options.recipe, options.bounds, options.run
-    if bounds.cuts_branches and (recipe.by_gates or recipe.lossless):
+    if bounds.cuts_branches and recipe.lossless:
         raise OptionError(
-            "granularity", "blocks are chosen by a criterion, neither by gates nor with lossless"
+            "granularity", "lossless is for channels: blocks are not searched for what does nothing"
         )
     model = load(model)
     whole, unknown = model.original, unknown_operators(model.original) if data is not None else set()
@@ -153,7 +154,7 @@ def _planned(
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
     least = min((target.as_share(coupling.cost_model) for target in wanted), key=lambda target: target.value)
-    return Plan(model, coupling, least, least, bounds, whole=whole).aimed(least)
+    return Plan(model, coupling, least, least, bounds, family_of(bounds), whole).aimed(least)
 
 
 def _given(model: Model, original: onnx.ModelProto, options: Options, choose: Choose) -> tuple[Plan, Recipe]:

@@ -11,13 +11,15 @@ import numpy.typing as npt
 from tgonnx.analysis.branches import Branch
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.target import Target
-from tgonnx.errors import OptionError
+from tgonnx.errors import OptionError, TargetError
 from tgonnx.graph.types import Array
 from tgonnx.runtime.walk import Walk
 from tgonnx.selection.bounds import Bounds
-from tgonnx.selection.budget import frozen_groups
+from tgonnx.selection.budget import fit, frozen_groups
+from tgonnx.selection.mask import Mask
 
 BATCHES = 8  # of inputs that are looked at
+HALF = 0.5  # of the time: a branch whose gate was open less than that is closed
 Errors = npt.NDArray[np.float64]
 
 
@@ -92,3 +94,45 @@ def enough(coupling: Coupling, order: Sequence[str], target: Target) -> tuple[st
 
 def _met(coupling: Coupling, closed: Collection[str], target: Target) -> bool:
     return 1 - saved_by(coupling, closed, target.kind) <= target.value + 1e-9
+
+
+def fit_branches(coupling: Coupling, scores: Errors, target: Target, bounds: Bounds) -> Mask:
+    """The mask that meets a target with the branches of lowest score closed, [branches]. Raises TargetError."""
+    target = target.as_share(coupling.cost_model)
+    order = _lowest(coupling, scores, bounds)
+    alone = enough(coupling, order, target)
+    if alone is None:
+        least = 1 - saved_by(coupling, order, target.kind)
+        raise TargetError(f"{target}: at least {least:.3f} of the {target.kind} is in no branch that may go")
+    return Mask.all_open(coupling.closing(alone))
+
+
+def fit_both(coupling: Coupling, scores: Errors, target: Target, bounds: Bounds) -> Mask:
+    """The mask that meets a target, from scores that say how much of the time gates were open, [units + branches].
+
+    Branches that were open less than half of the time go, unless less than that does; units go for the rest of the
+    target. If they cannot, more branches go. Raises TargetError.
+    """
+    target = target.as_share(coupling.cost_model)
+    units, branches = scores[: coupling.units], scores[coupling.units :]
+    order = _lowest(coupling, branches, bounds)
+    score_of = {
+        branch.name: score for branch, score in zip(coupling.branches, branches.tolist(), strict=True)
+    }
+    count = sum(score_of[name] < HALF for name in order)
+    if (alone := enough(coupling, order[:count], target)) is not None:
+        return Mask.all_open(coupling.closing(alone))
+    while True:
+        try:
+            return fit(coupling.closing(order[:count]), units, target, bounds)
+        except TargetError:
+            if count == len(order):
+                raise
+            count += 1
+
+
+def _lowest(coupling: Coupling, scores: Errors, bounds: Bounds) -> list[str]:
+    """The branches that may go, the lowest score first."""
+    names = closable(coupling, bounds)
+    numbered = zip(coupling.branches, scores.tolist(), strict=True)
+    return [b.name for b, _ in sorted(numbered, key=lambda pair: pair[1]) if b.name in names]
