@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,8 @@ from zoo.pack import HERE, SUFFIX, unpack
 
 import tgonnx as tg
 from tgonnx.analysis.coupling import Coupling
-from tgonnx.errors import UsageError, VerificationError
+from tgonnx.cli import main
+from tgonnx.errors import OptionError, UsageError, VerificationError
 from tgonnx.passes.gate_branches import BRANCH_GATES, gate_branches
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_branches import remove_branches
@@ -331,3 +333,51 @@ def test_what_reads_a_shortcut_is_refitted() -> None:
 def test_without_branches_the_answer_is_clear() -> None:
     with pytest.raises(tg.UnsupportedError, match="there is no residual branch"):
         tg.prune(BRANCHY["no_weights"][0](), None, "flops=0.5", granularity="block")
+
+
+def test_the_command_line_knows_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, mask, out = (str(tmp_path / name) for name in ("model.onnx", "mask.json", "small.onnx"))
+    onnx.save(nested(), model)
+
+    def told(*words: str) -> dict[str, Any]:
+        assert main([*words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]
+
+    found = {branch["branch"]: branch for branch in told("inspect", model)["branches"]}
+    assert found.keys() == {"a", "b", "y"}
+    assert found["a"]["within"] == ["b", "y"]
+    assert found["y"]["params"] == pytest.approx(1)
+    assert 0 < found["a"]["flops"] < found["b"]["flops"] < 1
+    how = ("--granularity", "block", "--target", "flops=0.95", "--freeze", "w5")
+    told("mask", model, "-o", mask, *how)
+    left = told("apply", model, "--mask", mask, "-o", out)["left"]
+    closed = json.loads(Path(mask).read_text())["removed branches"]
+    assert left["flops"] == pytest.approx(1 - found[closed[0]]["flops"])
+    assert "y" not in closed
+    stay = {name for name, branch in found.items() if not {name, *branch["within"]} & {*closed}}
+    assert {branch["branch"] for branch in told("inspect", out)["branches"]} == stay
+    told("gate", model, "--mask", mask, "-o", str(tmp_path / "gated.onnx"))
+    told("verify", str(tmp_path / "gated.onnx"), out)
+    assert main(["inspect", model]) == 0
+    assert "Residual branches" in capsys.readouterr().out
+    pruned = told("prune", model, "-o", str(tmp_path / "p.onnx"), *how)
+    assert pruned["removed_branches"] == closed
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("blocks", "unknown granularity 'blocks'; there are block, "),
+        ("channel", "'channel': what can be cut together is channel,head or block or channel,head,block"),
+        (3, "is a int, not names with commas between them"),
+    ],
+)
+def test_granularities_that_are_none_are_refused(value: Any, why: str) -> None:
+    with pytest.raises(OptionError, match=why):
+        tg.Bounds(granularity=value)
+
+
+def test_granularities_are_read_in_any_order() -> None:
+    assert tg.Bounds(granularity="block, head,channel").granularity == "channel,head,block"
+    assert tg.Bounds(granularity=["head", "channel"]).granularity == "channel,head"  # type: ignore[arg-type]
+    assert tg.Bounds() == tg.Bounds(granularity="channel,head")

@@ -58,8 +58,10 @@ class Branching:
         """
         target = target.as_share(coupling.cost_model)
         names = closable(coupling, bounds)
-        trials = Trials(coupling, self.inputs, self.threads)
-        errors = trials.of_each() if self.real else relative_norms(coupling, self.inputs, self.threads)
+        if self.real:
+            errors = Trials(coupling, self.inputs, self.threads).of_each()
+        else:
+            errors = relative_norms(coupling, self.inputs, self.threads)
         order = in_order(coupling, errors, target.kind, names)
         alone = enough(coupling, order, target)
         if ranks is None or not bounds.cuts_units:
@@ -70,7 +72,9 @@ class Branching:
         masks = list(_masks(coupling, ranks, target, bounds, (order, alone)))
         if not masks:
             raise TargetError(f"{target}: neither channels nor branches can be cut so far")
-        return min(masks, key=trials.error) if len(masks) > 1 else masks[0]
+        if len(masks) == 1:
+            return masks[0]
+        return min(masks, key=Trials(coupling, self.inputs, self.threads).error)
 
 
 def chosen_by(
