@@ -381,3 +381,26 @@ def test_granularities_are_read_in_any_order() -> None:
     assert tg.Bounds(granularity="block, head,channel").granularity == "channel,head,block"
     assert tg.Bounds(granularity=["head", "channel"]).granularity == "channel,head"  # type: ignore[arg-type]
     assert tg.Bounds() == tg.Bounds(granularity="channel,head")
+
+
+def test_bounds_hold_for_branches() -> None:
+    """What may go in part only does not go with a branch."""
+    model = BRANCHY["inverted_residual"][0]()
+    for bounds, closed in (
+        ({"only": "wd0"}, ("t",)),
+        ({"only": "wd1"}, ("y",)),
+        ({"max_cut": {"wd1": 0.5}}, ("t",)),
+        ({"max_cut": {"*": 1}, "only": ["t"]}, ("t",)),
+    ):
+        mask = tg.select(model, "flops=0.6", granularity="block", **bounds)
+        assert mask.branches == closed
+    with pytest.raises(tg.TargetError, match="at least 1"):
+        tg.select(model, "flops=0.6", granularity="block", only="wd0", freeze="we0")
+    with pytest.raises(OptionError, match="only 'zz' matches no prunable group and no branch"):
+        tg.select(model, "flops=0.6", granularity="block", only="zz")
+    both = tg.select(model, "flops=0.3", granularity="channel,head,block", max_cut="wd1=0.75")
+    assert "y" not in both.branches
+    coupling = tg.analyze(tg.load(model))
+    for group in coupling.groups:
+        if "wd1" in {member.value for member in group.members}:
+            assert both.open[group.units].sum() >= group.size / 4

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tgonnx.errors import OptionError
-from tgonnx.options import CRITERION, one_of, option, settle
+from tgonnx.options import CRITERION, numbers_of, one_of, option, settle
 
 ALLOCATIONS = ("auto", "uniform", "global")
 UNITS, BLOCK = ("channel", "head"), "block"  # what can be cut
@@ -39,7 +39,8 @@ class Bounds:
 
     Groups keep multiples of `round_to` units (None: of up to 8, as far as the target can be met closely) and at least
     `min_channels`; groups that have a value or node that one of the globs `freeze` matches stay whole, and so do
-    branches. `granularity` names what may be cut: channels and heads of attention, residual branches, or both.
+    branches; where globs are given as `only`, all others do. Of what a glob of `max_cut` matches, at most that share of
+    the units goes. `granularity` names what may be cut: channels and heads of attention, residual branches, or both.
     """
 
     granularity: str = option(
@@ -59,9 +60,26 @@ class Bounds:
     freeze: tuple[str, ...] = option(
         (), "Never cut what a node or value of this name takes part in.", many=True, metavar="GLOB"
     )
+    only: tuple[str, ...] = option(
+        (), "Cut nothing but what a node or value of this name takes part in.", many=True, metavar="GLOB"
+    )
+    max_cut: tuple[str, ...] = option(
+        (),
+        "Cut at most this share of what a node or value of this name takes part in, as 'layer1.*=0.5'.",
+        many=True,
+        metavar="GLOB=SHARE",
+    )
 
     def __post_init__(self) -> None:
         settle(self)
+        for glob, share in self.shares.items():
+            if share > 1:
+                raise OptionError("max_cut", f"'{glob}={share:g}': a share is at most 1")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The largest share that may go, by glob."""
+        return numbers_of("max_cut", self.max_cut)
 
     @property
     def cuts_units(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from tgonnx.errors import OptionError, TargetError
 from tgonnx.graph.types import Array
 from tgonnx.runtime.walk import Walk
 from tgonnx.selection.bounds import Bounds
-from tgonnx.selection.budget import fit, frozen_groups
+from tgonnx.selection.budget import fit, matching_groups
 from tgonnx.selection.mask import Mask
 
 BATCHES = 8  # of inputs that are looked at
@@ -38,19 +38,29 @@ def relative_norms(coupling: Coupling, inputs: Sequence[Mapping[str, Array]], th
 
 
 def closable(coupling: Coupling, bounds: Bounds) -> tuple[str, ...]:
-    """The branches that may go: none that holds what is frozen. Raises OptionError for a glob that matches nothing."""
+    """The branches that may go: none that holds what is frozen or may go in part only, and none beside `only`.
+
+    Raises OptionError for a glob that matches nothing.
+    """
     known = {branch.name: set(_names(coupling, branch)) for branch in coupling.branches}
-    frozen: set[str] = set()
-    for pattern in bounds.freeze:
-        hits = {
-            name
-            for name, inside in known.items()
-            if any(n == pattern or fnmatch.fnmatchcase(n, pattern) for n in inside)
-        }
-        if not hits and not frozen_groups(coupling, [pattern], others=True):
-            raise OptionError("freeze", f"{pattern!r} matches no prunable group and no branch")
-        frozen |= hits
-    return tuple(name for name in known if name not in frozen)
+
+    def matching(option: str, patterns: Iterable[str]) -> set[str]:
+        found: set[str] = set()
+        for pattern in patterns:
+            hits = {
+                name
+                for name, inside in known.items()
+                if any(n == pattern or fnmatch.fnmatchcase(n, pattern) for n in inside)
+            }
+            if not hits and not matching_groups(coupling, [pattern], option, others=True):
+                raise OptionError(option, f"{pattern!r} matches no prunable group and no branch")
+            found |= hits
+        return found
+
+    stay = matching("freeze", bounds.freeze)
+    stay |= matching("max_cut", [glob for glob, share in bounds.shares.items() if share < 1])
+    loose = matching("only", bounds.only) if bounds.only else {*known}
+    return tuple(name for name in known if name in loose - stay)
 
 
 def _names(coupling: Coupling, branch: Branch) -> Iterator[str]:
