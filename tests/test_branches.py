@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import pytest
 from branchy_models import BRANCHY, made, nested, pre_norm
-from independent import axes_of, compare
+from independent import axes_of, choices, compare
 from onnx import helper, numpy_helper
+from random_graphs import random_model
 from zoo.pack import HERE, SUFFIX, unpack
 
 import tgonnx as tg
@@ -237,6 +238,25 @@ def test_branches_of_real_graphs(packed: Path) -> None:
             "pruned": pruned,
         }
         assert compare(models, sizes) == ([], len(sizes))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_branches_of_random_graphs(seed: int) -> None:
+    """Some branches and some channels go, at sizes that the model runs at."""
+    model = random_model(seed, 17, 6)
+    coupling, rng = tg.analyze(tg.load(model)), np.random.default_rng(seed)
+    closed = [branch.name for branch in coupling.branches if rng.random() < 0.6]
+    mask = random_mask(coupling.closing(closed), 0.6, seed)
+    pruned = apply(coupling, mask)
+    onnx.checker.check_model(onnx.shape_inference.infer_shapes(pruned, strict_mode=True), full_check=True)
+    predicted = mask.counted(coupling).cost_model.cost(mask.open)
+    counted = tg.analyze(tg.load(pruned)).cost_model.cost()
+    assert (predicted.flops, predicted.params) == (counted.flops, counted.params)
+    opened = gate_branches(coupling.model.proto, coupling, ())
+    models = {"original": model, "all gates open": opened, "gated": gate(coupling, mask), "pruned": pruned}
+    faults, looked = compare(models, [*choices(model)][:2], seed)
+    assert faults == []
+    assert looked
 
 
 WITHOUT = {"lstm_tagger", "shufflenet_v2_x0_5", "unet"}

@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
     from tgonnx.analysis.coupling import Coupling
     from tgonnx.proof import Prover
     from tgonnx.runtime.equivalence import Check
+    from tgonnx.selection.mask import Mask
 
 VERIFIED = Only("verify_seconds", "unverified")
 
@@ -166,7 +167,7 @@ def gate(
     coupling = prunable(terminal, subject, attention, blocks)
     chosen = given or Mask.all_open(coupling)
     gated = gate_model(coupling, chosen)
-    prover = _prover(coupling, data, run)
+    prover = _prover(coupling, data, run, chosen)
     with terminal.working("verifying"):
         check = prover.both(chosen, gated, cut(coupling, chosen))
     told = _settled(terminal, prover, check, gated)
@@ -196,7 +197,7 @@ def apply(
     chosen = Mask.load(mask_path)
     coupling = prunable(terminal, subject, chosen.attention, bool(chosen.branches))
     pruned = cut(coupling, chosen)
-    prover = _prover(coupling, data, run)
+    prover = _prover(coupling, data, run, chosen)
     with terminal.working("verifying"):
         check = prover.both(chosen, gate_model(coupling, chosen), pruned)
     told = _settled(terminal, prover, check, pruned)
@@ -205,12 +206,12 @@ def apply(
     _finish(terminal, out, costs.cost(), chosen.counted(coupling).cost_model.cost(chosen.open), told)
 
 
-def _prover(coupling: Coupling, data: Evidence, run: Run) -> Prover:
-    """What verifies on the user's data, if there is some."""
+def _prover(coupling: Coupling, data: Evidence, run: Run, mask: Mask) -> Prover:
+    """What verifies what a mask makes, on the user's data, if there is some."""
     from tgonnx.proof import Prover, real_feeds
 
     feeds = real_feeds(data.source(), coupling.model.original)
-    return Prover(coupling, feeds, run.verify_seconds, run.unverified)
+    return Prover(coupling, feeds, run.verify_seconds, run.unverified, bool(mask.branches))
 
 
 def _settled(terminal: Terminal, prover: Prover, check: Check, result: onnx.ModelProto) -> dict[str, Any]:

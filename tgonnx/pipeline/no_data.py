@@ -14,7 +14,7 @@ from tgonnx.pipeline.embedding import doubts, verified
 from tgonnx.pipeline.plan import Plan
 from tgonnx.pipeline.result import PruneResult, result_of
 from tgonnx.proof import Prover
-from tgonnx.selection.bounds import Ranking
+from tgonnx.selection.bounds import Bounds, Ranking
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import criterion_of
 from tgonnx.training.progress import Journal
@@ -30,13 +30,24 @@ def without_data(plan: Plan, recipe: Recipe, run: Run, prover: Prover) -> PruneR
         raise OptionError("criterion", f"{name!r} needs data")
     mask = plan.given or _chosen(plan, name, run)
     cut = plan.family.cut(plan.model.proto, plan.coupling, mask)
-    how = "the choice was given" if plan.given else "units were chosen by the size of their weights"
+    how = "the choice was given" if plan.given else _told(plan.bounds)
     if recipe.compensate:
         cut, more = _refitted(plan, mask, cut, run)
         how += more
     pruned, check, doubt = verified(plan, mask, plan.model.proto, cut, prover)
     notes = (*doubts(doubt), Note("no-data", UNMEASURED.format(how=how)))
     return result_of(plan, mask, pruned, check, Journal(), None, notes)
+
+
+def _told(bounds: Bounds) -> str:
+    """How was chosen what goes."""
+    units, branches = (
+        "units were chosen by the size of their weights",
+        "branches by what they add on random inputs",
+    )
+    if not bounds.cuts_branches:
+        return units
+    return f"{units}, {branches}" if bounds.cuts_units else branches.replace(" by", " were chosen by")
 
 
 def _chosen(plan: Plan, criterion: str, run: Run) -> Mask:

@@ -134,7 +134,8 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
         plan, recipe = _given(model, whole, options, options.mask)
     else:
         plan = _planned(model, wanted, bounds, options.attention, not unknown)
-    prover = Prover(plan.coupling, (), run.verify_seconds, run.unverified)
+    gated = bounds.cuts_branches or (plan.given is not None and bool(plan.given.branches))
+    prover = Prover(plan.coupling, (), run.verify_seconds, run.unverified, gated)
     journal = Journal(options.progress)
     if dataset is None or fitting is None:
         return Job(plan, prover, None, Keeper(journal=journal), whole, unknown)

@@ -84,6 +84,8 @@ class PruneResult(Shown):
             ("target", f"{self.target}, {met}"),
             ("verified", f"{self.check.verdict}, {self.check.max_rel:.1e} relative"),
         ]
+        if self.mask.branches:
+            facts.append(("removed", f"{len(self.mask.branches)} residual branches"))
         facts += [("note", note) for note in self.notes[:3]]
         return Summary("PruneResult", facts, ("", "before", "after", "left"), rows)
 
