@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import onnx
 import pytest
 from branchy_models import BRANCHY, made
 from onnx import TensorProto, helper, numpy_helper
+from small_task import network
+from test_runs import Stop, keeper_of, stops_at
+from test_training import FAST, task_for
 
 import tgonnx as tg
 from tgonnx.analysis.branch_cost import BranchCost
@@ -21,6 +25,11 @@ from tgonnx.passes.prepare_training import LOGITS, prepare_training
 from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.budget import random_mask
+from tgonnx.training import run_folder
+from tgonnx.training.keeper import Keeper
+from tgonnx.training.progress import Journal
+from tgonnx.training.search import search
+from tgonnx.training.state import Found
 
 Array = np.ndarray[Any, Any]
 FAMILIES = pytest.mark.parametrize("family", [BLOCKS, CHANNELS_AND_BLOCKS], ids=lambda family: family.name)
@@ -167,3 +176,31 @@ def test_a_kind_that_is_no_sum_of_products_is_refused() -> None:
             BranchCost(coupling).measure("steps")
     finally:
         del KINDS["steps"]
+
+
+@pytest.mark.parametrize("granularity", ["block", "channel,head,block"])
+def test_a_search_that_was_stopped_goes_on(granularity: str, tmp_path: Path) -> None:
+    model = network()
+    coupling, bounds = tg.analyze(tg.load(model)), Bounds(granularity=granularity)
+
+    def searched(journal: Journal, keeper: Keeper | None = None) -> Found:
+        return search(coupling, task_for(model), tg.Target(flops=0.6), 30, FAST, journal, bounds, keeper)
+
+    expected = searched(Journal())
+    assert len(expected.scores) == (1 if granularity == "block" else coupling.units + 1)
+    folder = run_folder.create(tmp_path / "r", {"threads": 1}, {})
+    keeper = keeper_of(folder, Journal(stops_at(12)))
+    with pytest.raises(Stop):
+        searched(keeper.journal, keeper)
+    keeper.keep()
+    found = searched(Journal(), keeper_of(folder, Journal()))
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_array_equal(found.values["w2"], expected.values["w2"])
+
+
+def test_frozen_branches_stay_open_while_gates_learn() -> None:
+    model, arrays = task()
+    result = tg.prune(
+        model, arrays, "flops=0.55", granularity="block", criterion="gates", freeze="u", epochs=4, batch=32, threads=1
+    )  # fmt: skip
+    assert result.mask.branches == ("t",)
