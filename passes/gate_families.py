@@ -1,7 +1,7 @@
 """Gate families: what can be gated, each with all that differs between them.
 
-A family has one gate for each thing that may go. Pipeline and objective ask it, so that another one (single weights) is
-a file and a word in `FAMILIES`. Masks know channels and branches, so that cutting is the same for all.
+A family has one gate for each thing that may go. Pipeline and objective ask it, so that another one is a file and a
+word in `FAMILIES`. Masks know channels, branches and single weights, so that cutting is the same for all.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Protocol
 
 import onnx
 
-from tgonnx.analysis.branch_cost import BranchCost
 from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.gate_cost import BranchCost, WeightCost
 from tgonnx.analysis.kinds import Kind, Measure
 from tgonnx.analysis.target import Target
 from tgonnx.graph.builder import Value
 from tgonnx.passes.gate_branches import ALL_GATES, BRANCH_GATES, gate_branches
+from tgonnx.passes.gate_weights import WEIGHT_GATES, gate_weights
 from tgonnx.passes.insert_gates import GATES, insert_gates
 from tgonnx.passes.remove_channels import remove_channels
 from tgonnx.selection.bounds import Bounds
@@ -25,6 +26,7 @@ from tgonnx.selection.branch_order import fit_both, fit_branches
 from tgonnx.selection.budget import fit
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import Scores
+from tgonnx.selection.weight_choice import fit_weights
 
 
 class Costs(Protocol):
@@ -70,6 +72,10 @@ def _both_gated(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -
     return gate_branches(gated, coupling) if mask is None else gated
 
 
+def _weights_gated(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -> onnx.ModelProto:
+    return gate_weights(proto, coupling) if mask is None else insert_gates(proto, coupling, mask)
+
+
 CHANNELS = GateFamily(  # of layers, and whole heads of attention: everything that a coupling has units for
     name="channels",
     vector=GATES,
@@ -100,11 +106,23 @@ CHANNELS_AND_BLOCKS = GateFamily(  # in one vector: channels first
     commit=fit_both,
     cut=remove_channels,
 )
-FAMILIES = {family.name: family for family in (CHANNELS, BLOCKS, CHANNELS_AND_BLOCKS)}
+WEIGHTS = GateFamily(  # single elements of kernels and matrices
+    name="weights",
+    vector=WEIGHT_GATES,
+    insert=_weights_gated,
+    price=hysteretic,
+    count=lambda coupling: sum(coupling.model.single_weights.values()),
+    costs=WeightCost,
+    commit=fit_weights,
+    cut=remove_channels,
+)
+FAMILIES = {family.name: family for family in (CHANNELS, BLOCKS, CHANNELS_AND_BLOCKS, WEIGHTS)}
 
 
 def family_of(bounds: Bounds) -> GateFamily:
     """The family of what may be cut."""
+    if bounds.cuts_weights:
+        return WEIGHTS
     if not bounds.cuts_branches:
         return CHANNELS
     return CHANNELS_AND_BLOCKS if bounds.cuts_units else BLOCKS

@@ -35,6 +35,7 @@ from tgonnx.ops.aspects.gating import Gates, Gating
 from tgonnx.passes import PassResult, perform
 from tgonnx.passes.file_form import give_form_back
 from tgonnx.passes.gate_branches import gate_branches
+from tgonnx.passes.gate_weights import gate_weights
 from tgonnx.selection.mask import Mask
 
 # It prints to stdout, where results go; what is wrong is raised, too
@@ -71,10 +72,12 @@ def gate(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
 def insert_gates(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -> onnx.ModelProto:
     """Gate a copy of `proto`, the normal form that `coupling` was made from.
 
-    Branches that a mask removes are closed by gates of their own. Raises UnsupportedError if the gates are to be an
-    input of a model that is gated already.
+    Branches that a mask removes, and weights that get zeros, are closed by gates of their own. Raises UnsupportedError
+    if the gates are to be an input of a model that is gated already.
     """
     gated = perform(InsertGates(coupling, mask), proto).model
+    if mask is not None and mask.weights:
+        gated = gate_weights(gated, coupling, mask.weights)
     return gate_branches(gated, coupling, mask.branches) if mask is not None and mask.branches else gated
 
 

@@ -28,6 +28,7 @@ from tgonnx.ops import trainable_gate as gates
 from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.passes.fold_shapes import fold
 from tgonnx.passes.gate_branches import ALL_GATES, BRANCH_GATES
+from tgonnx.passes.gate_weights import WEIGHT_GATES
 from tgonnx.passes.insert_gates import GATES
 from tgonnx.passes.make_differentiable import make_differentiable
 from tgonnx.passes.single_precision import single_precision
@@ -76,7 +77,7 @@ def prepare_training(
             _drop_nothing(node)
         elif node.op_type == "BatchNormalization" and batch >= SMALLEST_BATCH:
             statistics.update(_normalise_by_batch(node, index, copy.graph, statistics))
-    if any(value.name in (GATES, BRANCH_GATES) for value in copy.graph.input):
+    if any(value.name in (GATES, BRANCH_GATES, WEIGHT_GATES) for value in copy.graph.input):
         _open_gates(copy, gradient)
     remove_unused(copy.graph)
     kept = {tensor.name for tensor in copy.graph.initializer}
@@ -101,7 +102,7 @@ def trainable(proto: onnx.ModelProto) -> Iterator[str]:
     }
     source = {name: name for name in sizes}
     learned: set[str] = set()  # values that depend on a weight already
-    gated = {GATES, BRANCH_GATES}  # values made of gates and constants
+    gated = {GATES, BRANCH_GATES, WEIGHT_GATES}  # values made of gates and constants
     seen: set[str] = set()
     for node in proto.graph.node:
         are = traits_of(node)
@@ -176,7 +177,7 @@ def _normalise_by_batch(
 def _open_gates(copy: onnx.ModelProto, gradient: gates.Shape) -> None:
     """Replace the input of gate values by a gate on stored logits; of two inputs, the one for units comes first."""
     graph = copy.graph
-    values = [v for name in (GATES, BRANCH_GATES) for v in graph.input if v.name == name]
+    values = [v for name in (GATES, BRANCH_GATES, WEIGHT_GATES) for v in graph.input if v.name == name]
     sizes = [value.type.tensor_type.shape.dim[0].dim_value for value in values]
     for value in values:
         graph.input.remove(value)

@@ -33,6 +33,7 @@ from tgonnx.ops.aspects.cut import Cut, Keep
 from tgonnx.ops.aspects.relations import Labels, lookup
 from tgonnx.passes import PassResult, perform
 from tgonnx.passes.file_form import give_form_back
+from tgonnx.passes.gate_weights import zero_weights
 from tgonnx.passes.remove_branches import remove_branches
 from tgonnx.selection.mask import Mask
 
@@ -75,6 +76,8 @@ def remove_channels(proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> o
     Raises VerificationError naming the node whose shape would not be what the labels say.
     """
     cut = perform(RemoveChannels(coupling, mask), proto).model
+    if mask.weights:
+        cut = zero_weights(cut, mask.weights)
     if not mask.branches:
         return cut
     return remove_branches(cut, [branch for branch in coupling.branches if branch.name in mask.branches])

@@ -15,8 +15,8 @@ from test_runs import Stop, keeper_of, stops_at
 from test_training import FAST, task_for
 
 import tgonnx as tg
-from tgonnx.analysis.branch_cost import BranchCost
 from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.gate_cost import BranchCost
 from tgonnx.analysis.kinds import KINDS
 from tgonnx.engines import differentiate
 from tgonnx.graph.builder import Emitter

@@ -72,7 +72,7 @@ def select(
     """
     coupling, evidence = _coupling(model), None
     (bounds,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
-    if bounds.cuts_branches:
+    if bounds.cuts_branches or bounds.cuts_weights:
         from tgonnx.pipeline.branching import select_blocks
 
         how = Ranking(criterion=criterion, allocation=allocation)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,8 +77,8 @@ class Coupling(Shown):
     """The result of `analyze`.
 
     `unit_of[label]` is the unit of each label, -1 where it is pinned; `class_of[label]` names its class. `ties` are
-    what made the classes, each with the number of its node. `closed` names the branches that are not counted, and
-    `whole` is the coupling that counts them, too, where there are such.
+    what made the classes, each with the number of its node. `closed` names the branches that are not counted, `thinned`
+    how many elements are not zero of weights of which some are, and `whole` is the coupling that counts all.
     """
 
     model: Model
@@ -92,6 +92,7 @@ class Coupling(Shown):
     pinned: tuple[Pinned, ...]
     attention: Attention = "heads"
     closed: tuple[str, ...] = ()
+    thinned: Mapping[str, int] = field(default_factory=dict)
     whole: Coupling | None = None
 
     @property
@@ -111,6 +112,11 @@ class Coupling(Shown):
             return whole
         closed = tuple(branch.name for branch in self.branches if branch.name in wanted)
         return replace(whole, closed=closed, whole=whole)
+
+    def thinning(self, counts: Mapping[str, int]) -> Coupling:
+        """The same with so many elements of these weights that are not zero, and all of the others."""
+        whole = self.whole or self
+        return replace(whole, thinned=counts, whole=whole) if counts else whole
 
     @cached_property
     def gone(self) -> Gone:

@@ -241,6 +241,17 @@ def _size(axes: Axes) -> Products:
     return Products(axes, terms)
 
 
+def _nonzeros(axes: Axes) -> Products:
+    """Elements of kernels and matrices that are not zero."""
+    coupling, labelled = axes.coupling, axes.coupling.labelling.axes
+    terms = [
+        Term(coupling.thinned.get(name, size) / size, tuple(axes.number(a) for a in labelled[name]), name)
+        for name, size in coupling.model.single_weights.items()
+        if name in labelled and name not in coupling.gone.initializers
+    ]
+    return Products(axes, terms)
+
+
 KINDS: dict[str, CostKind] = {
     kind.name: kind
     for kind in (
@@ -248,6 +259,7 @@ KINDS: dict[str, CostKind] = {
         CostKind(name="params", measure=_params),
         CostKind(name="channels", measure=_channels, even=float),
         CostKind(name="size", measure=_size),
+        CostKind(name="nonzeros", measure=_nonzeros),
     )
 }
 

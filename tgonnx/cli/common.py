@@ -121,11 +121,11 @@ def analyzed(terminal: Terminal, subject: Subject, attention: str | None = None)
 
 
 def prunable(
-    terminal: Terminal, subject: Subject, attention: str | None = None, by_blocks: bool = False
+    terminal: Terminal, subject: Subject, attention: str | None = None, others: bool = False
 ) -> Coupling:
-    """The same. Raises UnsupportedError if nothing can be cut; with `by_blocks`, branches may be."""
+    """The same. Raises UnsupportedError if nothing can be cut; with `others`, something else may be."""
     coupling = analyzed(terminal, subject, attention)
-    if not coupling.units and not (by_blocks and coupling.branches):
+    if not coupling.units and not others:
         why = "no layer has channels that could go"
         if coupling.pinned:
             pin = coupling.pinned[0]

@@ -125,7 +125,7 @@ def mask(
     wanted = Target.parse(target)
     inputs = [path for path in (subject.model, data.data) if path]
     check_destination(file.out, file.overwrite, protect=inputs)
-    coupling = prunable(terminal, subject, by_blocks=bounds.cuts_branches)
+    coupling = prunable(terminal, subject, others=bounds.cuts_branches or bounds.cuts_weights)
     chosen = select(
         coupling,
         wanted,
@@ -163,7 +163,9 @@ def gate(
     inputs = [path for path in (subject.model, mask_path, data.data) if path]
     model_destination(out, overwrite, inputs)
     given = Mask.load(mask_path) if mask_path else None
-    attention, blocks = (given.attention, bool(given.branches)) if given else ("heads", False)
+    attention, blocks = (
+        (given.attention, bool(given.branches or given.weights)) if given else ("heads", False)
+    )
     coupling = prunable(terminal, subject, attention, blocks)
     chosen = given or Mask.all_open(coupling)
     gated = gate_model(coupling, chosen)
@@ -195,7 +197,7 @@ def apply(
     inputs = [path for path in (subject.model, mask_path, data.data) if path]
     model_destination(out, overwrite, inputs)
     chosen = Mask.load(mask_path)
-    coupling = prunable(terminal, subject, chosen.attention, bool(chosen.branches))
+    coupling = prunable(terminal, subject, chosen.attention, bool(chosen.branches or chosen.weights))
     pruned = cut(coupling, chosen)
     prover = _prover(coupling, data, run, chosen)
     with terminal.working("verifying"):

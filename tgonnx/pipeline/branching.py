@@ -37,6 +37,7 @@ from tgonnx.selection.budget import fit
 from tgonnx.selection.criteria import ranked, select
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import Evidence, Inputs, Scores
+from tgonnx.selection.weight_choice import fit_weights, weight_scores
 from tgonnx.training.evidence import evidence_from
 
 SPLITS = 6  # numbers of branches that are tried beside channels, none and as many as do alone among them
@@ -90,6 +91,8 @@ def chosen_by(
 
     Raises TargetError, UsageError, ModelError.
     """
+    if bounds.cuts_weights:
+        return fit_weights(coupling, weight_scores(coupling, how.criterion, seed), target, bounds)
     if not bounds.cuts_branches:
         return select(coupling, target, seed=seed, evidence=evidence, bounds=bounds, **vars(how))
     ranks = ranked(coupling, how, seed, evidence) if bounds.cuts_units and coupling.units else None
@@ -147,6 +150,8 @@ def select_blocks(
     coupling: Coupling, target: Target, bounds: Bounds, how: Ranking, seed: int, data: Data | None
 ) -> Mask:
     """`chosen_by` with what there is: samples, or else stand-ins. Raises DataError, too."""
+    if bounds.cuts_weights:
+        return chosen_by(coupling, target, bounds, how, seed, None, Branching(()))
     if data is None:
         branching, evidence = Branching(stand_ins(coupling.model)[0], real=False), None
     else:

@@ -79,7 +79,7 @@ def best_of(
 
 def _commits(plan: Plan, chosen: Chosen, task: Task, recipe: Settings) -> Iterator[onnx.ModelProto]:
     yield refresh_statistics(chosen.cut, task, recipe)
-    if recipe.compensate:
+    if recipe.compensate and not chosen.mask.weights:  # refitted weights are not zero any more
         original = plan.model.proto
         start = chosen.cut
         if chosen.full is not original:

@@ -31,7 +31,7 @@ def without_data(plan: Plan, recipe: Recipe, run: Run, prover: Prover) -> PruneR
     mask = plan.given or _chosen(plan, name, run)
     cut = plan.family.cut(plan.model.proto, plan.coupling, mask)
     how = "the choice was given" if plan.given else _told(plan.bounds)
-    if recipe.compensate:
+    if recipe.compensate and not mask.weights:
         cut, more = _refitted(plan, mask, cut, run)
         how += more
     pruned, check, doubt = verified(plan, mask, plan.model.proto, cut, prover)
@@ -41,6 +41,8 @@ def without_data(plan: Plan, recipe: Recipe, run: Run, prover: Prover) -> PruneR
 
 def _told(bounds: Bounds) -> str:
     """How was chosen what goes."""
+    if bounds.cuts_weights:
+        return "weights were chosen by their size"
     units, branches = (
         "units were chosen by the size of their weights",
         "branches by what they add on random inputs",

@@ -20,6 +20,7 @@ from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.branch_order import closable
 from tgonnx.selection.mask import Mask
+from tgonnx.selection.weight_choice import check_kind
 from tgonnx.training.recipe import BATCH
 
 SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if the epochs are not given
@@ -55,6 +56,9 @@ class Plan:
 
 def reachable(coupling: Coupling, target: Target, bounds: Bounds) -> Target:
     """The target, or the least ratio above it that can be met. Raises BoundsError if nothing may be cut."""
+    if bounds.cuts_weights:
+        check_kind(target)
+        return target
     if bounds.cuts_branches:
         least = least_left(coupling, bounds, target.kind)
         if least <= target.value + 1e-9:

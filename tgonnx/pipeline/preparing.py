@@ -20,7 +20,7 @@ from tgonnx.graph.structure import structure_hash
 from tgonnx.io.notes import Note
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit, try_graph, validate
-from tgonnx.options import Attention, attention_of, changed, of_class, with_fields
+from tgonnx.options import CRITERION, Attention, attention_of, changed, of_class, with_fields
 from tgonnx.passes.gate_families import family_of
 from tgonnx.pipeline.learning import Lesson
 from tgonnx.pipeline.measuring import yardstick
@@ -116,9 +116,11 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
     """The job of pruning a model to the least of some targets of one kind. Raises as `prune` does."""
     wanted = [Target.of(target) for target in targets]
     recipe, bounds, run = options.recipe, options.bounds, options.run
-    if bounds.cuts_branches and recipe.lossless:
+    if bounds.cuts_weights and recipe.criterion == "auto" and not recipe.by_gates:
+        recipe = replace(recipe, criterion=CRITERION)
+    if not bounds.cuts_units and recipe.lossless:
         raise OptionError(
-            "granularity", "lossless is for channels: blocks are not searched for what does nothing"
+            "granularity", "lossless is for channels: nothing else is searched for what does nothing"
         )
     model = load(model)
     whole, unknown = model.original, unknown_operators(model.original) if data is not None else set()
@@ -150,7 +152,7 @@ def _planned(
 ) -> Plan:
     """The plan for the least of the targets. Raises UnsupportedError if nothing can be pruned."""
     coupling = analyze(model, attention)
-    if not coupling.units and not bounds.cuts_branches:
+    if not coupling.units and bounds.cuts_units and not bounds.cuts_branches:
         why = coupling.pinned[0] if coupling.pinned else None
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")

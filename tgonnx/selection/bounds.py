@@ -10,8 +10,11 @@ from tgonnx.errors import OptionError
 from tgonnx.options import CRITERION, numbers_of, one_of, option, settle
 
 ALLOCATIONS = ("auto", "uniform", "global")
-UNITS, BLOCK = ("channel", "head"), "block"  # what can be cut
-GRANULARITIES = (UNITS, (BLOCK,), (*UNITS, BLOCK))
+UNITS, BLOCK, WEIGHT = ("channel", "head"), "block", "weight"  # what can be cut
+GRANULARITIES = (UNITS, (BLOCK,), (*UNITS, BLOCK), (WEIGHT,))
+
+
+KNOWN = (*UNITS, BLOCK, WEIGHT)
 
 
 def _granularity(name: str, value: Any) -> str:
@@ -19,7 +22,7 @@ def _granularity(name: str, value: Any) -> str:
     words = value.split(",") if isinstance(value, str) else value
     if not isinstance(words, Iterable):
         raise OptionError(name, f"is a {type(value).__name__}, not names with commas between them")
-    given = {one_of(name, word.strip() if isinstance(word, str) else word, (*UNITS, BLOCK)) for word in words}
+    given = {one_of(name, word.strip() if isinstance(word, str) else word, KNOWN) for word in words}
     for known in GRANULARITIES:
         if given == {*known}:
             return ",".join(known)
@@ -45,7 +48,8 @@ class Bounds:
 
     granularity: str = option(
         ",".join(UNITS),
-        "What may go: channel,head (channels, heads of attention), block (residual branches), or channel,head,block.",
+        "What may go: channel,head (channels, heads of attention), block (residual branches), channel,head,block, or "
+        "weight (single weights become zero).",
         metavar="NAMES",
         form=_granularity,
     )
@@ -85,6 +89,11 @@ class Bounds:
     def cuts_units(self) -> bool:
         """Whether channels and heads may go."""
         return UNITS[0] in self.granularity
+
+    @property
+    def cuts_weights(self) -> bool:
+        """Whether single weights may become zero."""
+        return WEIGHT in self.granularity
 
     @property
     def cuts_branches(self) -> bool:

@@ -40,9 +40,9 @@ def select(
     """
     wanted = Target.of(target)
     (within,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
-    if within.cuts_branches:
+    if within.cuts_branches or within.cuts_weights:
         raise OptionError(
-            "granularity", "branches are judged by running the model: use tgonnx.select or tgonnx.prune"
+            "granularity", "this function chooses channels and heads: use tgonnx.select or tgonnx.prune"
         )
     ranking = Ranking(criterion=criterion, allocation=allocation)
     return fit(coupling, ranked(coupling, ranking, whole_number("seed", seed), evidence), wanted, within)

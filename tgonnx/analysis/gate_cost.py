@@ -1,4 +1,4 @@
-"""The price of gates on branches: what is in a branch costs as much as the branch is open.
+"""The price of gates on branches and on single weights: what is in a branch costs as much as the branch is open.
 
 Each term of a cost (`tgonnx.analysis.kinds`) is multiplied by the prices of the gates of all branches that it goes
 with. At gates of zero and one that is what `Coupling.closing` counts, but for what only several closed branches
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tgonnx.analysis.coupling import Coupling
-from tgonnx.analysis.kinds import Counts, Kind, Products, Term
+from tgonnx.analysis.kinds import Counts, Kind, Measure, Products, Term
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.builder import Emitter, Value
 
@@ -96,3 +96,37 @@ def _places(coupling: Coupling) -> dict[str, frozenset[int]]:
         stored = {member.value for member in group.members if member.value in model.initializers}
         add(group.name, {place for place, branch in branches if stored and stored <= branch.weights})
     return found
+
+
+@dataclass(frozen=True)
+class WeightCost:
+    """Stands in for the cost model of a coupling where single weights have gates, all of one price."""
+
+    coupling: Coupling
+
+    def measure(self, kind: Kind) -> WeightMeasure:
+        """What is not zero. Raises UnsupportedError for another kind of cost, which zeros do not change."""
+        if kind != "nonzeros":
+            raise UnsupportedError(
+                f"{self.coupling.model.source}: zeros leave the {kind} as they are: --target nonzeros=0.1"
+            )
+        return WeightMeasure(self.coupling.cost_model.measure(kind))
+
+
+class WeightMeasure:
+    """The share of elements that are kept, from their prices."""
+
+    def __init__(self, whole: Measure) -> None:
+        self.whole, self.uncounted = whole, whole.uncounted
+
+    def count(self, counts: Counts) -> float:
+        """The number of all elements of what is kept of units."""
+        return self.whole.count(counts)
+
+    def by_owner(self, counts: Counts) -> dict[str, float]:
+        """The same of each weight."""
+        return self.whole.by_owner(counts)
+
+    def emit(self, emitter: Emitter, kept: Value) -> Value:
+        """The mean of how far elements are kept, [elements, 1]: a scalar."""
+        return kept.mean(None, False)
