@@ -44,6 +44,7 @@ OWN = (  # of this process alone: a run goes on with other values of these
     "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test", "mask",
     "tensorboard",
 )  # fmt: skip
+YOUNGER = ("granularity", "only", "max_cut")  # options that runs which may go on have not heard of
 NOTHING = 1e-9  # of the cost is left where all that cost something was in branches that went
 Choose = Callable[[Coupling, onnx.ModelProto], Mask]  # of what is trained, and the model as it was given
 
@@ -230,4 +231,8 @@ def _resolved(lesson: Lesson, wanted: Sequence[Target]) -> dict[str, Any]:
     chosen = {name: value for name, value in plain.items() if name not in OWN}
     shares = (target.as_share(plan.coupling.cost_model) for target in wanted)
     target = ", ".join(f"{share.kind}={share.value!r}" for share in shares)
-    return {"target": target, "attention": plan.coupling.attention} | chosen | vars(plan.bounds)
+    asked = changed(plan.bounds)
+    bounds = {
+        name: value for name, value in vars(plan.bounds).items() if name not in YOUNGER or name in asked
+    }
+    return {"target": target, "attention": plan.coupling.attention} | chosen | bounds
