@@ -2,7 +2,8 @@
 
 Each branch is closed alone in the gated model, which says how far the outputs move; without samples, what it adds is
 held against the sum. The least error for what is saved goes first. Where channels may go, too, several numbers of
-branches are tried, channels being cut for the rest of the target, and the choice that moves the outputs least is taken.
+branches are tried, channels being cut for the rest of the target, and the choice that moves the outputs least is taken,
+after what reads of what went was refitted, if it will be.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from tgonnx.analysis.target import Target
 from tgonnx.data.calibration import Calibration
 from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import TargetError, UnsupportedError
+from tgonnx.passes.compensate import compensate
 from tgonnx.passes.gate_branches import BRANCH_GATES, gate_branches
 from tgonnx.passes.insert_gates import GATES, insert_gates
+from tgonnx.passes.remove_channels import remove_channels
 from tgonnx.pipeline.closing import Outputs
 from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.bounds import Bounds, Ranking
@@ -46,11 +49,17 @@ Open = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Branching:
-    """How branches are judged: on `inputs`, by the outputs if these are `real`, else by what each branch adds."""
+    """How branches are judged: on `inputs`, by the outputs if these are `real`, else by what each branch adds.
+
+    With `refit`, numbers of branches are compared after weights were refitted; `crossed`: every second batch is of
+    another kind, as for `compensate`.
+    """
 
     inputs: Inputs
     real: bool = True
     threads: int = 0
+    refit: bool = False
+    crossed: bool = False
 
     def choose(self, coupling: Coupling, ranks: Scores | None, target: Target, bounds: Bounds) -> Mask:
         """The mask that meets a target, with units of low `ranks` closed where these may go.
@@ -75,7 +84,20 @@ class Branching:
             raise TargetError(f"{target}: neither channels nor branches can be cut so far")
         if len(masks) == 1:
             return masks[0]
+        if self.refit:
+            return min(masks, key=lambda mask: self._error_after_refit(coupling, mask))
         return min(masks, key=Trials(coupling, self.inputs, self.threads).error)
+
+    def _error_after_refit(self, coupling: Coupling, mask: Mask) -> float:
+        """How far the outputs move, on batches that were not refitted on if there are others."""
+        proto, count = coupling.model.proto, len(self.inputs)
+        learnt = [self.inputs[i] for i in range(min(BATCHES, count))]
+        judged = [self.inputs[i] for i in range(BATCHES, min(2 * BATCHES, count))] or learnt
+        cut = remove_channels(proto, coupling, mask)
+        cut = compensate(proto, cut, coupling, mask, learnt, self.threads, self.crossed)[0]
+        whole, left = (Outputs(open_session(model, self.threads), judged, {}) for model in (proto, cut))
+        error = whole.error(left)
+        return error if np.isfinite(error) else float("inf")
 
 
 def chosen_by(

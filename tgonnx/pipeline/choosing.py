@@ -49,7 +49,8 @@ def choose(plan: Plan, task: Task, steps: int, recipe: Settings, journal: Journa
         full = with_values(full, found.values) if recipe.train_weights else full
     else:
         evidence = evidence_of(coupling, task, recipe)
-        inputs = Branching(Calibration(task.split, seed=recipe.seed), threads=recipe.threads)
+        samples = Calibration(task.split, seed=recipe.seed)
+        inputs = Branching(samples, threads=recipe.threads, refit=recipe.compensate)
         how = Ranking(criterion=recipe.criterion_used)
         mask = chosen_by(coupling, plan.goal, plan.bounds, how, recipe.seed, evidence, inputs)
     return Chosen(mask, full, plan.family.cut(full, coupling, mask))

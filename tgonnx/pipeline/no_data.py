@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 
 from tgonnx.analysis.stand_ins import StandIns, stand_ins
@@ -28,7 +30,7 @@ def without_data(plan: Plan, recipe: Recipe, run: Run, prover: Prover) -> PruneR
     name = CRITERION if recipe.criterion == "auto" else recipe.criterion
     if name == GATES or criterion_of(name).score is None:
         raise OptionError("criterion", f"{name!r} needs data")
-    mask = plan.given or _chosen(plan, name, run)
+    mask = plan.given or _chosen(plan, name, run, recipe.compensate)
     cut = plan.family.cut(plan.model.proto, plan.coupling, mask)
     how = "the choice was given" if plan.given else _told(plan.bounds)
     if recipe.compensate and not mask.weights:
@@ -52,10 +54,13 @@ def _told(bounds: Bounds) -> str:
     return f"{units}, {branches}" if bounds.cuts_units else branches.replace(" by", " were chosen by")
 
 
-def _chosen(plan: Plan, criterion: str, run: Run) -> Mask:
+def _chosen(plan: Plan, criterion: str, run: Run, refitted: bool) -> Mask:
     """By the weights, and branches by what they add on stand-ins."""
-    inputs = stand_ins(plan.model)[0] if plan.bounds.cuts_branches else ()
-    branching = Branching(inputs, real=False, threads=run.threads)
+    branching = Branching((), real=False, threads=run.threads)
+    if plan.bounds.cuts_branches:
+        inputs, known = stand_ins(plan.model)
+        refit = refitted and (known or inputs.has_floats)
+        branching = replace(branching, inputs=inputs, refit=refit, crossed=not known)
     how = Ranking(criterion=criterion)
     return chosen_by(plan.coupling, plan.goal, plan.bounds, how, run.seed, None, branching)
 
