@@ -24,13 +24,12 @@ from typing import ClassVar
 import onnx
 from onnx import TensorProto, helper
 
-from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.kinds import Kind
 from tgonnx.graph.builder import Value
 from tgonnx.losses.fit import Fit
 from tgonnx.losses.nodes import Nodes
 from tgonnx.passes import PassResult, perform
-from tgonnx.passes.gate_families import CHANNELS, GateFamily
+from tgonnx.passes.gate_families import CHANNELS, Costs, GateFamily
 from tgonnx.passes.merge_loss import merged
 
 MU, RHO, HYSTERESIS = "tgonnx.mu", "tgonnx.rho", "tgonnx.hysteresis"  # scalars
@@ -41,7 +40,7 @@ LOSS, TASK, COST = "tgonnx.loss", "tgonnx.task_loss", "tgonnx.cost"  # scalars; 
 class Penalty:
     """What gates of `family` cost; `strength` multiplies the squared excess of it, in units of the loss."""
 
-    cost: CostModel
+    cost: Costs
     kind: Kind
     strength: float
     family: GateFamily = CHANNELS

@@ -1,14 +1,15 @@
 """Compensation: what reads of a cut model is refitted so that it computes what it computed before.
 
-When channels go, those that read them lose a part of their sum. Much of it can be had from the channels that stay:
-each weight is set by least squares on calibration inputs so that, given what the cut model really gives it, it puts
-out what the original does (He, Zhang and Sun 2017, section 3; here in graph order, for every operator that has a
-`products` entry). No labels are needed.
+When channels or branches go, those that read them lose a part of their sum. Much of it can be had from the channels
+that stay: each weight is set by least squares on calibration inputs so that, given what the cut model really gives
+it, it puts out what the original does (He, Zhang and Sun 2017, section 3; here in graph order, for every operator that
+has a `products` entry). No labels are needed.
 
 Handled:
 * convolutions of any kernel, stride, dilation and group, transposed ones, depthwise ones (each channel by itself);
 * matrix products in both orientations and by groups, turned and reshaped weights, recurrent weights;
 * weights of several nodes: their sums are added;
+* a shortcut that is read in place of the sum with a branch that was removed;
 * the mean: a bias, the constant of an addition, the mean of a BatchNormalization behind;
 * weights of half precision.
 
@@ -84,6 +85,7 @@ class _Compensation:
     ) -> None:
         self.cut, self.batches, self.crossed = cut, batches, crossed
         self.coupling, self.kept = coupling, np.append(mask.open, True)
+        self.removed = {*mask.branches}
         self.before, self.after = Uses(full), Uses(cut)
         self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in full.graph.initializer}
         self.values = {tensor.name: numpy_helper.to_array(tensor) for tensor in cut.graph.initializer}
@@ -114,13 +116,13 @@ class _Compensation:
 
     def _find_targets(self) -> list[_Target]:
         """The weights that are given something else than before the cut, in order of the last node that reads them."""
-        changed = _changed(self.cut, self.weights)
+        rewired = self._rewired()
+        changed = _changed(self.cut, self.weights, rewired)
         targets = []
         for name, uses in self.after.by_weight.items():
             earlier = {(use.output, use.number): use for use in self.before.by_weight.get(name, ())}
-            if not any(use.operand in changed for use in uses) or not all(
-                (use.output, use.number) in earlier for use in uses
-            ):
+            given_others = any(use.operand in changed or use.output in rewired for use in uses)
+            if not given_others or not all((use.output, use.number) in earlier for use in uses):
                 continue
             keeps = self._keeps(name)
             if keeps is None or any(self._keeps(use.operand) is None for use in uses):
@@ -131,6 +133,18 @@ class _Compensation:
             if target is not None:
                 targets.append(target)
         return sorted(targets, key=lambda target: target.last)
+
+    def _rewired(self) -> set[str]:
+        """What is put out by nodes that read a shortcut where they read the sum with a branch."""
+        if not self.removed:
+            return set()
+        before = {name: node for node in self.before.model.graph.node for name in node.output}
+        return {
+            name
+            for node in self.cut.graph.node
+            for name in node.output
+            if name in before and self.removed & {*before[name].input}
+        }
 
     def _refit(self, wave: Sequence[_Target]) -> Iterator[Refit]:
         """Refit weights that do not depend on one another."""
@@ -264,15 +278,15 @@ class _Target:
         return flat[:, self.columns].swapaxes(0, 1)
 
 
-def _changed(cut: onnx.ModelProto, before: Mapping[str, Array]) -> set[str]:
-    """The values of a cut model that are not what they were."""
+def _changed(cut: onnx.ModelProto, before: Mapping[str, Array], rewired: set[str]) -> set[str]:
+    """The values of a cut model that are not what they were; `rewired` are some that others are made from now."""
     changed = {
         tensor.name
         for tensor in cut.graph.initializer
         if tensor.name in before and tuple(tensor.dims) != before[tensor.name].shape
     }
     for node in cut.graph.node:
-        if changed & read_by(node):
+        if changed & read_by(node) or rewired & {*node.output}:
             changed.update(filter(None, node.output))
     return changed
 

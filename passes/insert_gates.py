@@ -34,6 +34,8 @@ from tgonnx.graph.proto import fresh_name
 from tgonnx.ops.aspects.gating import Gates, Gating
 from tgonnx.passes import PassResult, perform
 from tgonnx.passes.file_form import give_form_back
+from tgonnx.passes.gate_branches import gate_branches
+from tgonnx.passes.gate_weights import gate_weights
 from tgonnx.selection.mask import Mask
 
 # It prints to stdout, where results go; what is wrong is raised, too
@@ -70,9 +72,13 @@ def gate(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
 def insert_gates(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -> onnx.ModelProto:
     """Gate a copy of `proto`, the normal form that `coupling` was made from.
 
-    Raises UnsupportedError if the gates are to be an input of a model that is gated already.
+    Branches that a mask removes, and weights that get zeros, are closed by gates of their own. Raises UnsupportedError
+    if the gates are to be an input of a model that is gated already.
     """
-    return perform(InsertGates(coupling, mask), proto).model
+    gated = perform(InsertGates(coupling, mask), proto).model
+    if mask is not None and mask.weights:
+        gated = gate_weights(gated, coupling, mask.weights)
+    return gate_branches(gated, coupling, mask.branches) if mask is not None and mask.branches else gated
 
 
 def _gated(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -> onnx.ModelProto:

@@ -5,7 +5,7 @@ Handled:
 * BatchNormalization normalises with the batch's statistics and keeps running averages (`statistics`), unless
   the batch is too small to have any; Dropout does nothing;
 * free dimensions of the inputs are bound to the sizes of the batches;
-* a gated copy's input of gate values becomes a trainable gate on one vector of logits.
+* a gated copy's inputs of gate values, of units and of branches, become a trainable gate on one vector of logits.
 
 What trains: weights, biases, scales and tables (`trainable`). Constants of the computation do not: bounds,
 exponents, sizes, divisors, factors of the input. A value is trained through reshapes and transposes of its
@@ -27,12 +27,14 @@ from tgonnx.graph.proto import opset_of, remove_unused
 from tgonnx.ops import trainable_gate as gates
 from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.passes.fold_shapes import fold
+from tgonnx.passes.gate_branches import ALL_GATES, BRANCH_GATES
+from tgonnx.passes.gate_weights import WEIGHT_GATES
 from tgonnx.passes.insert_gates import GATES
 from tgonnx.passes.make_differentiable import make_differentiable
 from tgonnx.passes.single_precision import single_precision
 from tgonnx.runtime.versions import newest_versions
 
-LOGITS = "tgonnx.gates"  # float32 [units]
+LOGITS = "tgonnx.gates"  # float32 [gates]
 SMALLEST_BATCH = 8  # fewer samples say too little about a mean and a variance
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE}
 
@@ -75,7 +77,7 @@ def prepare_training(
             _drop_nothing(node)
         elif node.op_type == "BatchNormalization" and batch >= SMALLEST_BATCH:
             statistics.update(_normalise_by_batch(node, index, copy.graph, statistics))
-    if any(value.name == GATES for value in copy.graph.input):
+    if any(value.name in (GATES, BRANCH_GATES, WEIGHT_GATES) for value in copy.graph.input):
         _open_gates(copy, gradient)
     remove_unused(copy.graph)
     kept = {tensor.name for tensor in copy.graph.initializer}
@@ -100,7 +102,7 @@ def trainable(proto: onnx.ModelProto) -> Iterator[str]:
     }
     source = {name: name for name in sizes}
     learned: set[str] = set()  # values that depend on a weight already
-    gated = {GATES}  # values made of gates and constants
+    gated = {GATES, BRANCH_GATES, WEIGHT_GATES}  # values made of gates and constants
     seen: set[str] = set()
     for node in proto.graph.node:
         are = traits_of(node)
@@ -173,12 +175,19 @@ def _normalise_by_batch(
 
 
 def _open_gates(copy: onnx.ModelProto, gradient: gates.Shape) -> None:
-    """Replace the input of gate values by a gate on stored logits."""
+    """Replace the input of gate values by a gate on stored logits; of two inputs, the one for units comes first."""
     graph = copy.graph
-    value = next(v for v in graph.input if v.name == GATES)
-    units = value.type.tensor_type.shape.dim[0].dim_value
-    graph.input.remove(value)
-    graph.initializer.append(numpy_helper.from_array(np.full(units, 0.5, np.float32), LOGITS))
-    graph.node.insert(0, gates.node(LOGITS, GATES, gradient))
+    values = [v for name in (GATES, BRANCH_GATES, WEIGHT_GATES) for v in graph.input if v.name == name]
+    sizes = [value.type.tensor_type.shape.dim[0].dim_value for value in values]
+    for value in values:
+        graph.input.remove(value)
+    vector, start = values[0].name if len(values) == 1 else ALL_GATES, 0
+    for size, value in zip(sizes, values, strict=True) if len(values) > 1 else ():
+        places = f"{value.name}_places"
+        graph.initializer.append(numpy_helper.from_array(np.arange(start, start + size), places))
+        graph.node.insert(0, helper.make_node("Gather", [vector, places], [value.name], axis=0))
+        start += size
+    graph.initializer.append(numpy_helper.from_array(np.full(sum(sizes), 0.5, np.float32), LOGITS))
+    graph.node.insert(0, gates.node(LOGITS, vector, gradient))
     copy.functions.append(gates.function(gradient, opset_of(copy)))
     copy.opset_import.append(helper.make_opsetid(gates.DOMAIN, gates.VERSION))

@@ -33,6 +33,8 @@ from tgonnx.ops.aspects.cut import Cut, Keep
 from tgonnx.ops.aspects.relations import Labels, lookup
 from tgonnx.passes import PassResult, perform
 from tgonnx.passes.file_form import give_form_back
+from tgonnx.passes.gate_weights import zero_weights
+from tgonnx.passes.remove_branches import remove_branches
 from tgonnx.selection.mask import Mask
 
 
@@ -61,7 +63,7 @@ class RemoveChannels:
 def apply(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
     """The pruned model. With nothing closed, it is the original itself."""
     mask.check(coupling)
-    if mask.open.all():
+    if mask.keeps_everything:
         return coupling.model.original
     pruned = remove_channels(coupling.model.proto, coupling, mask)
     return give_form_back(pruned, coupling.model.original)
@@ -70,9 +72,15 @@ def apply(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
 def remove_channels(proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:
     """Cut a copy of `proto`, which has the structure that `coupling` was made from (its weights may differ).
 
+    Branches go after the channels: what is cut in them is not missed, and shortcuts have the channels of their sums.
     Raises VerificationError naming the node whose shape would not be what the labels say.
     """
-    return perform(RemoveChannels(coupling, mask), proto).model
+    cut = perform(RemoveChannels(coupling, mask), proto).model
+    if mask.weights:
+        cut = zero_weights(cut, mask.weights)
+    if not mask.branches:
+        return cut
+    return remove_branches(cut, [branch for branch in coupling.branches if branch.name in mask.branches])
 
 
 class _Surgeon:

@@ -2,7 +2,8 @@
 
 A gate multiplies the weight that consumes a channel, and zero times infinity is NaN. Where an overflow arises in a
 closed channel, the gated model is not finite though the pruned one is. For verification every activation with closed
-channels is therefore replaced by Where(open, activation, 0). Training keeps the gates on the weights.
+channels is therefore replaced by Where(open, activation, 0), and so is what a closed branch adds. Training keeps the
+gates on the weights.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def select_closed(model: onnx.ModelProto, coupling: Coupling, mask: Mask) -> boo
     """Do it in place; says whether anything was closed. Axes of dynamic size are left as they are."""
     kept = np.append(mask.open, True)
     outputs = {value.name for value in model.graph.output}
+    branches = {branch.value for branch in coupling.branches if branch.name in mask.branches}
     nodes: list[onnx.NodeProto] = []
     stored: dict[bytes, str] = {}
     changed = False
@@ -49,6 +51,7 @@ def select_closed(model: onnx.ModelProto, coupling: Coupling, mask: Mask) -> boo
         nodes.append(node)
         for index, name in enumerate(node.output):
             is_open = None if name in outputs else _open(coupling, kept, name)
+            is_open = np.zeros((), bool) if name in branches else is_open
             if is_open is None:
                 continue
             node.output[index] = f"{name}/unselected"

@@ -58,6 +58,17 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("round_to", -8, "-8 is not a whole number of at least 1 or auto"),
     ("min_channels", 0, "0 is not a whole number of at least 1"),
     ("freeze", "zz*", "'zz*' matches no prunable group"),
+    ("only", "zz*", "'zz*' matches no prunable group"),
+    ("max_cut", "zz*=0.5", "'zz*' matches no prunable group"),
+    ("max_cut", "w1", "'w1': write NAME=NUMBER"),
+    ("max_cut", "w1=-1", "-1 is not a number of at least 0"),
+    ("max_cut", "w1=1.5", "'w1=1.5': a share is at most 1"),
+    ("granularity", "blocks", "'blocks'; there are block, "),
+    (
+        "granularity",
+        "head",
+        "'head': what can be cut together is channel,head or block or channel,head,block",
+    ),
     ("seed", -1, "-1 is not a whole number of at least 0"),
     ("threads", -1, "-1 is not a whole number of at least 0"),
     ("verify_seconds", -1, "-1 is not a number of at least 0"),
@@ -69,7 +80,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("target", "params=2MB", "bytes are a size"),
     ("target", "size=0.5", "a size has a unit"),
 ]
-IN_MASK = {"criterion", "round_to", "min_channels", "freeze", "seed", "target", "attention"}
+IN_MASK = {"criterion", "round_to", "min_channels", "freeze", "only", "max_cut", "granularity"} | {
+    "seed", "target", "attention"
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -145,7 +158,7 @@ def test_timing_is_refused_in_the_same_voice(path: str, capsys: Capture) -> None
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("freeze", "*"), ("round_to", 64), ("min_channels", 1000)],
+    [("freeze", "*"), ("round_to", 64), ("min_channels", 1000), ("max_cut", "*=0")],
 )
 def test_an_option_that_forbids_every_cut_is_named(name: str, value: Any, path: str, capsys: Capture) -> None:
     with pytest.raises(tg.TargetError, match=f"^{name} .*leaves nothing to cut") as error:

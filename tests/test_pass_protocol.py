@@ -30,8 +30,11 @@ from tgonnx.passes.block_convolutions import BlockConvolutions
 from tgonnx.passes.debug import fingerprint
 from tgonnx.passes.file_form import PutFormAside
 from tgonnx.passes.fold_shapes import FoldShapes
+from tgonnx.passes.gate_branches import GateBranches
+from tgonnx.passes.gate_weights import GateWeights, ZeroWeights
 from tgonnx.passes.insert_gates import InsertGates
 from tgonnx.passes.make_differentiable import MakeDifferentiable
+from tgonnx.passes.remove_branches import RemoveBranches
 from tgonnx.passes.remove_channels import RemoveChannels
 from tgonnx.passes.select_closed import SelectClosed
 from tgonnx.passes.single_precision import SinglePrecision
@@ -65,6 +68,16 @@ def steps(coupling: Coupling, mask: tg.Mask) -> list[Pass]:
         InsertGates(coupling, mask),
         RemoveChannels(coupling, mask),
         RemoveChannels(coupling, everything),
+        GateBranches(coupling),
+        GateBranches(coupling, ()),
+        GateBranches(coupling, {branch.name for branch in coupling.branches[:1]}),
+        RemoveBranches(coupling.branches),
+        RemoveBranches(()),
+        GateWeights(coupling),
+        GateWeights(coupling, {}),
+        GateWeights(coupling, some_of(coupling)),
+        ZeroWeights(some_of(coupling)),
+        ZeroWeights({}),
         SelectClosed(coupling, mask),
         SelectClosed(coupling, everything),
         SinglePrecision(),
@@ -74,6 +87,12 @@ def steps(coupling: Coupling, mask: tg.Mask) -> list[Pass]:
         BlockConvolutions(4),
         AddObjective(Fit("mse", coupling.model.outputs[0]), {coupling.model.outputs[0]: (4,)}),
     ]
+
+
+def some_of(coupling: Coupling) -> dict[str, Any]:
+    """Half of the elements of two weights."""
+    rng, stored = np.random.default_rng(0), coupling.model.initializers
+    return {name: rng.random(stored[name].dims) < 0.5 for name in list(coupling.model.single_weights)[:2]}
 
 
 def closing_some(coupling: Coupling) -> tg.Mask:

@@ -153,6 +153,54 @@ def test_frozen_groups_stay(coupling: Coupling) -> None:
         select(coupling, Target(flops=0.9), freeze=["no such *"])
 
 
+def test_only_what_is_named_is_cut(coupling: Coupling) -> None:
+    first, second = coupling.groups[:2]
+    for only in ([first.name], [first.members[0].value], [first.name, second.name]):
+        loose = {0, 1} if len(only) == 2 else {0}
+        mask = select(coupling, Target(channels=0.99), only=only)
+        cut = {number for number, group in enumerate(coupling.groups) if not mask.open[group.units].all()}
+        assert cut
+        assert cut <= loose
+    with pytest.raises(UsageError, match="only 'no such \\*' matches no prunable group"):
+        select(coupling, Target(flops=0.9), only=["no such *"])
+
+
+def test_nodes_are_named_for_only_as_for_freeze(coupling: Coupling) -> None:
+    group = coupling.groups[0]
+    reader = next(n for n in coupling.model.nodes if group.members[0].value in n.inputs)
+    mask = select(coupling, Target(channels=0.99), only=reader.label)
+    frozen = select(coupling, Target(channels=0.9), freeze=reader.label)
+    assert not mask.open[group.units].all()
+    assert frozen.open[group.units].all()
+
+
+@pytest.mark.parametrize("criterion", ["l2", "random", "lamp"])
+@pytest.mark.parametrize("share", [0, 0.25, 0.5, 1])
+def test_at_most_a_share_is_cut(coupling: Coupling, share: float, criterion: str) -> None:
+    """Of one group; the others make up for it. The numbers are whole: of 5 units, a half are 2."""
+    group = max(coupling.groups, key=lambda each: each.size)
+    word = {group.name: share}
+    mask = select(coupling, Target(channels=0.6), criterion, max_cut=word)
+    assert (~mask.open[group.units]).sum() <= share * group.size
+    assert CostModel(coupling).ratio(mask.open, "channels") <= 0.6
+    alone = (
+        select(coupling, Target(channels=0.998), criterion, only=group.name, max_cut=word) if share else None
+    )
+    assert alone is None or not alone.open[group.units].all()
+
+
+def test_shares_of_several_globs_hold_together(coupling: Coupling) -> None:
+    name = coupling.groups[0].name
+    mask = select(coupling, Target(channels=0.7), max_cut=["*=0.5", f"{name}=0"])
+    for group, count in zip(coupling.groups, kept(coupling, mask), strict=True):
+        assert count >= group.size / 2
+    assert mask.open[coupling.groups[0].units].all()
+    with pytest.raises(TargetError, match="must stay"):
+        select(coupling, Target(channels=0.3), max_cut="*=0.5")
+    with pytest.raises(UsageError, match="max_cut 'none\\*' matches no prunable group"):
+        select(coupling, Target(channels=0.9), max_cut="none*=0.5")
+
+
 def test_an_impossible_target_says_what_must_stay(coupling: Coupling) -> None:
     with pytest.raises(TargetError, match="must stay"):
         select(coupling, Target(flops=1e-6))

@@ -18,12 +18,22 @@ from tgonnx.analysis.target import LATENCY, Given, Target
 from tgonnx.analysis.times import Profile
 from tgonnx.errors import OptionError
 from tgonnx.loading import load, read
-from tgonnx.options import ATTENTIONS, CRITERION, VERIFY_SECONDS, Attention, is_a, number, whole_number
+from tgonnx.options import (
+    ATTENTIONS,
+    CRITERION,
+    VERIFY_SECONDS,
+    Attention,
+    is_a,
+    number,
+    of_class,
+    whole_number,
+    with_fields,
+)
 from tgonnx.runtime import equivalence
 from tgonnx.runtime.equivalence import Check
 from tgonnx.runtime.options import RTOL, Comparing
 from tgonnx.selection import criteria
-from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.bounds import Bounds, Ranking
 from tgonnx.selection.mask import Mask
 
 if TYPE_CHECKING:  # only its name
@@ -58,12 +68,19 @@ def select(
 
     A target of latency is measured first, on this machine, unless the coupling's cost model uses a `profile` already.
     `data` are samples for a criterion that looks at activations (obs: labels are not needed) or at the loss (taylor,
-    fisher: they are).
+    fisher: they are). With `granularity="block"` in the bounds, residual branches go, judged on these samples or,
+    without any, by what they add on random inputs.
     Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
     """
     coupling, evidence, wanted = _coupling(model), None, Target.of(target)
+    (bounds,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
     if wanted.kind == LATENCY and coupling.cost_model.profile is None:
         coupling.cost_model.use(profile(coupling))
+    if bounds.cuts_branches or bounds.cuts_weights:
+        from tgonnx.pipeline.branching import select_blocks
+
+        how = Ranking(criterion=criterion, allocation=allocation)
+        return select_blocks(coupling, wanted, bounds, how, whole_number("seed", seed), data)
     if data is not None:
         from tgonnx.training.evidence import evidence_from
 
@@ -76,7 +93,6 @@ def select(
         evidence=evidence,
         allocation=allocation,
         bounds=bounds,
-        **fields,
     )
 
 

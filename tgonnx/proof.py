@@ -17,6 +17,7 @@ from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import ModelError, UnsupportedError, VerificationError
 from tgonnx.options import VERIFY_SECONDS
 from tgonnx.passes import perform
+from tgonnx.passes.gate_branches import gate_branches
 from tgonnx.passes.insert_gates import insert_gates
 from tgonnx.passes.select_closed import SelectClosed
 from tgonnx.runtime.comparison import NOTHING_FINITE, How
@@ -36,13 +37,15 @@ _LARGE_BATCH, _MOST_BYTES = 32, 1 << 26
 class Prover:
     """Verifies what is made of one model: on `feeds`, on random inputs, for about `seconds` each time.
 
-    With `unverified`, what cannot be verified is let through and marked; what is found wrong never is.
+    With `unverified`, what cannot be verified is let through and marked; what is found wrong never is. With `branches`,
+    they have gates where all gates are open.
     """
 
     coupling: Coupling
     feeds: Sequence[Feeds] = ()
     seconds: float = VERIFY_SECONDS
     unverified: bool = False
+    branches: bool = False
 
     @cached_property
     def normal_form(self) -> Check:
@@ -54,6 +57,7 @@ class Prover:
         names = ("the original", "the gated model with all gates open")
         model = self.coupling.model
         opened = insert_gates(model.proto, self.coupling, Mask.all_open(self.coupling))
+        opened = gate_branches(opened, self.coupling, ()) if self.branches else opened
         check = self.pair(model.original, opened, names)
         if any(NOTHING_FINITE in doubt for doubt in check.inconclusive) and not check.reasons:
             check = self.pair(tempered(model.original), tempered(opened), names)

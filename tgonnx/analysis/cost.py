@@ -47,6 +47,9 @@ class CostModel:
 
     def measure(self, kind: Kind) -> Measure:
         """How a kind of cost is counted and written as nodes. Raises UsageError for one that nobody knows."""
+        whole = self.coupling.whole
+        if kind == LATENCY and whole is not None and whole.cost_model.profile and not self.profile:
+            self.use(whole.cost_model.profile)
         if kind not in self._measures:  # axes of its own: what is registered changes no figure of the others
             self._measures[kind] = named(kind).measure(Axes(self.coupling))
         return self._measures[kind]
@@ -68,7 +71,10 @@ class CostModel:
     def total(self, kind: Kind) -> float:
         """The cost of all units."""
         if kind not in self._totals:
-            self._totals[kind] = self.count(kind, self.sizes)
+            whole = self.coupling.whole  # a share is one of all, with the branches that are closed
+            self._totals[kind] = (
+                self.count(kind, self.sizes) if whole is None else whole.cost_model.total(kind)
+            )
         return self._totals[kind]
 
     def ratio(self, mask: npt.NDArray[np.bool_], kind: Kind) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tgonnx.analysis.axis_graph import Axis, axis_graph, shortest_path
+from tgonnx.analysis.branches import Branch, Gone, gone_with
 from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.labelling import Labelling
 from tgonnx.analysis.lengths import Length, find_lengths
@@ -75,7 +77,8 @@ class Coupling(Shown):
     """The result of `analyze`.
 
     `unit_of[label]` is the unit of each label, -1 where it is pinned; `class_of[label]` names its class. `ties` are
-    what made the classes, each with the number of its node.
+    what made the classes, each with the number of its node. `closed` names the branches that are not counted, `thinned`
+    how many elements are not zero of weights of which some are, and `whole` is the coupling that counts all.
     """
 
     model: Model
@@ -88,6 +91,47 @@ class Coupling(Shown):
     sites: tuple[PlacedSite, ...]
     pinned: tuple[Pinned, ...]
     attention: Attention = "heads"
+    closed: tuple[str, ...] = ()
+    thinned: Mapping[str, int] = field(default_factory=dict)
+    whole: Coupling | None = None
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """The residual branches of the model."""
+        return self.model.branches
+
+    def closing(self, names: Iterable[str]) -> Coupling:
+        """The same with these branches closed and no others: what is in them costs nothing.
+
+        Raises KeyError for a name that is none of a branch.
+        """
+        known, wanted, whole = {branch.name for branch in self.branches}, set(names), self.whole or self
+        if wanted - known:
+            raise KeyError(min(wanted - known))
+        if not wanted:
+            return whole
+        closed = tuple(branch.name for branch in self.branches if branch.name in wanted)
+        return replace(whole, closed=closed, whole=whole)
+
+    def thinning(self, counts: Mapping[str, int]) -> Coupling:
+        """The same with so many elements of these weights that are not zero, and all of the others."""
+        whole = self.whole or self
+        return replace(whole, thinned=counts, whole=whole) if counts else whole
+
+    @cached_property
+    def gone(self) -> Gone:
+        """What goes with the closed branches."""
+        return gone_with(self.model, [branch for branch in self.branches if branch.name in self.closed])
+
+    @cached_property
+    def gone_groups(self) -> frozenset[int]:
+        """Numbers of the groups all of whose weights go with closed branches."""
+        gone, stored = self.gone.initializers, self.model.initializers
+        return frozenset(
+            number
+            for number, group in enumerate(self.groups)
+            if gone and {m.value for m in group.members if m.value in stored} <= gone
+        )
 
     @cached_property
     def units(self) -> int:

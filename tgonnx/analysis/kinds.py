@@ -188,6 +188,8 @@ def _flops(axes: Axes) -> Products:
     """FLOPs per sample: two per multiply-accumulate of Conv, Gemm, MatMul, ..."""
     coupling, terms, uncounted = axes.coupling, list[Term](), list[str]()
     for node, view in zip(coupling.model.nodes, coupling.views, strict=True):
+        if node.index in coupling.gone.nodes:
+            continue
         products = multiplications(coupling, node, view)
         if products is None:
             uncounted.append(f"{view.label} ({node.op_type})")
@@ -220,15 +222,16 @@ def _params(axes: Axes) -> Products:
 
 
 def _parameters(axes: Axes) -> Iterator[Term]:
-    labelled = axes.coupling.labelling.axes
+    labelled, gone = axes.coupling.labelling.axes, axes.coupling.gone.initializers
     for name, tensor in axes.coupling.model.initializers.items():
-        if tensor.data_type in PARAMETER_TYPES and name in labelled:
+        if tensor.data_type in PARAMETER_TYPES and name in labelled and name not in gone:
             yield Term(1.0, tuple(axes.number(a) for a in labelled[name]), name)
 
 
 def _channels(axes: Axes) -> Products:
-    groups = axes.coupling.groups
-    return Products(axes, [Term(1.0, (axes.of_group(group),), group.name) for group in groups])
+    groups, gone = axes.coupling.groups, axes.coupling.gone_groups
+    left = (group for number, group in enumerate(groups) if number not in gone)
+    return Products(axes, [Term(1.0, (axes.of_group(group),), group.name) for group in left])
 
 
 def _size(axes: Axes) -> Products:
@@ -245,6 +248,18 @@ def _size(axes: Axes) -> Products:
             terms.append(Term(byte_size(tensor) / elements, numbers, name))
     stored = sum(byte_size(model.initializers[term.owner]) for term in terms)
     terms.append(Term(float(max(model.original.ByteSize() - stored, 0)), (), "the rest of the file"))
+    terms = [term for term in terms if term.owner not in axes.coupling.gone.initializers]
+    return Products(axes, terms)
+
+
+def _nonzeros(axes: Axes) -> Products:
+    """Elements of kernels and matrices that are not zero."""
+    coupling, labelled = axes.coupling, axes.coupling.labelling.axes
+    terms = [
+        Term(coupling.thinned.get(name, size) / size, tuple(axes.number(a) for a in labelled[name]), name)
+        for name, size in coupling.model.single_weights.items()
+        if name in labelled and name not in coupling.gone.initializers
+    ]
     return Products(axes, terms)
 
 
@@ -263,6 +278,7 @@ KINDS: dict[str, CostKind] = {
         CostKind(name="channels", measure=_channels, even=float),
         CostKind(name="size", measure=_size),
         CostKind(name="latency", measure=_latency),
+        CostKind(name="nonzeros", measure=_nonzeros),
     )
 }
 

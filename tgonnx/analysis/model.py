@@ -14,9 +14,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from tgonnx.analysis.branches import Branch, find_branches
 from tgonnx.analysis.input_shapes import counted_shapes
 from tgonnx.analysis.shapes import Shape, Sweep
 from tgonnx.analysis.symbolic import Symbols
+from tgonnx.analysis.weights import single_weights
 from tgonnx.graph.algebra import Size
 from tgonnx.graph.declared import describe_type
 from tgonnx.graph.proto import captured_names
@@ -87,6 +89,16 @@ class Model(Shown):
     def couplings(self) -> dict[Attention, Coupling]:
         """What `analyze` has found, so that it is found once; by what of attention is cut."""
         return {}
+
+    @cached_property
+    def branches(self) -> tuple[Branch, ...]:
+        """The residual branches, which may be removed whole."""
+        return find_branches(self)
+
+    @cached_property
+    def single_weights(self) -> dict[str, int]:
+        """The kernels and matrices whose elements may become zero, and how many elements each has."""
+        return single_weights(self)
 
     @cached_property
     def nodes(self) -> list[Node]:

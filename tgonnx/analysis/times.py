@@ -118,8 +118,12 @@ def predicted(axes: Axes, profile: Profile) -> Times:
         raise UsageError(f"the latency profile is of another model than {model.source}: measure this one")
     work, elements = work_of(axes), elements_of(axes)
     terms: list[tuple[Term, Staircase]] = [(Term(profile.fixed, (), ADDED), FLAT)]
+    labels = {first_output(node.outputs): node.label for node in model.nodes}
+    gone = {first_output(model.nodes[index].outputs) for index in axes.coupling.gone.nodes}
     for rates in profile.rates:
-        owner, style = rates.outputs[0], profile.stairs.get(rates.op_type, FLAT)
+        if gone.issuperset(rates.outputs):
+            continue
+        owner, style = labels[rates.outputs[0]], profile.stairs.get(rates.op_type, FLAT)
         terms.append((Term(rates.fixed, (), owner), FLAT))
         for output in rates.outputs:
             terms += [
@@ -136,6 +140,8 @@ def work_of(axes: Axes) -> dict[str, list[Term]]:
     """Multiply-accumulates by the first output of each node that has some."""
     coupling, found = axes.coupling, dict[str, list[Term]]()
     for node, view in zip(coupling.model.nodes, coupling.views, strict=True):
+        if node.index in coupling.gone.nodes:
+            continue
         products = multiplications(coupling, node, view) or []
         if products and (output := first_output(node.outputs)):
             found[output] = [
@@ -149,6 +155,8 @@ def elements_of(axes: Axes) -> dict[str, tuple[int, ...]]:
     """The axes of the first output of each node that has labels."""
     labelled, found = axes.coupling.labelling.axes, dict[str, tuple[int, ...]]()
     for node in axes.coupling.model.nodes:
+        if node.index in axes.coupling.gone.nodes:
+            continue
         if (output := first_output(node.outputs)) in labelled:
             found[output] = tuple(axes.number(labels) for labels in labelled[output])
     return found

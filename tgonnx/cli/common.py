@@ -120,10 +120,12 @@ def analyzed(terminal: Terminal, subject: Subject, attention: str | None = None)
         return analyze(loaded(subject), attention_of(attention or subject.attention))
 
 
-def prunable(terminal: Terminal, subject: Subject, attention: str | None = None) -> Coupling:
-    """The same. Raises UnsupportedError if nothing can be cut."""
+def prunable(
+    terminal: Terminal, subject: Subject, attention: str | None = None, others: bool = False
+) -> Coupling:
+    """The same. Raises UnsupportedError if nothing can be cut; with `others`, something else may be."""
     coupling = analyzed(terminal, subject, attention)
-    if not coupling.units:
+    if not coupling.units and not others:
         why = "no layer has channels that could go"
         if coupling.pinned:
             pin = coupling.pinned[0]

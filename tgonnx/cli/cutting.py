@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
     from tgonnx.analysis.coupling import Coupling
     from tgonnx.proof import Prover
     from tgonnx.runtime.equivalence import Check
+    from tgonnx.selection.mask import Mask
 
 VERIFIED = Only("verify_seconds", "unverified")
 
@@ -124,7 +125,7 @@ def mask(
     wanted = Target.parse(target)
     inputs = [path for path in (subject.model, data.data) if path]
     check_destination(file.out, file.overwrite, protect=inputs)
-    coupling = prunable(terminal, subject)
+    coupling = prunable(terminal, subject, others=bounds.cuts_branches or bounds.cuts_weights)
     chosen = select(
         coupling,
         wanted,
@@ -136,7 +137,7 @@ def mask(
     )
     chosen.save(file.out, file.overwrite, inputs)
     costs = coupling.cost_model
-    _finish(terminal, file.out, costs.cost(), costs.cost(chosen.open))
+    _finish(terminal, file.out, costs.cost(), chosen.counted(coupling).cost_model.cost(chosen.open))
 
 
 @command(CUT, "tgonnx gate model.onnx --mask mask.json -o gated.onnx")
@@ -162,10 +163,13 @@ def gate(
     inputs = [path for path in (subject.model, mask_path, data.data) if path]
     model_destination(out, overwrite, inputs)
     given = Mask.load(mask_path) if mask_path else None
-    coupling = prunable(terminal, subject, given.attention if given else "heads")
+    attention, blocks = (
+        (given.attention, bool(given.branches or given.weights)) if given else ("heads", False)
+    )
+    coupling = prunable(terminal, subject, attention, blocks)
     chosen = given or Mask.all_open(coupling)
     gated = gate_model(coupling, chosen)
-    prover = _prover(coupling, data, run)
+    prover = _prover(coupling, data, run, chosen)
     with terminal.working("verifying"):
         check = prover.both(chosen, gated, cut(coupling, chosen))
     told = _settled(terminal, prover, check, gated)
@@ -193,23 +197,23 @@ def apply(
     inputs = [path for path in (subject.model, mask_path, data.data) if path]
     model_destination(out, overwrite, inputs)
     chosen = Mask.load(mask_path)
-    coupling = prunable(terminal, subject, chosen.attention)
+    coupling = prunable(terminal, subject, chosen.attention, bool(chosen.branches or chosen.weights))
     pruned = cut(coupling, chosen)
-    prover = _prover(coupling, data, run)
+    prover = _prover(coupling, data, run, chosen)
     with terminal.working("verifying"):
         check = prover.both(chosen, gate_model(coupling, chosen), pruned)
     told = _settled(terminal, prover, check, pruned)
     save(pruned, out, overwrite, inputs)
     costs = coupling.cost_model
-    _finish(terminal, out, costs.cost(), costs.cost(chosen.open), told)
+    _finish(terminal, out, costs.cost(), chosen.counted(coupling).cost_model.cost(chosen.open), told)
 
 
-def _prover(coupling: Coupling, data: Evidence, run: Run) -> Prover:
-    """What verifies on the user's data, if there is some."""
+def _prover(coupling: Coupling, data: Evidence, run: Run, mask: Mask) -> Prover:
+    """What verifies what a mask makes, on the user's data, if there is some."""
     from tgonnx.proof import Prover, real_feeds
 
     feeds = real_feeds(data.source(), coupling.model.original)
-    return Prover(coupling, feeds, run.verify_seconds, run.unverified)
+    return Prover(coupling, feeds, run.verify_seconds, run.unverified, bool(mask.branches))
 
 
 def _settled(terminal: Terminal, prover: Prover, check: Check, result: onnx.ModelProto) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -44,6 +44,7 @@ def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Pl
     from tgonnx.io.save import save, save_anyway, save_text
     from tgonnx.report import tables as report
     from tgonnx.report.bars import kept_bars, kept_of
+    from tgonnx.report.zeros import zeros_json, zeros_text
 
     overwrite, inputs = places.overwrite, places.inputs
     out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, inputs), places.out)
@@ -63,9 +64,15 @@ def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Pl
     table = report.comparison(before, after, result.check, result.metric_label, result.timed)
     kept, counted = kept_of(result.mask), report.counted_text(result.counted_at)
     shown: list[RenderableType] = [table, *([counted] if counted else [])]
+    if result.mask.weights:
+        shown.append(zeros_text(result))
+    if result.mask.branches:
+        shown.append(f"removed the branches of {', '.join(result.mask.branches)}")
     if not result.mask.open.all():
         shown.append(kept_bars(kept, terminal.verbose > 0))
-    terminal.result(figures | {"kept": kept}, *shown, f"wrote {out}")
+    removed: dict[str, Any] = {"removed_branches": list(result.mask.branches)} if result.mask.branches else {}
+    removed |= {"nonzeros": zeros_json(result)} if result.mask.weights else {}
+    terminal.result(figures | {"kept": kept} | removed, *shown, f"wrote {out}")
     if misplaced:
         terminal.complain(misplaced)
         raise typer.Exit(UsageError.exit_code)

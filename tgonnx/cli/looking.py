@@ -42,6 +42,7 @@ def inspect(
     subject: Annotated[Subject, Only("model", "attention", "shape")],
 ) -> None:
     """Show what a model costs, what can be cut together, and what cannot be cut and why."""
+    from tgonnx.report import branches
     from tgonnx.report import tables as report
 
     if sensitivity:
@@ -59,10 +60,13 @@ def inspect(
         terminal.result({"why": told}, report.why_table(coupling, asked))
         return
     terminal.result(
-        report.inspect_json(str(model), original, size, coupling, costs) if terminal.json else {},
+        report.inspect_json(str(model), original, size, coupling, costs) | branches.branch_json(coupling)
+        if terminal.json
+        else {},
         report.overview(str(model), original, size, coupling, costs.cost()),
         report.layer_table(report.layers(costs), everything),
         report.group_table(coupling.groups, groups),
+        *branches.branch_tables(coupling),
         report.pinned_table(coupling.pinned, everything),
     )
 

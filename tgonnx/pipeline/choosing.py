@@ -14,10 +14,10 @@ import onnx
 from tgonnx.data.calibration import Calibration
 from tgonnx.graph.proto import with_values
 from tgonnx.passes.compensate import compensate
+from tgonnx.pipeline.branching import Branching, chooser
 from tgonnx.pipeline.measuring import noise_of
 from tgonnx.pipeline.plan import Plan
 from tgonnx.selection.bounds import Ranking
-from tgonnx.selection.criteria import ranks
 from tgonnx.selection.mask import Mask
 from tgonnx.training.evidence import evidence_of
 from tgonnx.training.keeper import Keeper
@@ -52,8 +52,10 @@ def choose(plan: Plan, task: Task, steps: int, recipe: Settings, journal: Journa
         full = with_values(full, found.values) if recipe.train_weights else full
     else:
         evidence = evidence_of(coupling, task, recipe)
+        samples = Calibration(task.split, seed=recipe.seed)
+        inputs = Branching(samples, threads=recipe.threads, refit=recipe.compensate)
         how = Ranking(criterion=recipe.criterion_used)
-        mask = plan.commit(ranks(coupling, how, recipe.seed, evidence))
+        mask = plan.met(chooser(coupling, plan.bounds, how, recipe.seed, evidence, inputs))
     return Chosen(mask, full, plan.family.cut(full, coupling, mask))
 
 
@@ -81,7 +83,7 @@ def best_of(
 
 def _commits(plan: Plan, chosen: Chosen, task: Task, recipe: Settings) -> Iterator[onnx.ModelProto]:
     yield refresh_statistics(chosen.cut, task, recipe)
-    if recipe.compensate:
+    if recipe.compensate and not chosen.mask.weights:  # refitted weights are not zero any more
         original = plan.model.proto
         start = chosen.cut
         if chosen.full is not original:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,23 +39,23 @@ def sensitivities(
     scores = order_of_removal(coupling, inputs, threads)
     session = open_session(insert_gates(coupling.model.proto, coupling, None), threads)
     batches = [inputs[i] for i in range(min(BATCHES, len(inputs)))]
-    whole = _Outputs(session, batches, np.ones(coupling.units, bool))
+    whole = Outputs(session, batches, {GATES: np.ones(coupling.units, np.float32)})
     found = []
     for group in coupling.groups:
         count = min(round(share * group.size), group.size - 1)
         opened = np.ones(coupling.units, bool)
         opened[group.units[np.argsort(scores[group.units], kind="stable")[:count]]] = False
-        error = whole.error(_Outputs(session, batches, opened)) if count else 0.0
+        closed = {GATES: opened.astype(np.float32)}
+        error = whole.error(Outputs(session, batches, closed)) if count else 0.0
         saved = 1 - coupling.cost_model.ratio(opened, "flops")
         found.append(Sensitivity(group.name, group.size, count, error, saved))
     return sorted(found, key=lambda one: -one.error)
 
 
-class _Outputs:
-    """What a gated model puts out for some batches, in floats."""
+class Outputs:
+    """What a gated model puts out for some batches, in floats; `gates` are its inputs of gate values."""
 
-    def __init__(self, session: Session, batches: Inputs, opened: NDArray[np.bool_]) -> None:
-        gates = {GATES: opened.astype(np.float32)}
+    def __init__(self, session: Session, batches: Inputs, gates: Mapping[str, NDArray[np.float32]]) -> None:
         runs = [session.run({**feeds, **gates}) for feeds in batches]
         self.values = {
             name: [run[name].astype(np.float64) for run in runs]
@@ -62,7 +63,7 @@ class _Outputs:
             if value.dtype.kind == "f"
         }
 
-    def error(self, other: _Outputs) -> float:
+    def error(self, other: Outputs) -> float:
         """The mean over outputs of the squared distance, as a share of the spread over samples."""
         shares = []
         for name, mine in self.values.items():

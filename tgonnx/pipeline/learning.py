@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tgonnx.graph.proto import with_values
 from tgonnx.io.save import save
+from tgonnx.passes.gate_weights import held_at_zero, pruned_of
 from tgonnx.pipeline.choosing import Chosen, best_commit, best_of, choose
 from tgonnx.pipeline.embedding import doubts, verified
 from tgonnx.pipeline.measuring import Yardstick
@@ -66,7 +67,9 @@ def with_data(lesson: Lesson, prover: Prover, keeper: Keeper) -> PruneResult:
         pruned = chosen.cut
         if lesson.steps[1]:
             left, stakes = plan.left(chosen.mask), _stake(lesson, keeper)
-            tuned = fine_tune(pruned, task, lesson.steps[1], recipe, journal, left, keeper, stakes)
+            held = held_at_zero(pruned, plan.coupling, chosen.mask)
+            tuned = fine_tune(held, task, lesson.steps[1], recipe, journal, left, keeper, stakes)
+            tuned = pruned_of(tuned, pruned, chosen.mask)
             pruned = best_of([pruned, refresh_statistics(tuned, task, recipe)], task, recipe)
         pruned, check, doubt = verified(plan, chosen.mask, chosen.full, pruned, prover)
         notes = (*doubts(doubt), *journal.notes)

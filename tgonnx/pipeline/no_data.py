@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 
 from tgonnx.analysis.stand_ins import StandIns, stand_ins
@@ -9,12 +11,12 @@ from tgonnx.errors import ModelError, OptionError, UnsupportedError
 from tgonnx.io.notes import Note
 from tgonnx.options import CRITERION
 from tgonnx.passes.compensate import compensate
+from tgonnx.pipeline.branching import Branching, chooser
 from tgonnx.pipeline.embedding import doubts, verified
 from tgonnx.pipeline.plan import Plan
 from tgonnx.pipeline.result import PruneResult, result_of
 from tgonnx.proof import Prover
-from tgonnx.selection.bounds import Ranking
-from tgonnx.selection.criteria import ranks
+from tgonnx.selection.bounds import Bounds, Ranking
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import criterion_of
 from tgonnx.training.progress import Journal
@@ -28,15 +30,39 @@ def without_data(plan: Plan, recipe: Recipe, run: Run, prover: Prover) -> PruneR
     name = CRITERION if recipe.criterion == "auto" else recipe.criterion
     if name == GATES or criterion_of(name).score is None:
         raise OptionError("criterion", f"{name!r} needs data")
-    mask = plan.given or plan.commit(ranks(plan.coupling, Ranking(criterion=name), run.seed))
+    mask = plan.given or _chosen(plan, name, run, recipe.compensate)
     cut = plan.family.cut(plan.model.proto, plan.coupling, mask)
-    how = "the choice was given" if plan.given else "units were chosen by the size of their weights"
-    if recipe.compensate:
+    how = "the choice was given" if plan.given else _told(plan.bounds)
+    if recipe.compensate and not mask.weights:
         cut, more = _refitted(plan, mask, cut, run)
         how += more
     pruned, check, doubt = verified(plan, mask, plan.model.proto, cut, prover)
     notes = (*doubts(doubt), Note("no-data", UNMEASURED.format(how=how)))
     return result_of(plan, mask, pruned, check, Journal(), None, notes)
+
+
+def _told(bounds: Bounds) -> str:
+    """How was chosen what goes."""
+    if bounds.cuts_weights:
+        return "weights were chosen by their size"
+    units, branches = (
+        "units were chosen by the size of their weights",
+        "branches by what they add on random inputs",
+    )
+    if not bounds.cuts_branches:
+        return units
+    return f"{units}, {branches}" if bounds.cuts_units else branches.replace(" by", " were chosen by")
+
+
+def _chosen(plan: Plan, criterion: str, run: Run, refitted: bool) -> Mask:
+    """By the weights, and branches by what they add on stand-ins."""
+    branching = Branching((), real=False, threads=run.threads)
+    if plan.bounds.cuts_branches:
+        inputs, known = stand_ins(plan.model)
+        refit = refitted and (known or inputs.has_floats)
+        branching = replace(branching, inputs=inputs, refit=refit, crossed=not known)
+    how = Ranking(criterion=criterion)
+    return plan.met(chooser(plan.coupling, plan.bounds, how, run.seed, None, branching))
 
 
 def _refitted(plan: Plan, mask: Mask, cut: onnx.ModelProto, run: Run) -> tuple[onnx.ModelProto, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,11 +16,14 @@ from tgonnx.errors import BoundsError, ModelError, TargetError
 from tgonnx.loading import load
 from tgonnx.passes.gate_families import CHANNELS, GateFamily
 from tgonnx.passes.prepare_training import prepare_training
+from tgonnx.pipeline.branching import least_left
 from tgonnx.pipeline.clock import Clock, by_the_clock
 from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.branch_order import closable
 from tgonnx.selection.budget import shop_of
 from tgonnx.selection.mask import Mask
+from tgonnx.selection.weight_choice import check_kind
 from tgonnx.training.recipe import BATCH
 
 SEARCH_STEPS, TUNE_STEPS = (300, 1500), (600, 3000)  # at least and at most, if the epochs are not given
@@ -47,22 +51,36 @@ class Plan:
 
     def left(self, mask: Mask) -> float:
         """What a mask leaves of the target's kind of cost, a ratio; of latency as it is predicted."""
-        return self.coupling.cost_model.ratio(mask.open, self.target.kind)
+        return mask.counted(self.coupling).cost_model.ratio(mask.open, self.target.kind)
 
     def commit(self, scores: npt.NDArray[np.float64]) -> Mask:
-        """The mask that keeps the best units and meets the goal: of latency by the clock, if there is one."""
-        if self.clock is not None:
-            clock, proto = self.clock, self.model.proto
+        """The mask that keeps the best units and meets the goal."""
+        return self.met(lambda goal: self.family.commit(self.coupling, scores, goal, self.bounds))
 
-            def share(mask: Mask) -> float:
-                return clock.share(self.family.cut(proto, self.coupling, mask))
+    def met(self, commit: Callable[[Target], Mask]) -> Mask:
+        """The mask that `commit` makes for the goal; of latency for the prediction that meets it by the clock."""
+        clock, proto = self.clock, self.model.proto
+        if clock is None:
+            return commit(self.goal)
 
-            return by_the_clock(self.coupling, scores, self.goal.value, self.bounds, share)
-        return self.family.commit(self.coupling, scores, self.goal, self.bounds)
+        def share(mask: Mask) -> float:
+            return clock.share(self.family.cut(proto, self.coupling, mask))
+
+        return by_the_clock(self.goal, commit, self.left, share)
 
 
 def reachable(coupling: Coupling, target: Target, bounds: Bounds) -> Target:
     """The target, or the least ratio above it that can be met. Raises BoundsError if nothing may be cut."""
+    if bounds.cuts_weights:
+        check_kind(target)
+        return target
+    if bounds.cuts_branches:
+        least = least_left(coupling, bounds, target.kind)
+        if least <= target.value + 1e-9:
+            return target
+        if not bounds.cuts_units or not coupling.units:
+            return Target(**{target.kind: least})
+        coupling = coupling.closing(closable(coupling, bounds))
     if coupling.cost_model.measure(target.kind).block:
         least = shop_of(coupling, np.zeros(coupling.units), target.kind, bounds).mask(target.value)[1]
         return target if least <= target.value else Target(**{target.kind: min(1.0, least + 1e-6)})

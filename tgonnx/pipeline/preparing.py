@@ -22,7 +22,8 @@ from tgonnx.graph.structure import structure_hash
 from tgonnx.io.notes import Note
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit, try_graph, validate
-from tgonnx.options import Attention, attention_of, changed, of_class, with_fields
+from tgonnx.options import CRITERION, Attention, attention_of, changed, of_class, with_fields
+from tgonnx.passes.gate_families import family_of
 from tgonnx.pipeline.clock import Clock
 from tgonnx.pipeline.learning import Lesson
 from tgonnx.pipeline.measuring import yardstick
@@ -48,6 +49,8 @@ OWN = (  # of this process alone: a run goes on with other values of these
     "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test", "mask",
     "tensorboard",
 )  # fmt: skip
+YOUNGER = ("granularity", "only", "max_cut")  # options that runs which may go on have not heard of
+NOTHING = 1e-9  # of the cost is left where all that cost something was in branches that went
 Choose = Callable[[Coupling, onnx.ModelProto], Mask]  # of what is trained, and the model as it was given
 
 
@@ -119,6 +122,12 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
     """The job of pruning a model to the least of some targets of one kind. Raises as `prune` does."""
     wanted = [Target.of(target) for target in targets]
     recipe, bounds, run = options.recipe, options.bounds, options.run
+    if bounds.cuts_weights and recipe.criterion == "auto" and not recipe.by_gates:
+        recipe = replace(recipe, criterion=CRITERION)
+    if not bounds.cuts_units and recipe.lossless:
+        raise OptionError(
+            "granularity", "lossless is for channels: nothing else is searched for what does nothing"
+        )
     model = load(model)
     whole, unknown = model.original, unknown_operators(model.original) if data is not None else set()
     if unknown:  # nothing here runs them: what stands before them is trained
@@ -134,7 +143,8 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
         plan, recipe = _given(model, whole, options, options.mask)
     else:
         plan = _planned(model, wanted, bounds, options, not unknown)
-    prover = Prover(plan.coupling, (), run.verify_seconds, run.unverified)
+    gated = bounds.cuts_branches or (plan.given is not None and bool(plan.given.branches))
+    prover = Prover(plan.coupling, (), run.verify_seconds, run.unverified, gated)
     journal = Journal(options.progress)
     if dataset is None or fitting is None:
         return Job(plan, prover, None, Keeper(journal=journal), whole, unknown)
@@ -147,14 +157,14 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
 def _planned(model: Model, wanted: Sequence[Target], bounds: Bounds, options: Options, whole: bool) -> Plan:
     """The plan for the least of the targets. Raises UnsupportedError if nothing can be pruned."""
     coupling, clock = analyze(model, options.attention), None
-    if not coupling.units:
+    if not coupling.units and bounds.cuts_units and not bounds.cuts_branches:
         why = coupling.pinned[0] if coupling.pinned else None
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
     if any(target.kind == LATENCY for target in wanted):
         clock = _timed(coupling, options)
     least = min((target.as_share(coupling.cost_model) for target in wanted), key=lambda target: target.value)
-    return Plan(model, coupling, least, least, bounds, whole=whole, clock=clock).aimed(least)
+    return Plan(model, coupling, least, least, bounds, family_of(bounds), whole, clock=clock).aimed(least)
 
 
 def _timed(coupling: Coupling, options: Options) -> Clock | None:
@@ -185,7 +195,8 @@ def _given(model: Model, original: onnx.ModelProto, options: Options, choose: Ch
     if asked:
         raise OptionError(asked[0], "is for choosing what stays, which is given")
     mask = choose(coupling, original)
-    left = Target(flops=coupling.cost_model.ratio(mask.open, "flops"))
+    ratio = mask.counted(coupling).cost_model.ratio(mask.open, "flops")
+    left = Target(flops=max(ratio, NOTHING))
     plan = Plan(model, coupling, left, left, options.bounds, whole=model.original is original, given=mask)
     return plan, replace(recipe, criterion=CHOSEN_BY, mask=None)
 
@@ -250,4 +261,8 @@ def _resolved(lesson: Lesson, wanted: Sequence[Target]) -> dict[str, Any]:
     target = ", ".join(
         share.stated if share.kind == LATENCY else f"{share.kind}={share.value!r}" for share in shares
     )
-    return {"target": target, "attention": plan.coupling.attention} | chosen | vars(plan.bounds)
+    asked = changed(plan.bounds)
+    bounds = {
+        name: value for name, value in vars(plan.bounds).items() if name not in YOUNGER or name in asked
+    }
+    return {"target": target, "attention": plan.coupling.attention} | chosen | bounds

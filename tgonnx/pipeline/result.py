@@ -109,6 +109,8 @@ class PruneResult(Shown):
             ("target", f"{self.target}, {met}"),
             ("verified", f"{self.check.verdict}, {self.check.max_rel:.1e} relative"),
         ]
+        if self.mask.branches:
+            facts.append(("removed", f"{len(self.mask.branches)} residual branches"))
         facts += [("note", note) for note in self.notes[:3]]
         return Summary("PruneResult", facts, ("", "before", "after", "left"), rows)
 
@@ -151,7 +153,7 @@ def result_of(
         notes += far_notes(measure, standing, figures[1][1])
         notes += measured_notes(measure, pruned, standing) + rising_note(measure, journal.records)
     before = Figures(cost.cost(), original.ByteSize(), *figures[0])
-    after = Figures(cost.cost(mask.open), pruned.ByteSize(), *figures[1])
+    after = Figures(mask.counted(plan.coupling).cost_model.cost(mask.open), pruned.ByteSize(), *figures[1])
     return PruneResult(
         pruned, mask, before, after, name, tuple(journal.records), check, target, achieved, notes,
         plan.model.counted_at, samples, timed,

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from tgonnx.options import CRITERION, option, settle
+from tgonnx.errors import OptionError
+from tgonnx.options import CRITERION, numbers_of, one_of, option, settle
 
 ALLOCATIONS = ("auto", "uniform", "global")
+UNITS, BLOCK, WEIGHT = ("channel", "head"), "block", "weight"  # what can be cut
+GRANULARITIES = (UNITS, (BLOCK,), (*UNITS, BLOCK), (WEIGHT,))
+
+
+KNOWN = (*UNITS, BLOCK, WEIGHT)
+
+
+def _granularity(name: str, value: Any) -> str:
+    """Names with commas between them, or a list of them, in the order of the table."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, Iterable):
+        raise OptionError(name, f"is a {type(value).__name__}, not names with commas between them")
+    given = {one_of(name, word.strip() if isinstance(word, str) else word, KNOWN) for word in words}
+    for known in GRANULARITIES:
+        if given == {*known}:
+            return ",".join(known)
+    choices = " or ".join(",".join(known) for known in GRANULARITIES)
+    raise OptionError(name, f"{value!r}: what can be cut together is {choices}")
 
 
 def _criteria() -> Iterable[str]:
@@ -21,8 +41,18 @@ class Bounds:
     """What a choice of units must respect. Raises OptionError, which is a UsageError.
 
     Groups keep multiples of `round_to` units (None: of up to 8, as far as the target can be met closely) and at least
-    `min_channels`; groups that have a value or node that one of the globs `freeze` matches stay whole.
+    `min_channels`; groups that have a value or node that one of the globs `freeze` matches stay whole, and so do
+    branches; where globs are given as `only`, all others do. Of what a glob of `max_cut` matches, at most that share of
+    the units goes. `granularity` names what may be cut: channels and heads of attention, residual branches, or both.
     """
+
+    granularity: str = option(
+        ",".join(UNITS),
+        "What may go: channel,head (channels, heads of attention), block (residual branches), channel,head,block, or "
+        "weight (single weights become zero).",
+        metavar="NAMES",
+        form=_granularity,
+    )
 
     round_to: int | None = option(
         None,
@@ -34,9 +64,41 @@ class Bounds:
     freeze: tuple[str, ...] = option(
         (), "Never cut what a node or value of this name takes part in.", many=True, metavar="GLOB"
     )
+    only: tuple[str, ...] = option(
+        (), "Cut nothing but what a node or value of this name takes part in.", many=True, metavar="GLOB"
+    )
+    max_cut: tuple[str, ...] = option(
+        (),
+        "Cut at most this share of what a node or value of this name takes part in, as 'layer1.*=0.5'.",
+        many=True,
+        metavar="GLOB=SHARE",
+    )
 
     def __post_init__(self) -> None:
         settle(self)
+        for glob, share in self.shares.items():
+            if share > 1:
+                raise OptionError("max_cut", f"'{glob}={share:g}': a share is at most 1")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The largest share that may go, by glob."""
+        return numbers_of("max_cut", self.max_cut)
+
+    @property
+    def cuts_units(self) -> bool:
+        """Whether channels and heads may go."""
+        return UNITS[0] in self.granularity
+
+    @property
+    def cuts_weights(self) -> bool:
+        """Whether single weights may become zero."""
+        return WEIGHT in self.granularity
+
+    @property
+    def cuts_branches(self) -> bool:
+        """Whether residual branches may go."""
+        return BLOCK in self.granularity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,13 @@ DEFAULT = Bounds()
 CLOSE = 0.99  # a target is met closely above this share of it
 
 
-def frozen_groups(coupling: Coupling, patterns: Iterable[str]) -> set[int]:
-    """Numbers of the groups that have a member whose value or node matches one of the globs."""
+def matching_groups(
+    coupling: Coupling, patterns: Iterable[str], option: str, others: bool = False
+) -> set[int]:
+    """Numbers of the groups that have a member whose value or node matches one of the globs.
+
+    Raises OptionError for a glob that matches none, unless there are `others` that it may be meant for.
+    """
     groups_of: dict[str, set[int]] = defaultdict(set)  # by value
     for number, group in enumerate(coupling.groups):
         for name in {group.name, *(member.value for member in group.members)}:
@@ -41,17 +46,26 @@ def frozen_groups(coupling: Coupling, patterns: Iterable[str]) -> set[int]:
         for name, numbers in named:
             if name == pattern or fnmatch.fnmatchcase(name, pattern):  # names have [ and ]
                 hits |= numbers
-        if not hits:
-            raise OptionError("freeze", f"{pattern!r} matches no prunable group")
+        if not hits and not others:
+            raise OptionError(option, f"{pattern!r} matches no prunable group")
         found |= hits
     return found
 
 
 def floors(coupling: Coupling, bounds: Bounds = DEFAULT) -> npt.NDArray[np.int64]:
     """The fewest units that each group may keep."""
-    fewest = np.array([min(bounds.min_channels, g.size) for g in coupling.groups], np.int64)
-    for number in frozen_groups(coupling, bounds.freeze):
-        fewest[number] = coupling.groups[number].size
+    sizes = np.array([group.size for group in coupling.groups], np.int64)
+    fewest = np.minimum(bounds.min_channels, sizes)
+    for glob, share in bounds.shares.items():
+        for number in matching_groups(coupling, [glob], "max_cut", bounds.cuts_branches):
+            most = int(sizes[number] * share + 1e-9)  # that may go
+            fewest[number] = max(fewest[number], sizes[number] - most)
+    whole = matching_groups(coupling, bounds.freeze, "freeze", bounds.cuts_branches)
+    if bounds.only:
+        loose = matching_groups(coupling, bounds.only, "only", bounds.cuts_branches)
+        whole |= {*range(len(sizes))} - loose
+    for number in whole | coupling.gone_groups:  # where all weights are gone, nothing more is saved
+        fewest[number] = sizes[number]
     return fewest
 
 
@@ -139,7 +153,7 @@ def _fewest(coupling: Coupling, steps: npt.NDArray[np.int64], bounds: Bounds) ->
 
 def _refuse_bounds(coupling: Coupling, bounds: Bounds) -> None:
     """Raise BoundsError if nothing may be cut, naming the option without which something might."""
-    loose: dict[str, Any] = {"freeze": (), "min_channels": 1, "round_to": 1}
+    loose: dict[str, Any] = {"freeze": (), "only": (), "max_cut": (), "min_channels": 1, "round_to": 1}
     given = {
         name: getattr(bounds, name) for name in loose if getattr(bounds, name) not in (None, loose[name])
     }
@@ -147,7 +161,7 @@ def _refuse_bounds(coupling: Coupling, bounds: Bounds) -> None:
         return
     alone = [n for n in given if _allow_a_cut(coupling, replace(bounds, **{n: loose[n]}))]
     name = (alone or list(given))[0]
-    shown = ", ".join(map(repr, given[name])) if name == "freeze" else str(given[name])
+    shown = ", ".join(map(repr, given[name])) if isinstance(given[name], tuple) else str(given[name])
     raise BoundsError(name, f"{shown} leaves nothing to cut: all units must stay")
 
 

@@ -1,10 +1,10 @@
-"""The choice: one bool for each unit, and what it leaves of every initializer."""
+"""The choice: one bool for each unit, the branches that go, and what is left of every initializer."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from tgonnx.analysis.coupling import Attention, Coupling
 from tgonnx.errors import UsageError
 from tgonnx.io.save import save_text
 from tgonnx.io.summary import ROWS, Shown, Summary, left_out
-from tgonnx.selection.mask_file import Contents, Kept, Open, as_text, read
+from tgonnx.selection.mask_file import Contents, Elements, Kept, Open, as_text, read
 
 SHORT = 12  # digits of a hash in a message
 
@@ -23,7 +23,9 @@ class Mask(Shown):
 
     `attention` is how the coupling was analysed that the mask belongs to. `structure` is the hash of its model's
     structure, and `initializers` the indices that stay of each axis of each initializer that is cut; both are empty in
-    a mask of format 1, which knows its groups only. `source` is the file that it was read from.
+    a mask of format 1, which knows its groups only. `branches` names the residual branches that are removed, by the
+    values that their sums put out; `weights` says which elements stay of initializers that get zeros. `source` is the
+    file that it was read from.
     """
 
     open: Open
@@ -31,6 +33,8 @@ class Mask(Shown):
     attention: Attention = "heads"
     structure: str = ""
     initializers: Kept = field(default_factory=dict)
+    branches: tuple[str, ...] = ()
+    weights: Elements = field(default_factory=dict)
     source: str = field(default="", compare=False)
     _coupling: Coupling | None = field(
         default=None, compare=False
@@ -50,7 +54,30 @@ class Mask(Shown):
     @classmethod
     def _made(cls, coupling: Coupling, opened: Open) -> Mask:
         kept, structure = _kept(coupling, opened), coupling.model.structure
-        return cls(opened, _outline(coupling), coupling.attention, structure, kept, _coupling=coupling)
+        return cls(
+            opened,
+            _outline(coupling),
+            coupling.attention,
+            structure,
+            kept,
+            coupling.closed,
+            _coupling=coupling,
+        )
+
+    @property
+    def keeps_everything(self) -> bool:
+        """Whether nothing is closed."""
+        return bool(self.open.all()) and not self.branches and not self.weights
+
+    def counted(self, coupling: Coupling) -> Coupling:
+        """The coupling of its model, in which branches that are removed and weights that are zero cost nothing."""
+        if self.weights:
+            return coupling.thinning({name: int(part.sum()) for name, part in self.weights.items()})
+        return coupling.closing(self.branches)
+
+    def thinned(self, weights: Elements) -> Mask:
+        """The same with zeros in weights: which elements stay."""
+        return replace(self, weights=dict(weights))
 
     def summary(self) -> Summary:
         """How much of each group stays, the most cut first."""
@@ -63,6 +90,14 @@ class Mask(Shown):
         rows = [(name, f"{kept:,}", f"{size:,}", f"{kept / size:.0%}") for name, kept, size in parts[:ROWS]]
         size = f"keeps {int(self.open.sum()):,} of {len(self.open):,} units in {len(self.groups):,} groups"
         facts = [("structure", self.structure[:SHORT] + "...")] if self.structure else []
+        facts += [("removed", f"branch {name}") for name in self.branches[:ROWS]]
+        if self.weights:
+            total, kept = (
+                sum(f(part) for part in self.weights.values()) for f in (np.size, np.count_nonzero)
+            )
+            facts.append(
+                ("zeros", f"{total - kept:,} of {total:,} elements of {len(self.weights):,} weights")
+            )
         return Summary(
             f"Mask: {size}",
             facts,
@@ -93,6 +128,16 @@ class Mask(Shown):
             raise self._refused("the mask keeps other indices of the initializers than its groups say")
 
     def _check_units(self, coupling: Coupling) -> None:
+        for name, part in self.weights.items():
+            tensor = coupling.model.initializers.get(name)
+            if tensor is None or tuple(tensor.dims) != part.shape:
+                raise self._refused(
+                    f"the mask keeps elements of {name!r} {list(part.shape)}, which the model has not"
+                )
+        if missing := {*self.branches} - {branch.name for branch in coupling.branches}:
+            raise self._refused(
+                f"the mask removes the branch of {min(missing)!r}, and the model has none there"
+            )
         if len(self.open) != coupling.units or self.groups != _outline(coupling):
             raise self._refused(
                 f"the mask has {len(self.open)} units in other groups than the model's {coupling.units}"
@@ -131,7 +176,9 @@ class Mask(Shown):
         `protect` lists files that must not be overwritten. Raises UsageError.
         """
         kept = self.initializers if self._coupling is None else _kept(self._coupling, self.open)
-        contents = Contents(self.open, self.groups, self.attention, self.structure, kept)
+        contents = Contents(
+            self.open, self.groups, self.attention, self.structure, kept, self.branches, self.weights
+        )
         save_text(as_text(contents), path, overwrite, protect)
 
     @classmethod

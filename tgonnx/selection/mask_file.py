@@ -1,13 +1,18 @@
 """Mask files: JSON that says what is kept, for tgonnx by units, for everybody else by initializer and axis.
 
-Format 2 says which structure of a model the mask belongs to, too; format 1 has neither that nor initializers.
+Format 2 says which structure of a model the mask belongs to, too; format 1 has neither that nor initializers. Format 3
+is format 2 with the branches that are removed, and format 4 with the elements that stay of weights that get zeros:
+where there are none, format 2 is written.
 `docs/masks.md` describes both.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -22,10 +27,11 @@ from tgonnx.errors import UsageError
 from tgonnx.io.checker import describe
 
 Open = npt.NDArray[np.bool_]
+Elements = Mapping[str, npt.NDArray[np.bool_]]  # initializer -> which of its elements stay
 Kept = Mapping[str, Mapping[int, npt.NDArray[np.int64]]]  # initializer -> axis -> indices that stay
 
-FORMATS = ("tgonnx-mask-1", "tgonnx-mask-2")
-MAX_UNITS, MAX_BYTES = 2**24, 2**28  # of a mask file
+FORMATS = ("tgonnx-mask-1", "tgonnx-mask-2", "tgonnx-mask-3", "tgonnx-mask-4")
+MAX_UNITS, MAX_BYTES, MAX_ELEMENTS = 2**24, 2**28, 2**32  # of a mask file
 _DIGITS = 64  # of a SHA-256
 
 
@@ -38,11 +44,14 @@ class Contents:
     attention: Attention
     structure: str = ""
     initializers: Kept = field(default_factory=dict)
+    branches: tuple[str, ...] = ()
+    weights: Elements = field(default_factory=dict)
 
 
 def as_text(contents: Contents) -> str:
     """JSON with one line for each group and initializer; format 1 if the structure of the model is not known."""
-    document: dict[str, Any] = {"format": FORMATS[bool(contents.structure)]}
+    number = 3 if contents.weights else 2 if contents.branches else int(bool(contents.structure))
+    document: dict[str, Any] = {"format": FORMATS[number]}
     if contents.structure:
         document |= {"tgonnx": metadata.version("tgonnx"), "structure": contents.structure}
     start, groups = 0, []
@@ -51,6 +60,10 @@ def as_text(contents: Contents) -> str:
         groups.append({"group": name, "units": size, "keep": kept})
         start += size
     document |= {"attention": contents.attention, "groups": groups}
+    if contents.branches:
+        document["removed branches"] = [*contents.branches]
+    if contents.weights:
+        document["weights"] = {name: _bits_of(part) for name, part in contents.weights.items()}
     if contents.structure:
         document["initializers"] = {
             name: {f"axis {axis}": indices.tolist() for axis, indices in axes.items()}
@@ -75,7 +88,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
         return _parsed(json.loads(_text(Path(path))))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
+    except (ValueError, zlib.error, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise UsageError(f"{path}: not a mask file ({describe(error, 120)})") from None
 
 
@@ -92,7 +105,10 @@ def _parsed(data: Any) -> Contents:
     opened = np.concatenate(parts) if parts else np.zeros(0, bool)
     if data["format"] == FORMATS[0]:
         return Contents(opened, groups, attention)
-    return Contents(opened, groups, attention, _hash(data["structure"]), _initializers(data["initializers"]))
+    kept = _initializers(data["initializers"])
+    branches = _branches(data["removed branches"]) if data["format"] == FORMATS[2] else ()
+    weights = {str(n): _bits(e) for n, e in data["weights"].items()} if data["format"] == FORMATS[3] else {}
+    return Contents(opened, groups, attention, _hash(data["structure"]), kept, branches, weights)
 
 
 def _text(path: Path) -> str:
@@ -126,6 +142,36 @@ def _hash(text: object) -> str:
     if not isinstance(text, str) or len(text) != _DIGITS or not set(text) <= set("0123456789abcdef"):
         raise ValueError(f"structure {text!r} is not a SHA-256")
     return text
+
+
+def _bits_of(part: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Shape and bits of an array of bools, the first bit being the highest of its byte."""
+    packed = base64.b64encode(zlib.compress(np.packbits(part).tobytes(), 9)).decode()
+    return {"shape": [*part.shape], "kept": int(part.sum()), "bits": packed}
+
+
+def _bits(entry: Any) -> npt.NDArray[np.bool_]:
+    shape = tuple(_size(n) for n in entry["shape"])
+    count = math.prod(shape)
+    if count > MAX_ELEMENTS:
+        raise ValueError(f"a weight of more than {MAX_ELEMENTS:,} elements")
+    most = -(-count // 8)
+    unpacker = zlib.decompressobj()
+    found = unpacker.decompress(base64.b64decode(entry["bits"], validate=True), most)
+    if len(found) != most or unpacker.decompress(unpacker.unconsumed_tail, 1):
+        raise ValueError(f"the bits of a weight of shape {list(shape)} are not {count:,}")
+    return np.unpackbits(np.frombuffer(found, np.uint8), count=count).astype(bool).reshape(shape)
+
+
+def _branches(data: object) -> tuple[str, ...]:
+    """The names of sums whose branches are removed."""
+    if (
+        not isinstance(data, list)
+        or not all(isinstance(name, str) for name in data)
+        or len({*data}) < len(data)
+    ):
+        raise ValueError("removed branches are no list of different names")
+    return tuple(data)
 
 
 def _initializers(data: object) -> Kept:

@@ -45,7 +45,11 @@ def hash_of_model(model: onnx.ModelProto) -> str:
 
 def hash_of_mask(mask: Mask) -> str:
     """SHA-256 of what a mask keeps."""
-    return hashlib.sha256(np.packbits(mask.open).tobytes() + str(len(mask.open)).encode()).hexdigest()
+    size = "\0".join((str(len(mask.open)), *mask.branches))
+    digest = hashlib.sha256(np.packbits(mask.open).tobytes() + size.encode())
+    for name, part in mask.weights.items():
+        digest.update(name.encode() + np.packbits(part).tobytes())
+    return digest.hexdigest()
 
 
 def hash_of_data(dataset: Dataset) -> str:

@@ -27,9 +27,10 @@ from tgonnx.passes.add_objective import (
     RHO,
     Penalty,
 )
-from tgonnx.passes.gate_families import CHANNELS
+from tgonnx.passes.gate_families import family_of
 from tgonnx.passes.prepare_training import LOGITS
 from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.branch_order import closable
 from tgonnx.selection.budget import DEFAULT, floors
 from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import Loop
@@ -67,18 +68,19 @@ def search(
     keeper = keeper or Keeper()
     if keeper.found is not None:
         return keeper.found
-    cost = coupling.cost_model
+    family = family_of(bounds)
     first = next(task.batches(recipe.batch, recipe.seed))
-    copy = training_copy(CHANNELS.insert(coupling.model.proto, coupling, None), recipe, first)
+    copy = training_copy(family.insert(coupling.model.proto, coupling, None), recipe, first)
     unit = stake(copy, task, recipe)
     strength = STRENGTH * unit if recipe.lambda_ is None else recipe.lambda_
-    trainer = rehearsed_trainer(copy, task, recipe, first, journal, Penalty(cost, target.kind, strength))
+    penalty = Penalty(family.costs(coupling), target.kind, strength, family)
+    trainer = rehearsed_trainer(copy, task, recipe, first, journal, penalty)
     loop = Loop(trainer, task, "search", steps, recipe, journal, keeper)
     loop.stake = unit
-    fewest = search_floors(coupling, target, bounds)
-    start = np.full(coupling.units, min(0.5, recipe.gate_lr * steps / 20), np.float32)
+    gates, held = family.count(coupling), _Held(coupling, target, bounds)
+    start = np.full(gates, min(0.5, recipe.gate_lr * steps / 20), np.float32)
     trainer.load({LOGITS: start})  # zero is near enough to be reached in a short search
-    mu, left, openness = 0.0, 1.0, np.ones(coupling.units)
+    mu, left, openness = 0.0, 1.0, np.ones(gates)
     if (state := loop.resume()) is not None:
         mu, left, openness = state.numbers["mu"], state.numbers["left"], state.arrays["openness"]
         loop.catch_up(left)
@@ -97,7 +99,7 @@ def search(
         if recipe.lambda_ is None:
             mu = max(0.0, mu + GAIN * min(1.0, GAIN_STEPS / steps) * (left - rho))
         logits = trainer.parameters([LOGITS])[LOGITS]
-        if lift(logits, coupling, fewest):
+        if held.open(logits):
             trainer.load({LOGITS: logits})
         openness = openness + ((logits > 0) - openness) / (MEMORY * steps + 1)
         loop.done(index, left, numbers={"mu": mu, "left": left}, arrays={"openness": openness})
@@ -106,6 +108,26 @@ def search(
     found_units = Found(openness + 1e-3 * np.tanh(last), values, left, unit)
     keeper.keep_found(found_units)
     return found_units
+
+
+class _Held:
+    """What stays open during the search: enough units of each group, and branches that may not go."""
+
+    def __init__(self, coupling: Coupling, target: Target, bounds: Bounds) -> None:
+        self.coupling, self.of_units = coupling, bounds.cuts_units
+        self.fewest = search_floors(coupling, target, bounds) if self.of_units else np.zeros(0, np.int64)
+        self.places = np.zeros(0, np.int64)  # of gates
+        if bounds.cuts_branches:
+            loose, start = closable(coupling, bounds), coupling.units if self.of_units else 0
+            kept = [place for place, branch in enumerate(coupling.branches) if branch.name not in loose]
+            self.places = start + np.array(kept, np.int64)
+
+    def open(self, logits: Logits, to: float = 1e-3) -> bool:
+        """Open them in place. Says if anything had to be."""
+        closed = self.places[logits[self.places] <= 0]
+        logits[closed] = to
+        lifted = self.of_units and lift(logits, self.coupling, self.fewest, to)
+        return lifted or bool(closed.size)
 
 
 def search_floors(coupling: Coupling, target: Target, bounds: Bounds) -> npt.NDArray[np.int64]:

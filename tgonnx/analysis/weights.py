@@ -1,0 +1,37 @@
+"""Single weights: the elements of kernels and matrices, each of which may become zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tgonnx.analysis.coupling import Coupling
+    from tgonnx.analysis.model import Model
+
+
+def single_weights(model: Model) -> dict[str, int]:
+    """Initializers of floats that take part in products alone, and of how many elements, in the order of the file.
+
+    Biases, tables and the scales of normalisations are none.
+    """
+    from tgonnx.analysis.uses import Uses  # which loads onnx's reference implementation
+
+    used = Uses(model.proto).by_weight
+    sizes = {name: math.prod(tensor.dims) for name, tensor in model.initializers.items()}
+    return {
+        name: size
+        for name, size in sizes.items()
+        if name in used and len(model.initializers[name].dims) > 1 and size > 1
+    }
+
+
+def names_of(coupling: Coupling) -> Mapping[str, set[str]]:
+    """What each of these weights is called by: its own name, and those of the nodes that read it."""
+    found = {name: {name} for name in coupling.model.single_weights}
+    for node in coupling.model.nodes:
+        for name in node.inputs:
+            if name in found:
+                found[name].add(node.label)
+    return found

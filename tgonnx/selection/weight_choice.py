@@ -1,0 +1,96 @@
+"""Which single weights become zero: those of lowest score in the whole model, as many as the target says."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from onnx import numpy_helper
+
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.target import Target
+from tgonnx.analysis.weights import names_of
+from tgonnx.errors import OptionError, TargetError
+from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.mask import Mask
+
+Scores = npt.NDArray[np.float64]
+KIND = "nonzeros"  # the kind of cost that they are counted in
+CRITERIA = ("l1", "l2", "random")  # that rank single weights; the first two are their magnitude
+
+
+def weight_scores(coupling: Coupling, criterion: str, seed: int = 0) -> Scores:
+    """A number for each element of the single weights, one weight after the other, [elements]. Raises OptionError."""
+    stored, names = coupling.model.initializers, coupling.model.single_weights
+    if criterion not in CRITERIA:
+        raise OptionError(
+            "criterion", f"{criterion!r} does not rank single weights; there are {', '.join(CRITERIA)}"
+        )
+    if criterion == "random":
+        return np.random.default_rng(seed).random(sum(names.values()))
+    parts = [np.abs(numpy_helper.to_array(stored[name]).astype(np.float64)).ravel() for name in names]
+    return np.concatenate([*parts, np.zeros(0)])
+
+
+def fit_weights(coupling: Coupling, scores: Scores, target: Target, bounds: Bounds) -> Mask:
+    """The mask that keeps as many of the highest scores, [elements], as a target of `nonzeros` allows.
+
+    Each weight keeps its highest at least. Raises TargetError if more must stay, OptionError for another kind of
+    target.
+    """
+    check_kind(target)
+    target = target.as_share(coupling.cost_model)
+    ranks = np.array(scores, np.float64)
+    for place, name in _places(coupling):
+        part = ranks[place]
+        part[int(np.argmax(part))] = np.inf
+        part[_bound(coupling, name, bounds, part)] = np.inf
+    keep, must = int(target.value * len(ranks) + 1e-6), int(np.isinf(ranks).sum())
+    if must > keep:
+        raise TargetError(f"{target}: at least {must / len(ranks):.3f} of the {KIND} must stay")
+    opened = np.zeros(len(ranks), bool)
+    opened[np.argsort(-ranks, kind="stable")[:keep]] = True
+    kept = {
+        name: opened[place].reshape(tuple(coupling.model.initializers[name].dims))
+        for place, name in _places(coupling)
+    }
+    return Mask.all_open(coupling).thinned({name: part for name, part in kept.items() if not part.all()})
+
+
+def check_kind(target: Target) -> None:
+    """Raise OptionError unless a target is one of what is not zero."""
+    if target.kind != KIND:
+        raise OptionError("granularity", f"'weight' needs a target of {KIND}, as in {KIND}=0.1, not {target}")
+
+
+def _places(coupling: Coupling) -> Iterator[tuple[slice, str]]:
+    """Where the elements of each weight stand."""
+    start = 0
+    for name, size in coupling.model.single_weights.items():
+        yield slice(start, start + size), name
+        start += size
+
+
+def _bound(coupling: Coupling, name: str, bounds: Bounds, ranks: Scores) -> npt.NDArray[np.int64]:
+    """The elements of a weight that bounds keep: those of highest rank."""
+    called = names_of(coupling)
+    for option, globs in (
+        ("freeze", bounds.freeze),
+        ("only", bounds.only),
+        ("max_cut", tuple(bounds.shares)),
+    ):
+        for glob in globs:
+            if not any(_matches(glob, names) for names in called.values()):
+                raise OptionError(option, f"{glob!r} matches no kernel or matrix")
+    mine = called[name]
+    shares = [share for glob, share in bounds.shares.items() if _matches(glob, mine)]
+    frozen = any(_matches(glob, mine) for glob in bounds.freeze)
+    beside = bool(bounds.only) and not any(_matches(glob, mine) for glob in bounds.only)
+    most = 0 if frozen or beside else int(min([1.0, *shares]) * len(ranks) + 1e-9)  # that may go
+    return np.argsort(-ranks, kind="stable")[: len(ranks) - most]
+
+
+def _matches(glob: str, names: set[str]) -> bool:
+    return any(name == glob or fnmatch.fnmatchcase(name, glob) for name in names)
