@@ -85,6 +85,8 @@ def test_a_model_is_analysed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_onnxruntime_has_one_door() -> None:
     door = ROOT / "tgonnx" / "runtime" / "sessions.py"
     for path in (*(ROOT / "tgonnx").rglob("*.py"), *(ROOT / "passes").glob("*.py")):
+        if path.parent.name == "on_device":  # a program for where there is no tgonnx
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []

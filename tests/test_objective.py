@@ -66,8 +66,13 @@ def feeds_for(
     return {"x": x, ANSWER + "y": LABELS, GATES: values.astype(np.float32), **feeds}
 
 
+COUNTED = [
+    kind for kind in KINDS if kind != "latency"
+]  # which is a ramp here, and stairs there: test_latency.py
+
+
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 2**31), st.sampled_from(list(KINDS)))
+@given(st.integers(0, 2**31), st.sampled_from(COUNTED))
 def test_the_nodes_count_what_the_report_counts(seed: int, kind: Kind) -> None:
     coupling = analyze(load(network()))
     mask = np.random.default_rng(seed).random(coupling.units) < 0.6
@@ -83,7 +88,7 @@ def test_the_penalty_is_equation_7_and_its_lagrangian(coupling: Coupling) -> Non
     assert loss - task == pytest.approx(0.7 * 0.6 + 3.0 * 0.6**2, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", COUNTED)
 def test_gradient_of_the_penalty_by_finite_differences(coupling: Coupling, kind: Kind) -> None:
     rng = np.random.default_rng(3)
     values = rng.uniform(0.2, 1.0, coupling.units).astype(np.float32)

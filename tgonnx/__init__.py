@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from tgonnx.analysis.difference import Difference
     from tgonnx.analysis.model import Model
     from tgonnx.analysis.target import Target
-    from tgonnx.api import analyze, apply, diff, gate, select, sensitivity, verify
+    from tgonnx.analysis.times import Profile
+    from tgonnx.api import analyze, apply, diff, gate, profile, select, sensitivity, verify
     from tgonnx.errors import (
         DataError,
         DivergedError,
@@ -60,6 +61,7 @@ __all__ = [
     "Mask",
     "Model",
     "ModelError",
+    "Profile",
     "Progress",
     "PruneResult",
     "Recipe",
@@ -78,6 +80,7 @@ __all__ = [
     "gate",
     "load",
     "passes",
+    "profile",
     "prune",
     "select",
     "sensitivity",
@@ -93,7 +96,8 @@ _HOMES = {
     "analysis.difference": "Difference",
     "analysis.model": "Model",
     "analysis.target": "Target",
-    "api": "analyze apply diff gate select sensitivity verify",
+    "analysis.times": "Profile",
+    "api": "analyze apply diff gate profile select sensitivity verify",
     "errors": "DataError DivergedError InstallationError ModelError TargetError TgonnxError UnsupportedError "
     "UsageError VerificationError",
     "loading": "load",

@@ -14,7 +14,8 @@ from tgonnx.analysis import solver
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.difference import Difference, difference
 from tgonnx.analysis.model import Model, Source
-from tgonnx.analysis.target import Given, Target
+from tgonnx.analysis.target import LATENCY, Given, Target
+from tgonnx.analysis.times import Profile
 from tgonnx.errors import OptionError
 from tgonnx.loading import load, read
 from tgonnx.options import (
@@ -65,31 +66,48 @@ def select(
 ) -> Mask:
     """Choose the units that stay, without training (`tgonnx.selection.criteria.select`), of a coupling or a model.
 
+    A target of latency is measured first, on this machine, unless the coupling's cost model uses a `profile` already.
     `data` are samples for a criterion that looks at activations (obs: labels are not needed) or at the loss (taylor,
     fisher: they are). With `granularity="block"` in the bounds, residual branches go, judged on these samples or,
     without any, by what they add on random inputs.
     Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
     """
-    coupling, evidence = _coupling(model), None
+    coupling, evidence, wanted = _coupling(model), None, Target.of(target)
     (bounds,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
-    if bounds.cuts_branches or bounds.cuts_weights:
+    if wanted.kind == LATENCY and coupling.cost_model.profile is None:
+        coupling.cost_model.use(profile(coupling))
+    if not bounds.cuts_units_alone:
         from tgonnx.pipeline.branching import select_blocks
 
         how = Ranking(criterion=criterion, allocation=allocation)
-        return select_blocks(coupling, Target.of(target), bounds, how, whole_number("seed", seed), data)
+        return select_blocks(coupling, wanted, bounds, how, whole_number("seed", seed), data)
     if data is not None:
         from tgonnx.training.evidence import evidence_from
 
         evidence = evidence_from(coupling, data, whole_number("seed", seed))
     return criteria.select(
         coupling,
-        target,
+        wanted,
         criterion=criterion,
         seed=seed,
         evidence=evidence,
         allocation=allocation,
         bounds=bounds,
     )
+
+
+def profile(model: AnyModel, threads: int = 1, batch: int = 1, seed: int = 0) -> Profile:
+    """What each operator takes here as a function of how many channels are kept (`tgonnx.pipeline.profiling`).
+
+    At the sizes that costs are counted at, with `batch` samples; `threads` 0 leaves their number to the runtime.
+    Raises UsageError, UnsupportedError if nothing can be cut or onnxruntime does not take the model, ModelError.
+    """
+    from tgonnx.pipeline.clock import Clock
+    from tgonnx.pipeline.profiling import profiled
+
+    coupling = _coupling(model)
+    samples = max(1, whole_number("batch", batch))
+    return profiled(coupling, Clock.of(coupling.model, whole_number("threads", threads), samples), seed)
 
 
 def sensitivity(model: AnyModel, data: Data, share: float = 0.5) -> list[Sensitivity]:

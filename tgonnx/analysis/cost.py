@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tgonnx.analysis.kinds import KINDS, Axes, Counts, Kind, Measure, named
+from tgonnx.analysis.kinds import Axes, Counts, Kind, Measure, named
+from tgonnx.analysis.target import LATENCY
 from tgonnx.analysis.target import Target as Target
+from tgonnx.analysis.times import Profile, predicted
 
 if TYPE_CHECKING:
     from tgonnx.analysis.coupling import Coupling
@@ -40,13 +42,27 @@ class CostModel:
         self.kind_of, self.sizes = axes.kind_of, axes.sizes
         self._measures = {kind: named(kind).measure(axes) for kind in REPORTED}
         self._totals: dict[Kind, float] = {}
+        self.profile: Profile | None = None  # by which latency is counted
         self.uncounted = self._measures["flops"].uncounted
 
     def measure(self, kind: Kind) -> Measure:
         """How a kind of cost is counted and written as nodes. Raises UsageError for one that nobody knows."""
+        whole = self.coupling.whole
+        if kind == LATENCY and kind not in self._measures and whole is not None and whole.cost_model.profile:
+            self.use(whole.cost_model.profile)
         if kind not in self._measures:  # axes of its own: what is registered changes no figure of the others
             self._measures[kind] = named(kind).measure(Axes(self.coupling))
         return self._measures[kind]
+
+    def block(self, kind: Kind) -> int:
+        """How many channels are paid for at once; 0 where each counts, and where a measure from outside does not say."""
+        return int(getattr(self.measure(kind), "block", 0))
+
+    def use(self, profile: Profile) -> None:
+        """Count `latency` by this profile. Raises UsageError if it is another model's."""
+        self._measures[LATENCY] = predicted(Axes(self.coupling), profile)
+        self._totals.pop(LATENCY, None)
+        self.profile = profile
 
     def open_counts(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """Units kept of each kind."""
@@ -64,11 +80,6 @@ class CostModel:
                 self.count(kind, self.sizes) if whole is None else whole.cost_model.total(kind)
             )
         return self._totals[kind]
-
-    @property
-    def totals(self) -> dict[Kind, float]:
-        """The cost of all units, by kind."""
-        return {kind: self.total(kind) for kind in KINDS}
 
     def ratio(self, mask: npt.NDArray[np.bool_], kind: Kind) -> float:
         """What is left of the original's cost."""

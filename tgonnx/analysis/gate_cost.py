@@ -8,7 +8,7 @@ together take away (a weight that they share): while gates learn, that is charge
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class BranchMeasure:
 
     def __init__(self, coupling: Coupling, whole: Products, of_units: bool) -> None:
         self.coupling, self.whole, self.of_units = coupling, whole, of_units
-        self.uncounted = whole.uncounted
+        self.uncounted, self.block = whole.uncounted, whole.block
         self._places = _places(coupling)
 
     def count(self, counts: Counts) -> float:
@@ -60,15 +60,15 @@ class BranchMeasure:
         if units:
             of_units = e.op("Gather", kept, e.constant(np.arange(units)), axis=0)
         parts: dict[frozenset[int], list[Term]] = defaultdict(list)
-        for term in self.whole.terms:
-            parts[self._places.get(term.owner, frozenset())].append(term)
-        total, sum_ = self.whole.count(axes.sizes), e.scalar(0.0)
+        values, lengths = self.whole.values(axes.sizes), axes.lengths(axes.sizes)
+        for term, value in zip(self.whole.terms, values.tolist(), strict=True):
+            if value:  # what it comes to, whatever a length costs: gates are priced along straight lines
+                straight = replace(term, coefficient=value / float(np.prod(lengths[list(term.axes)])))
+                parts[self._places.get(term.owner, frozenset())].append(straight)
+        sum_ = e.scalar(0.0)
         for places, terms in sorted(parts.items(), key=lambda part: sorted(part[0])):
             part = Products(axes, terms)
-            share = part.count(axes.sizes) / max(total, 1e-30)
-            if not share:
-                continue
-            left = part.emit(e, of_units) * share
+            left = part.emit(e, of_units) * (part.count(axes.sizes) / float(values.sum()))
             for place in sorted(places):
                 left = left * e.op("Gather", kept, e.constant(np.array([units + place])), axis=0).sum(
                     None, False
@@ -89,7 +89,11 @@ def _places(coupling: Coupling) -> dict[str, frozenset[int]]:
 
     branches = [*enumerate(coupling.branches)]
     for node in model.nodes:
-        add(node.label, {place for place, branch in branches if node.index in branch.nodes})
+        inside = {
+            place for place, branch in branches if node.index in branch.nodes or node.index == branch.add
+        }
+        for name in (node.label, *filter(None, node.outputs)):  # times are owned by what was timed: an output
+            add(name, inside)
     for name in model.initializers:
         add(name, {place for place, branch in branches if name in branch.weights})
     for group in coupling.groups:
@@ -117,7 +121,7 @@ class WeightMeasure:
     """The share of elements that are kept, from their prices."""
 
     def __init__(self, whole: Measure) -> None:
-        self.whole, self.uncounted = whole, whole.uncounted
+        self.whole, self.uncounted, self.block = whole, whole.uncounted, whole.block
 
     def count(self, counts: Counts) -> float:
         """The number of all elements of what is kept of units."""

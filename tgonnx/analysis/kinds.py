@@ -1,8 +1,9 @@
 """Kinds of cost: what a target can be a share of, counted for a choice of units and written into the objective.
 
 FLOPs, parameters and channels are sums of terms, each a coefficient times a product of axis lengths (`Products`). The
-length of an axis is its pinned labels plus, for each kind of unit, the labels per unit times the units kept. A
-measured table would be another `Measure`. A new kind is a function that makes a `Measure`, and a word in `KINDS`.
+length of an axis is its pinned labels plus, for each kind of unit, the labels per unit times the units kept. `latency`
+is a sum of such terms, too, of lengths in whole blocks (`tgonnx.analysis.times`). A new kind is a function that makes
+a `Measure`, and a word in `KINDS`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from onnx import TensorProto
 
 from tgonnx import ops
 from tgonnx.analysis.model import Node
+from tgonnx.errors import OptionError
 from tgonnx.graph.builder import Emitter, Value
 from tgonnx.io.checker import byte_size
 from tgonnx.ops.aspects.relations import Labels, distinct
@@ -36,9 +38,13 @@ PARAMETER_TYPES = FLOAT_TYPES + QUANTISED_TYPES
 
 
 class Measure(Protocol):
-    """One kind of cost of one model. `uncounted` names the nodes that are missing from it."""
+    """One kind of cost of one model. `uncounted` names the nodes that are missing from it.
+
+    `block` is the number of channels that are paid for at once, 0 where each counts.
+    """
 
     uncounted: tuple[str, ...]
+    block: int
 
     def count(self, counts: Counts) -> float:
         """The cost with `counts` units kept of each kind of unit."""
@@ -131,6 +137,8 @@ class Term:
 class Products:
     """A sum of terms."""
 
+    block = 0
+
     def __init__(self, axes: Axes, terms: Sequence[Term], uncounted: Sequence[str] = ()) -> None:
         self.axes, self.terms, self.uncounted = axes, tuple(terms), tuple(uncounted)
         rank = max((len(term.axes) for term in terms), default=0)
@@ -156,10 +164,13 @@ class Products:
         """Each term is its share of the total times the kept fraction of every axis."""
         e, axes = emitter, self.axes
         full = axes.fixed + axes.per_unit @ axes.sizes
-        terms = [t for t in self.terms if all(full[a] for a in t.axes)]
+        values = self.values(axes.sizes)
+        kept_terms = [
+            (t, v) for t, v in zip(self.terms, values.tolist(), strict=True) if all(full[a] for a in t.axes)
+        ]
+        terms = [term for term, _ in kept_terms]
         rank = max((len(t.axes) for t in terms), default=0)
-        total = self.count(axes.sizes)
-        share = [t.coefficient * np.prod(full[list(t.axes)], dtype=np.float64) / total for t in terms]
+        share = [value / float(values.sum()) for _, value in kept_terms]
         per_unit = axes.per_unit[:, axes.kind_of] / np.maximum(full, 1)[:, None]
         fixed = axes.fixed / np.maximum(full, 1)
         # one axis more, of fraction 1, fills up terms of fewer axes
@@ -179,7 +190,7 @@ def _flops(axes: Axes) -> Products:
     for node, view in zip(coupling.model.nodes, coupling.views, strict=True):
         if node.index in coupling.gone.nodes:
             continue
-        products = _multiplications(coupling, node, view)
+        products = multiplications(coupling, node, view)
         if products is None:
             uncounted.append(f"{view.label} ({node.op_type})")
             continue
@@ -189,7 +200,7 @@ def _flops(axes: Axes) -> Products:
     return Products(axes, terms, uncounted)
 
 
-def _multiplications(
+def multiplications(
     coupling: Coupling, node: Node, view: View
 ) -> list[tuple[float, tuple[Labels, ...]]] | None:
     """What a node multiplies and accumulates; None if it has weights and nobody knows what it does to them."""
@@ -252,6 +263,13 @@ def _nonzeros(axes: Axes) -> Products:
     return Products(axes, terms)
 
 
+def _latency(axes: Axes) -> Products:
+    raise OptionError(
+        "target",
+        f"latency is known once {axes.coupling.model.source} was measured: give a profile (`tgonnx profile`)",
+    )
+
+
 KINDS: dict[str, CostKind] = {
     kind.name: kind
     for kind in (
@@ -260,6 +278,7 @@ KINDS: dict[str, CostKind] = {
         CostKind(name="channels", measure=_channels, even=float),
         CostKind(name="size", measure=_size),
         CostKind(name="nonzeros", measure=_nonzeros),
+        CostKind(name="latency", measure=_latency),
     )
 }
 

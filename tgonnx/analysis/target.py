@@ -1,6 +1,7 @@
 """How much may stay: `Target`, and the forms in which a user may write one.
 
-A share is a number up to 1 or a percentage; an amount is a number from 1,000 or has a unit: `params=1M`, `size=2MB`.
+A share is a number up to 1 or a percentage; an amount is a number from 1,000 or has a unit: `params=1M`, `size=2MB`,
+`latency=5ms`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 LEAST_AMOUNT = 1000  # a number between a share and this is more likely a percentage than an amount
 SIZE = "size"  # the kind that is counted in bytes
-_NUMBER = re.compile(r"\s*(?P<number>[-+.\w]*?)\s*(?P<unit>%|[kKMGT]?i?B?)\s*", re.ASCII)
+LATENCY = "latency"  # the kind that is counted in microseconds
+_NUMBER = re.compile(r"\s*(?P<number>[-+.\w]*?)\s*(?P<unit>%|[kKMGT]?i?B?|[mu]?s)\s*", re.ASCII)
+_SECONDS = {"us": 1.0, "ms": 1e3, "s": 1e6}
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -27,7 +30,8 @@ _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 class Target:
     """How much may stay of one kind of cost: `Target(flops=0.5)`, `Target(params="1M")`, `Target(size="2MB")`.
 
-    `value` is a share of the original's cost, or, above 1, an amount: FLOPs, parameters, channels, bytes of the file.
+    `value` is a share of the original's cost, or, above 1, an amount: FLOPs, parameters, channels, bytes of the file,
+    microseconds.
     `stated` is how it was written. Raises OptionError, which is a UsageError.
     """
 
@@ -80,8 +84,12 @@ class Target:
         """The target as a share of what the model costs, which is 1 if that is less than the amount."""
         if self.value <= 1:
             return self
+        return self.of_share(self.value / max(costs.total(self.kind), 1e-30))
+
+    def of_share(self, value: float) -> Target:
+        """What the same words mean where they come to this share."""
         share = Target(**{self.kind: 1.0})
-        share._set(self.kind, min(1.0, self.value / max(costs.total(self.kind), 1e-30)), self.stated)
+        share._set(self.kind, min(1.0, value), self.stated)
         return share
 
     def __str__(self) -> str:
@@ -113,6 +121,8 @@ def _listed(kinds: Iterable[str]) -> str:
 def _number(kind: str, value: float | str, stated: str) -> float:
     """A share within 0..1, or an amount of at least `LEAST_AMOUNT`."""
     number, unit = _read(value, stated)
+    if kind == LATENCY or unit in _SECONDS:
+        return _time(kind, number, unit, stated)
     if unit.endswith("B") and kind != SIZE:
         raise OptionError("target", f"{stated!r}: bytes are a size, as in size=2MB")
     if unit == "%":
@@ -129,6 +139,20 @@ def _number(kind: str, value: float | str, stated: str) -> float:
         return number
     wanted = f"a share is above 0 and at most 1, an amount at least {LEAST_AMOUNT:,}"
     raise OptionError("target", f"{stated!r}: {wanted}{_cure(kind, number, unit)}")
+
+
+def _time(kind: str, number: float, unit: str, stated: str) -> float:
+    """A share within 0..1, or microseconds."""
+    if kind != LATENCY:
+        raise OptionError("target", f"{stated!r}: a time is a latency, as in latency=5ms")
+    if unit in _SECONDS and number * _SECONDS[unit] > 1:
+        return number * _SECONDS[unit]
+    share = number / 100 if unit == "%" else number
+    if unit in ("", "%") and 0 < share <= 1:
+        return share
+    raise OptionError(
+        "target", f"{stated!r}: a share is above 0 and at most 1, a time has a unit, as in latency=5ms"
+    )
 
 
 def _read(value: float | str, stated: str) -> tuple[float, str]:

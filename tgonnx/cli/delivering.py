@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
 
     from tgonnx.analysis.model import Model
     from tgonnx.pipeline import PruneResult
+    from tgonnx.report.tables import Facts
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Pl
     with terminal.working("timing"):
         before, after = report.facts(result, original.original, threads)
     figures = report.prune_json(str(out), result, before, after)
+    figures["slower"] = lag = _lag(result, original, before, after, threads)
     if places.report:
         text = json.dumps(plain(figures), indent=2) + "\n"
         _, also = save_anyway(lambda path: save_text(text, path, overwrite, [*inputs, out]), places.report)
@@ -57,7 +59,9 @@ def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Pl
     for note in result.notes:
         if note.code != "data":  # said before training
             terminal.note(f"note: {note}")
-    table = report.comparison(before, after, result.check, result.metric_label)
+    if lag:
+        terminal.note(f"note: {lag}")
+    table = report.comparison(before, after, result.check, result.metric_label, result.timed)
     kept, counted = kept_of(result.mask), report.counted_text(result.counted_at)
     shown: list[RenderableType] = [table, *([counted] if counted else [])]
     if result.mask.weights:
@@ -78,3 +82,19 @@ def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Pl
             f"target {result.target} not met: {result.achieved:.3f} of the {kind} is left in {out}"
         )
         raise typer.Exit(TargetError.exit_code)
+
+
+def _lag(result: PruneResult, original: Model, before: Facts, after: Facts, threads: int) -> str:
+    """Where the time stays if much more of it is left than of the FLOPs; empty otherwise."""
+    from tgonnx.errors import ModelError, UnsupportedError
+    from tgonnx.pipeline.slowness import lagging
+    from tgonnx.runtime.one_sample import timing_feeds
+
+    if result.timed is not None or not before.latency or not after.latency or not before.cost.flops:
+        return ""
+    try:
+        feeds = timing_feeds(original.original, result.counted_at, 1, threads)
+        shares = after.latency / before.latency, after.cost.flops / before.cost.flops
+        return lagging(original.original, result.model, feeds, threads, shares)
+    except (ModelError, UnsupportedError):  # it was timed by another runtime, which records nothing
+        return ""

@@ -1,17 +1,18 @@
-"""Commands that measure models side by side: eval, bench."""
+"""Commands that measure models: eval, bench, profile."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from tgonnx.cli.common import LOOK, command
+from tgonnx.cli.common import LOOK, command, prunable
 from tgonnx.cli.fields import Only
-from tgonnx.cli.options import READING
+from tgonnx.cli.options import READING, Overwrite, Subject
 from tgonnx.cli.terminal import Terminal
 from tgonnx.data.options import DataOptions
+from tgonnx.errors import UsageError
 from tgonnx.runtime.options import Timing
 from tgonnx.training.exam import Exam
 from tgonnx.training.recipe import Run
@@ -49,6 +50,9 @@ def bench(
     *,
     models: Models,
     how: Timing,
+    by_operator: Annotated[
+        bool, typer.Option("--by-operator", help="Also how long each type of operators takes.")
+    ] = False,
     run: Annotated[Run, Only("threads", "seed")],
 ) -> None:
     """Time models on random inputs, taking turns, so that noise hits all alike."""
@@ -66,4 +70,77 @@ def bench(
         results = latency(protos, feeds, how.repeats, run.threads)
     names = [str(path) for path in models]
     data = [{"model": name, **vars(result)} for name, result in zip(names, results, strict=True)]
-    terminal.result({"latency_ms": data}, report.latency_table(names, results))
+    tables, told = [report.latency_table(names, results)], dict[str, Any](latency_ms=data)
+    if by_operator:
+        from tgonnx.report.times import operator_json, operator_table
+        from tgonnx.runtime.operator_times import operator_times
+
+        with terminal.working("timing operators"):
+            times = [operator_times(*pair, run.threads) for pair in zip(protos, feeds, strict=True)]
+        tables.append(operator_table(names, times, terminal.verbose > 0))
+        told["operators"] = operator_json(names, times)
+    terminal.result(told, *tables)
+
+
+@command(LOOK, "tgonnx profile model.onnx -o latency.json --threads 1")
+def profile(
+    terminal: Terminal,
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE.json", help="Where to write the profile.", show_default=False
+        ),
+    ] = None,
+    script: Annotated[
+        Path | None,
+        typer.Option(
+            "--script",
+            metavar="FOLDER",
+            help="Measure on another device: write what has to run there.",
+            show_default=False,
+        ),
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            "--answers",
+            metavar="FILE.json",
+            help="What the script of --script has written there.",
+            show_default=False,
+        ),
+    ] = None,
+    how: Annotated[Timing, Only("batch")],
+    subject: Annotated[Subject, Only("model", "attention", "shape")],
+    run: Annotated[Run, Only("threads", "seed")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure what each operator takes, by how many channels are kept: for `--target latency=...`."""
+    from tgonnx.analysis import profile_file
+    from tgonnx.io.save import check_destination
+    from tgonnx.pipeline import elsewhere
+    from tgonnx.pipeline.clock import Clock
+    from tgonnx.pipeline.profiling import profiled
+    from tgonnx.report.times import profile_json, profile_table
+
+    if (script is None) == (out is None):
+        raise UsageError("profile writes one thing: a profile (--out) or what measures elsewhere (--script)")
+    if answers is not None and out is None:
+        raise UsageError("--answers become a profile: say where with --out")
+    inputs = [path for path in (subject.model, answers) if path]
+    if out is not None:
+        check_destination(out, overwrite, inputs)
+    coupling = prunable(terminal, subject)
+    if script is not None:
+        elsewhere.write_script(coupling, script, how.batch, run.seed)
+        terminal.result({"script": str(script)}, f"wrote {script}: its README.txt says how to run it")
+        return
+    with terminal.working("timing the model and cut copies of it"):
+        if answers is None:
+            found = profiled(coupling, Clock.of(coupling.model, run.threads, how.batch), run.seed)
+        else:
+            found = elsewhere.from_answers(coupling, answers, run.seed)
+    assert out is not None
+    profile_file.write(found, out, overwrite, inputs)
+    told = {"out": str(out), **profile_json(found, coupling)}
+    terminal.result(told, *profile_table(found, coupling, terminal.verbose > 0), f"wrote {out}")

@@ -18,6 +18,7 @@ from tgonnx.pipeline.branching import Branching, chosen_by
 from tgonnx.pipeline.measuring import noise_of
 from tgonnx.pipeline.plan import Plan
 from tgonnx.selection.bounds import Ranking
+from tgonnx.selection.criteria import ranks
 from tgonnx.selection.mask import Mask
 from tgonnx.training.evidence import evidence_of
 from tgonnx.training.keeper import Keeper
@@ -43,16 +44,22 @@ def choose(plan: Plan, task: Task, steps: int, recipe: Settings, journal: Journa
     coupling, full = plan.coupling, plan.model.proto
     if plan.given is not None:
         mask = plan.given
+    elif plan.clock is not None and (kept := keeper.kept_mask(coupling)) is not None:
+        mask = kept  # clocks do not say the same twice, and what was trained has this size
+        full = with_values(full, keeper.found.values) if keeper.found and recipe.train_weights else full
     elif recipe.by_gates:
         found = search(coupling, task, plan.goal, steps, recipe, journal, plan.bounds, keeper)
         mask = plan.commit(found.scores)
         full = with_values(full, found.values) if recipe.train_weights else full
     else:
         evidence = evidence_of(coupling, task, recipe)
-        samples = Calibration(task.split, seed=recipe.seed)
-        inputs = Branching(samples, threads=recipe.threads, refit=recipe.compensate)
         how = Ranking(criterion=recipe.criterion_used)
-        mask = chosen_by(coupling, plan.goal, plan.bounds, how, recipe.seed, evidence, inputs)
+        if plan.bounds.cuts_units_alone:
+            mask = plan.commit(ranks(coupling, how, recipe.seed, evidence))
+        else:
+            samples = Calibration(task.split, seed=recipe.seed)
+            branching = Branching(samples, threads=recipe.threads, refit=recipe.compensate)
+            mask = chosen_by(coupling, plan.goal, plan.bounds, how, recipe.seed, evidence, branching)
     return Chosen(mask, full, plan.family.cut(full, coupling, mask))
 
 

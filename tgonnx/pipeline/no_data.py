@@ -17,6 +17,7 @@ from tgonnx.pipeline.plan import Plan
 from tgonnx.pipeline.result import PruneResult, result_of
 from tgonnx.proof import Prover
 from tgonnx.selection.bounds import Bounds, Ranking
+from tgonnx.selection.criteria import ranks
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import criterion_of
 from tgonnx.training.progress import Journal
@@ -56,12 +57,14 @@ def _told(bounds: Bounds) -> str:
 
 def _chosen(plan: Plan, criterion: str, run: Run, refitted: bool) -> Mask:
     """By the weights, and branches by what they add on stand-ins."""
+    how = Ranking(criterion=criterion)
+    if plan.bounds.cuts_units_alone:
+        return plan.commit(ranks(plan.coupling, how, run.seed))
     branching = Branching((), real=False, threads=run.threads)
     if plan.bounds.cuts_branches:
         inputs, known = stand_ins(plan.model)
         refit = refitted and (known or inputs.has_floats)
         branching = replace(branching, inputs=inputs, refit=refit, crossed=not known)
-    how = Ranking(criterion=criterion)
     return chosen_by(plan.coupling, plan.goal, plan.bounds, how, run.seed, None, branching)
 
 

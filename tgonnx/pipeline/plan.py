@@ -16,9 +16,11 @@ from tgonnx.loading import load
 from tgonnx.passes.gate_families import CHANNELS, GateFamily
 from tgonnx.passes.prepare_training import prepare_training
 from tgonnx.pipeline.branching import least_left
+from tgonnx.pipeline.clock import Clock, by_the_clock
 from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.branch_order import closable
+from tgonnx.selection.budget import shop_of
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.weight_choice import check_kind
 from tgonnx.training.recipe import BATCH
@@ -39,6 +41,7 @@ class Plan:
     family: GateFamily = CHANNELS
     whole: bool = True  # or what stands before operators that nothing here runs
     given: Mask | None = None  # the choice, if nothing is to be searched for
+    clock: Clock | None = None  # where the target is a latency, on this machine
 
     def aimed(self, target: Target) -> Plan:
         """The same with another target."""
@@ -46,11 +49,21 @@ class Plan:
         return replace(self, target=share, goal=reachable(self.coupling, share, self.bounds))
 
     def left(self, mask: Mask) -> float:
-        """What a mask leaves of the target's kind of cost, a ratio."""
+        """What a mask leaves of the target's kind of cost, a ratio; of latency as it is predicted."""
         return mask.counted(self.coupling).cost_model.ratio(mask.open, self.target.kind)
 
     def commit(self, scores: npt.NDArray[np.float64]) -> Mask:
-        """The mask that keeps the best units and meets the goal."""
+        """The mask that keeps the best units and meets the goal: of latency by the clock, if there is one.
+
+        Where branches may go, too, latency is what is predicted.
+        """
+        if self.clock is not None and self.bounds.cuts_units_alone:
+            clock, proto = self.clock, self.model.proto
+
+            def share(mask: Mask) -> float:
+                return clock.share(self.family.cut(proto, self.coupling, mask))
+
+            return by_the_clock(self.coupling, scores, self.goal.value, self.bounds, share)
         return self.family.commit(self.coupling, scores, self.goal, self.bounds)
 
 
@@ -66,6 +79,9 @@ def reachable(coupling: Coupling, target: Target, bounds: Bounds) -> Target:
         if not bounds.cuts_units or not coupling.units:
             return Target(**{target.kind: least})
         coupling = coupling.closing(closable(coupling, bounds))
+    if coupling.cost_model.block(target.kind):
+        least = shop_of(coupling, np.zeros(coupling.units), target.kind, bounds).mask(target.value)[1]
+        return target if least <= target.value else Target(**{target.kind: min(1.0, least + 1e-6)})
     scores = np.zeros(coupling.units)
     exact = replace(bounds, round_to=bounds.round_to or 1)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import onnx
 
+from tgonnx.analysis import profile_file
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.solver import analyze
-from tgonnx.analysis.target import Given, Target
+from tgonnx.analysis.target import LATENCY, Given, Target
 from tgonnx.data.augment import augmentation
 from tgonnx.data.samples import Dataset, parted, with_test
 from tgonnx.data.sources import Data, open_dataset
@@ -22,10 +24,12 @@ from tgonnx.loading import load
 from tgonnx.losses.fit import Fit, try_graph, validate
 from tgonnx.options import CRITERION, Attention, attention_of, changed, of_class, with_fields
 from tgonnx.passes.gate_families import family_of
+from tgonnx.pipeline.clock import Clock
 from tgonnx.pipeline.learning import Lesson
 from tgonnx.pipeline.measuring import yardstick
 from tgonnx.pipeline.outlook import outlook
 from tgonnx.pipeline.plan import Plan, at_sizes_of, batch_size, steps_for
+from tgonnx.pipeline.profiling import profiled
 from tgonnx.pipeline.result import PruneResult
 from tgonnx.pipeline.ways import TRAINING, way_for
 from tgonnx.proof import Prover, data_feeds
@@ -39,6 +43,7 @@ from tgonnx.training.notebook import notebook_listener
 from tgonnx.training.progress import Journal, Listener
 from tgonnx.training.rates import rate_for
 from tgonnx.training.recipe import CHOSEN_BY, OF_A_CHOICE, Recipe, Run, Settings
+from tgonnx.training.run_folder import PROFILE
 
 OWN = (  # of this process alone: a run goes on with other values of these
     "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test", "mask",
@@ -131,12 +136,13 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
     fitting = None if dataset is None else validate(dataset, model.original, recipe.asked())
     if dataset is not None and not model.sizes:
         model = at_sizes_of(dataset, model)
-    if bounds.round_to is None and not recipe.train_weights:
+    timed = options.mask is None and any(target.kind == LATENCY for target in wanted)
+    if bounds.round_to is None and not recipe.train_weights and not timed:
         bounds = replace(bounds, round_to=1)  # nothing afterwards makes up for what rounding took
     if options.mask is not None:
         plan, recipe = _given(model, whole, options, options.mask)
     else:
-        plan = _planned(model, wanted, bounds, options.attention, not unknown)
+        plan = _planned(model, wanted, bounds, options, not unknown)
     gated = bounds.cuts_branches or (plan.given is not None and bool(plan.given.branches))
     prover = Prover(plan.coupling, (), run.verify_seconds, run.unverified, gated)
     journal = Journal(options.progress)
@@ -148,17 +154,37 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
     return Job(plan, prover, lesson, keeper, whole, unknown)
 
 
-def _planned(
-    model: Model, wanted: Sequence[Target], bounds: Bounds, attention: Attention, whole: bool
-) -> Plan:
+def _planned(model: Model, wanted: Sequence[Target], bounds: Bounds, options: Options, whole: bool) -> Plan:
     """The plan for the least of the targets. Raises UnsupportedError if nothing can be pruned."""
-    coupling = analyze(model, attention)
+    coupling, clock = analyze(model, options.attention), None
     if not coupling.units and bounds.cuts_units and not bounds.cuts_branches:
         why = coupling.pinned[0] if coupling.pinned else None
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
+    if any(target.kind == LATENCY for target in wanted):
+        clock = _timed(coupling, options)
     least = min((target.as_share(coupling.cost_model) for target in wanted), key=lambda target: target.value)
-    return Plan(model, coupling, least, least, bounds, family_of(bounds), whole).aimed(least)
+    return Plan(model, coupling, least, least, bounds, family_of(bounds), whole, clock=clock).aimed(least)
+
+
+def _timed(coupling: Coupling, options: Options) -> Clock | None:
+    """The clock, after latency is known to the cost model: by the profile that is given or kept, or by measuring.
+
+    There is none where the profile was measured on another device. Raises UsageError.
+    """
+    run, given = options.run, options.recipe.latency_profile
+    kept = Path(run.resume) / PROFILE if run.resume else None
+    profile = profile_file.read(given) if given else None
+    if profile is None and kept is not None and kept.is_file():
+        profile = profile_file.read(kept)
+    if profile is None:
+        clock = Clock.of(coupling.model, run.threads)
+        coupling.cost_model.use(profiled(coupling, clock, run.seed))
+        return clock
+    coupling.cost_model.use(profile)
+    if profile.device:
+        return None
+    return Clock.of(coupling.model, int(profile.about.get("threads", 0)), int(profile.about.get("batch", 1)))
 
 
 def _given(model: Model, original: onnx.ModelProto, options: Options, choose: Choose) -> tuple[Plan, Recipe]:
@@ -210,6 +236,8 @@ def _keeper(lesson: Lesson, dataset: Dataset, wanted: Sequence[Target], run: Run
     who |= {"mask": hash_of_mask(plan.given)} if plan.given else {}
     keeper = open_keeper(run, str(plan.model.source), who, _resolved(lesson, wanted), journal)
     keeper.better = lesson.measure.better
+    if (profile := plan.coupling.cost_model.profile) is not None and plan.target.kind == LATENCY:
+        keeper.keep_profile(profile)
     journal.begin(outlook(lesson, dataset))
     for note in dataset.notes:
         journal.note(note, "data")
@@ -230,7 +258,9 @@ def _resolved(lesson: Lesson, wanted: Sequence[Target]) -> dict[str, Any]:
     }
     chosen = {name: value for name, value in plain.items() if name not in OWN}
     shares = (target.as_share(plan.coupling.cost_model) for target in wanted)
-    target = ", ".join(f"{share.kind}={share.value!r}" for share in shares)
+    target = ", ".join(
+        share.stated if share.kind == LATENCY else f"{share.kind}={share.value!r}" for share in shares
+    )
     asked = changed(plan.bounds)
     bounds = {
         name: value for name, value in vars(plan.bounds).items() if name not in YOUNGER or name in asked

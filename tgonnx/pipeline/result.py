@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 import onnx
 
 from tgonnx.analysis.cost import Cost
-from tgonnx.analysis.target import Target
+from tgonnx.analysis.target import LATENCY, Target
 from tgonnx.io.notes import Note
 from tgonnx.io.save import save
 from tgonnx.io.summary import Shown, Summary, amount, byte_count
+from tgonnx.pipeline.clock import TOLERANCE
 from tgonnx.pipeline.measuring import Yardstick, far_notes, measured_notes, rising_note
 from tgonnx.pipeline.plan import Plan
 from tgonnx.runtime.equivalence import Check
+from tgonnx.runtime.latency import Latency
 from tgonnx.selection.budget import CLOSE
 from tgonnx.selection.mask import Mask
 from tgonnx.training.progress import Journal, Progress
@@ -33,11 +35,33 @@ class Figures:
     others: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Timed:
+    """The original and the result timed in turns, on so many threads (0: all), and the share that was predicted."""
+
+    before: Latency
+    after: Latency
+    predicted: float
+    threads: int
+
+
+def _by_the_clock(target: Target, timed: Timed) -> Target:
+    """A target that was stated in seconds as a share of what the original took this time."""
+    stated = Target.parse(target.stated)
+    return target if stated.value <= 1 else target.of_share(stated.value / (1000 * timed.before.p50))
+
+
+def slack(target: Target) -> float:
+    """The share of a target by which it may be missed and still is met."""
+    return TOLERANCE if target.kind == LATENCY else 0.0
+
+
 @dataclass(frozen=True, repr=False)
 class PruneResult(Shown):
     """What `prune` returns.
 
-    `achieved` is what is left of the target's kind of cost, a ratio. `target_met`: it is at most the target.
+    `achieved` is what is left of the target's kind of cost, a ratio; of latency as it was measured (`timed`), if that
+    was here. `target_met`: it is at most the target, of latency to within what clocks can tell.
     `samples` counts those of each part of the data: train, validation, test.
     `counted_at` are the shapes of inputs of open size that FLOPs are counted at.
     `notes` say what a reader of the figures should know: text, each with a `code`. `history` has one record per epoch.
@@ -55,6 +79,7 @@ class PruneResult(Shown):
     notes: tuple[Note, ...] = ()
     counted_at: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     samples: Mapping[str, int] = field(default_factory=dict)
+    timed: Timed | None = None
 
     @property
     def metric_label(self) -> str:
@@ -63,7 +88,7 @@ class PruneResult(Shown):
 
     @property
     def target_met(self) -> bool:
-        return self.achieved <= self.target.value + 1e-9
+        return self.achieved <= self.target.value * (1 + slack(self.target)) + 1e-9
 
     def summary(self) -> Summary:
         """Before and after, and whether the target was met."""
@@ -106,12 +131,15 @@ def result_of(
     cost = plan.coupling.cost_model
     if cost.uncounted:
         notes += (Note("uncounted", f"not counted in the FLOPs: {', '.join(cost.uncounted)}"),)
-    achieved = plan.left(mask)
+    target, achieved, timed = plan.target, plan.left(mask), None
+    if plan.clock is not None:
+        timed = Timed(*plan.clock.beside(pruned), achieved, plan.clock.threads)
+        target, achieved = _by_the_clock(target, timed), timed.after.share
     original = plan.model.original
-    if achieved > plan.target.value + 1e-9:
-        text = f"target {plan.target} not met: at least {achieved:.3f} of the {plan.target.kind} must stay"
+    if achieved > target.value * (1 + slack(target)) + 1e-9:
+        text = f"target {target} not met: at least {achieved:.3f} of the {target.kind} must stay"
         notes += (Note("target-not-met", text),)
-    elif achieved < CLOSE * plan.target.value:
+    elif achieved < (CLOSE - slack(target)) * target.value:
         text = f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found"
         notes += (Note("below-target", text),)
     figures: list[tuple[float | None, Mapping[str, float]]] = [(None, {}), (None, {})]
@@ -127,6 +155,6 @@ def result_of(
     before = Figures(cost.cost(), original.ByteSize(), *figures[0])
     after = Figures(mask.counted(plan.coupling).cost_model.cost(mask.open), pruned.ByteSize(), *figures[1])
     return PruneResult(
-        pruned, mask, before, after, name, tuple(journal.records), check, plan.target, achieved, notes,
-        plan.model.counted_at, samples,
+        pruned, mask, before, after, name, tuple(journal.records), check, target, achieved, notes,
+        plan.model.counted_at, samples, timed,
     )  # fmt: skip

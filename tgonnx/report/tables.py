@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
 from rich.table import Table
 from rich.text import Text
@@ -16,19 +15,18 @@ from tgonnx.analysis.coupling import Coupling, Group, Pinned
 from tgonnx.analysis.input_shapes import shapes_text
 from tgonnx.analysis.shapes import Shape
 from tgonnx.errors import ModelError, UnsupportedError
-from tgonnx.graph.declared import describe_type, model_inputs
+from tgonnx.graph.declared import describe_type
 from tgonnx.io.notes import notes_to_json
 from tgonnx.io.summary import amount, byte_count
 from tgonnx.io.visible import visible
 from tgonnx.pipeline import PruneResult
+from tgonnx.pipeline.result import Timed
 from tgonnx.report.cells import quiet as _table
 from tgonnx.report.cells import row as _row
 from tgonnx.runtime.doctor import Diagnosis
-from tgonnx.runtime.equivalence import Check, runnable_feeds
-from tgonnx.runtime.feeds import Drawer
+from tgonnx.runtime.equivalence import Check
 from tgonnx.runtime.latency import Latency, latency
-from tgonnx.runtime.sessions import Feeds, open_session
-from tgonnx.runtime.trial_sizes import Size
+from tgonnx.runtime.one_sample import timing_feeds
 
 SHORT_LIST = 12  # rows of a long table without -v
 
@@ -47,7 +45,13 @@ class Facts:
     others: Mapping[str, float] = field(default_factory=dict)
 
 
-def comparison(before: Facts, after: Facts, check: Check | None = None, metric: str = "metric") -> Table:
+def comparison(
+    before: Facts,
+    after: Facts,
+    check: Check | None = None,
+    metric: str = "metric",
+    timed: Timed | None = None,
+) -> Table:
     """The table that ends a run of `prune`: before, after, and what is left."""
     table = _table("", "", ">before", ">after", ">left")
     rows: list[tuple[str, float | None, float | None, Any]] = [
@@ -60,6 +64,8 @@ def comparison(before: Facts, after: Facts, check: Check | None = None, metric: 
     for name, old, new, write in rows:
         if old is not None and new is not None:
             _row(table, name, write(old), write(new), f"{new / old:.1%}" if old else "")
+    if timed is not None:
+        _row(table, "latency in turns", "", f"{timed.predicted:.1%} predicted", f"{timed.after.share:.1%}")
     if before.metric is not None and after.metric is not None:
         measured = [(metric, before.metric, after.metric)]
         measured += [(name, old, after.others[name]) for name, old in before.others.items()]
@@ -87,32 +93,23 @@ def comparison_json(before: Facts, after: Facts, check: Check | None = None) -> 
 
 def facts(result: PruneResult, original: onnx.ModelProto, threads: int = 0) -> tuple[Facts, Facts]:
     """The original and the pruned model in figures, their latencies taken in turns, at the size that is counted at."""
+    if result.timed is not None:
+        times: list[float | None] = [result.timed.before.p50, result.timed.after.p50]
+        return _both(result, times)
     try:
-        feeds = _sample(original, result.counted_at, threads)
-        times: list[float | None] = [
-            t.p50 for t in latency([original, result.model], [feeds, feeds], 50, threads)
-        ]
+        feeds = timing_feeds(original, result.counted_at, 1, threads)
+        times = [t.p50 for t in latency([original, result.model], [feeds, feeds], 50, threads)]
     except (ModelError, UnsupportedError):  # custom operators: nothing here runs them
         times = [None, None]
+    return _both(result, times)
+
+
+def _both(result: PruneResult, times: Sequence[float | None]) -> tuple[Facts, Facts]:
     before, after = (
         Facts(part.cost, part.file_bytes, milliseconds, part.metric, part.others)
         for part, milliseconds in zip((result.before, result.after), times, strict=True)
     )
     return before, after
-
-
-def _sample(model: onnx.ModelProto, shapes: Mapping[str, Shape], threads: int) -> Feeds:
-    """Random inputs of one sample, in these shapes where the model takes them. Raises ModelError, UnsupportedError."""
-    session, names = open_session(model, threads), [value.name for value in model_inputs(model)]
-    if shapes and all(name in shapes for name in names):
-        alone = tuple((name, (1, *shapes[name][1:])) for name in names)
-        feeds = Drawer(model).draw(Size(shapes=alone), np.random.default_rng(0))
-        try:
-            session.run(feeds)
-            return feeds
-        except ModelError:  # the first axis is not that of the samples
-            pass
-    return runnable_feeds(model, session, batch=1)[0]
 
 
 def counted_text(shapes: Mapping[str, Shape]) -> str:
@@ -160,6 +157,7 @@ def prune_json(out: str, result: PruneResult, before: Facts, after: Facts) -> di
         "samples": dict(result.samples),
         **comparison_json(before, after, result.check),
         "notes": notes_to_json(result.notes),
+        "timed": None if result.timed is None else asdict(result.timed),
         "history": [asdict(record) for record in result.history],
     }
 

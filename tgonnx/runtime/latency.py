@@ -12,19 +12,26 @@ import onnx
 from numpy.typing import NDArray
 
 from tgonnx.errors import UsageError
-from tgonnx.runtime.sessions import open_session
+from tgonnx.runtime.sessions import Session, open_session
 
 _WARM_UP = 3
+_LEAST = 5  # rounds, however long they take
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one run: the median and the 90th percentile; `ran_by` names the runtime."""
+    """Milliseconds of one run: the median and the 90th percentile of wall time, the median of CPU time of all threads.
+
+    `share` is the median over rounds of the time beside that of the first model in the same round: CPU time on one
+    thread, which other processes do not disturb, else wall time. `ran_by` names the runtime.
+    """
 
     p50: float
     p90: float
     runs: int
     ran_by: str
+    cpu: float = 0.0
+    share: float = 1.0
 
 
 def latency(
@@ -46,16 +53,24 @@ def latency(
     for session, feed in zip(sessions, feeds, strict=True):
         for _ in range(_WARM_UP):
             session.run(feed)
-    times: list[list[float]] = [[] for _ in sessions]
+    rounds = list[list[tuple[float, float]]]()  # wall and CPU time of each model
     end = time.perf_counter() + seconds
-    for done in range(repeats):
-        if done >= 5 and time.perf_counter() > end:
-            break
-        for session, feed, measured in zip(sessions, feeds, times, strict=True):
-            start = time.perf_counter()
-            session.run(feed)
-            measured.append((time.perf_counter() - start) * 1000)
+    while len(rounds) < repeats and (len(rounds) < _LEAST or time.perf_counter() < end):
+        rounds.append([_timed(session, feed) for session, feed in zip(sessions, feeds, strict=True)])
+    taken = np.array(rounds) * 1000  # [rounds, models, 2]
+    compared = taken[:, :, 1] if threads == 1 else taken[:, :, 0]
+    shares = np.median(compared / np.maximum(compared[:, :1], 1e-9), axis=0)
     return [
-        Latency(float(np.median(measured)), float(np.percentile(measured, 90)), len(measured), session.ran_by)
-        for session, measured in zip(sessions, times, strict=True)
-    ]
+        Latency(
+            float(np.median(wall)), float(np.percentile(wall, 90)), len(rounds), session.ran_by,
+            float(np.median(cpu)), float(share),
+        )
+        for session, wall, cpu, share in zip(sessions, taken[:, :, 0].T, taken[:, :, 1].T, shares, strict=True)
+    ]  # fmt: skip
+
+
+def _timed(session: Session, feed: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
+    """Seconds of one run: wall time, CPU time."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    session.run(feed)
+    return time.perf_counter() - wall, time.process_time() - cpu

@@ -144,6 +144,22 @@ def _forms(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
         yield f", on a copy converted from opset {opset} to {SETTLED}", _with_ir(copy, SAFE_IR)
 
 
+def recording_session(model: onnx.ModelProto, threads: int, recorded: Path) -> Any:
+    """onnxruntime's own session of the first form that it takes, which records how long each operator takes.
+
+    Raises `UnsupportedError` if it takes none.
+    """
+    first = ""
+    for _, copy in _forms(model):
+        try:
+            return native_session(copy, threads, recorded=recorded)
+        except InstallationError:
+            raise
+        except Exception as error:  # onnxruntime has its own exceptions, and RuntimeError
+            first = first or _reason(error)
+    raise UnsupportedError(f"onnxruntime does not take the model: {first}")
+
+
 def _with_ir(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
     copy = without_initializers(model)
     copy.graph.initializer.extend(model.graph.initializer)
@@ -189,12 +205,13 @@ def native_session(
     seed: int | None = None,
     written: Path | None = None,
     data: bytes | None = None,
+    recorded: Path | None = None,
 ) -> Any:
     """onnxruntime's own session of this very model: the only place that makes one.
 
     Waiting threads sleep instead of spinning; `threads` of 0 or None leave the number to the runtime. What `device`
     has no kernel for runs on the CPU. `seed` fixes what is random, `written` is where the optimised model goes, `data`
-    is the model serialised, where it is already.
+    is the model serialised, where it is already, `recorded` how the file begins that says how long each operator took.
     Raises `InstallationError` if onnxruntime is broken or lacks the device, and what the runtime raises.
     """
     runtime = import_onnxruntime()
@@ -208,6 +225,9 @@ def native_session(
         options.execution_order = runtime.ExecutionOrder.PRIORITY_BASED
     if written is not None:
         options.optimized_model_filepath = str(written)
+    if recorded is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(recorded)
     if seed is not None:
         runtime.set_seed(seed)
     more = {"providers": providers(device), "disabled_optimizers": list(purpose.disabled) or None}

@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from tgonnx.analysis.cost import CostModel, Target
 from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.kinds import Kind
 from tgonnx.errors import BoundsError, OptionError, TargetError
+from tgonnx.selection.blocks import Shop
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.mask_file import Open
@@ -77,13 +79,16 @@ def fit(
 
     Units are closed from the lowest score upwards until the target is met; then units that were closed in passing
     are opened again, the highest score first, where the target still allows it. Without `round_to`, groups keep
-    multiples of a power of two up to `BLOCK`, the largest that meets the target closely.
+    multiples of a power of two up to `BLOCK`, the largest that meets the target closely; where cost comes in blocks,
+    `tgonnx.selection.blocks` decides.
     Raises TargetError if the target cannot be met, BoundsError naming the option if one forbids every cut.
     """
     sizes = np.array([group.size for group in coupling.groups], np.int64)
     target = target.as_share(coupling.cost_model)
     if target.value < 1:
         _refuse_bounds(coupling, bounds)
+    if coupling.cost_model.block(target.kind):
+        return _fit_blocks(coupling, scores, target, bounds)
     if bounds.round_to is not None:
         return _fit(coupling, scores, target, np.full_like(sizes, bounds.round_to), bounds)
     model = coupling.cost_model
@@ -122,6 +127,22 @@ def _fit(
     mask = _mask_of(coupling, closable, high)
     _refill(model, mask, closable[:high], target)
     return Mask.of(coupling, mask)
+
+
+def _fit_blocks(coupling: Coupling, scores: npt.NDArray[np.float64], target: Target, bounds: Bounds) -> Mask:
+    """`fit` where channels are paid for in whole blocks: no unit is cut that saves nothing."""
+    mask, least = shop_of(coupling, scores, target.kind, bounds).mask(target.value + 1e-9)
+    if least > target.value + 1e-9:
+        raise TargetError(f"{target}: at least {least:.3f} of the {target.kind} must stay")
+    return Mask.of(coupling, mask)
+
+
+def shop_of(
+    coupling: Coupling, scores: npt.NDArray[np.float64], kind: Kind, bounds: Bounds = DEFAULT
+) -> Shop:
+    """Where blocks are bought and sold for one kind of cost, within bounds."""
+    fewest = np.maximum(floors(coupling, bounds), 1)
+    return Shop(coupling, coupling.cost_model.measure(kind), scores, fewest, bounds.round_to)
 
 
 def _fewest(coupling: Coupling, steps: npt.NDArray[np.int64], bounds: Bounds) -> npt.NDArray[np.int64]:

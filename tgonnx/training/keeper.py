@@ -12,6 +12,9 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
+from tgonnx.analysis import profile_file
+from tgonnx.analysis.coupling import Coupling
+from tgonnx.analysis.times import Profile
 from tgonnx.errors import OptionError, TgonnxError, UsageError, VerificationError
 from tgonnx.io import interrupts
 from tgonnx.selection.mask import Mask
@@ -19,7 +22,7 @@ from tgonnx.training import run_folder
 from tgonnx.training.events import Events, check_writer
 from tgonnx.training.progress import Journal, Phase
 from tgonnx.training.recipe import Run
-from tgonnx.training.run_folder import Best, RunFolder
+from tgonnx.training.run_folder import MASK, PROFILE, Best, RunFolder
 from tgonnx.training.state import Found, State
 
 SHORT = 0.1  # of the interval: the end of an epoch that comes sooner after a checkpoint is not worth one
@@ -163,6 +166,24 @@ class Keeper:
         """Write the records where TensorBoard looks, if that is wanted."""
         if self.tensorboard:
             self._try(lambda folder: self.journal.followers.append(Events(folder.path)))
+
+    def kept_mask(self, coupling: Coupling) -> Mask | None:
+        """The choice that a run had made when it was interrupted; None if it had not come so far.
+
+        Raises UsageError if it is not of this model.
+        """
+        if self.folder is None or (self._read is None and self.found is None):
+            return None
+        place = self.folder.path / MASK
+        if not place.is_file():
+            return None
+        mask = Mask.load(place)
+        mask.check(coupling)
+        return mask
+
+    def keep_profile(self, profile: Profile) -> None:
+        """Write the latency profile by which a run chooses. What prevents it is noted."""
+        self._try(lambda folder: profile_file.write(profile, folder.path / PROFILE, overwrite=True))
 
     def keep_mask(self, mask: Mask) -> None:
         """Write the choice. What prevents it is noted."""

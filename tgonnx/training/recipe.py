@@ -24,7 +24,8 @@ GATES, CHOSEN_BY = (
 )  # the criterion that is learned, and what "auto" means where there are samples
 # options about choosing what stays
 OF_A_CHOICE = (
-    "mask", "criterion", "compensate", "calibrate", "lossless", "gate_lr", "lambda_", "gradient", "weights", "max_drop",
+    "mask", "criterion", "latency_profile", "compensate", "calibrate", "lossless", "gate_lr", "lambda_", "gradient",
+    "weights", "max_drop",
 )  # fmt: skip
 LR = 5e-4  # where nobody chooses: a trained network that learns faster forgets what it knew
 BATCH = 64  # at most, if nothing else is asked for
@@ -137,6 +138,11 @@ class Recipe:
         "Choose nothing: cut what this mask closes, then train on.",
         kind=str,
         metavar="MASK.json",
+    )
+    latency_profile: str = option(
+        "",
+        "What `tgonnx profile` wrote, to choose by where the target is a latency; else that is measured here and now.",
+        metavar="FILE",
     )
     compensate: bool = option(True, "Refit what reads of cut channels by least squares.")
     calibrate: bool = option(False, "Train nothing: choose and refit from a few samples, labels or not.")

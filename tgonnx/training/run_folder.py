@@ -4,6 +4,7 @@
     recipe.toml    the resolved recipe, as `--recipe` reads it
     history.csv    one line for each epoch
     mask.json      the choice, once the search is over
+    latency.json   what each operator takes, where the target is a latency
     tensorboard/   the same as history.csv for TensorBoard, on request
     checkpoints/   the last two, the best, and the outcome of the search
 
@@ -31,6 +32,7 @@ from tgonnx.training.progress import Journal, Progress
 from tgonnx.training.state import Found, State, records_from_json, records_to_json, restored
 
 FORMAT = "tgonnx-run-1"
+MASK, PROFILE = "mask.json", "latency.json"
 RUNS = "runs"  # in the current folder: where runs are numbered
 LAST = 2  # checkpoints that are kept beside the best
 FOUND = "1-search-outcome"  # in order of names between the two phases
@@ -144,7 +146,7 @@ class RunFolder:
 
     def write_mask(self, mask: Mask) -> None:
         """Write `mask.json`. Raises UsageError."""
-        mask.save(self.path / "mask.json", overwrite=True)
+        mask.save(self.path / MASK, overwrite=True)
 
     def finish(self, mask: Mask, journal: Journal) -> None:
         """Say that the run is over, and leave what people read as it is in the end. Raises UsageError."""

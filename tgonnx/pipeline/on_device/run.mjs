@@ -1,0 +1,36 @@
+// Times the models of this folder with onnxruntime-web (WebAssembly, one thread). Writes answers.json.
+//     npm install onnxruntime-web && node run.mjs
+import fs from "node:fs";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+import * as ort from "onnxruntime-web";
+
+const here = path.dirname(fileURLToPath(import.meta.url));
+const listed = JSON.parse(fs.readFileSync(path.join(here, "models.json")));
+ort.env.wasm.numThreads = 1;
+const rounds = 20, feeds = {};
+const arrays = {
+  float32: Float32Array, float64: Float64Array, int64: BigInt64Array, int32: Int32Array, bool: Uint8Array,
+  uint8: Uint8Array, int8: Int8Array,
+};
+for (const [name, about] of Object.entries(listed.web_inputs)) {
+  const bytes = fs.readFileSync(path.join(here, about.file));
+  const array = arrays[about.type];
+  const values = new array(bytes.buffer, bytes.byteOffset, bytes.byteLength / array.BYTES_PER_ELEMENT);
+  feeds[name] = new ort.Tensor(about.type, values, about.shape);
+}
+const ms = {};
+for (const name of listed.models) {
+  const session = await ort.InferenceSession.create(fs.readFileSync(path.join(here, name)));
+  const taken = [];
+  for (let turn = 0; turn < rounds + 3; turn++) {
+    const start = performance.now();
+    await session.run(feeds);
+    if (turn >= 3) taken.push(performance.now() - start);
+  }
+  ms[name] = taken.sort((a, b) => a - b)[Math.floor(taken.length / 4)];
+}
+const answers = { structure: listed.structure, device: `${process.platform} ${process.arch}, WebAssembly`,
+  runtime: `onnxruntime-web ${ort.env.versions.web ?? ort.env.versions.common}`, threads: 1, ms };
+fs.writeFileSync(path.join(here, "answers.json"), JSON.stringify(answers, null, 1) + "\n");
+console.log("wrote", path.join(here, "answers.json"));
