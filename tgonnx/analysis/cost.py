@@ -55,7 +55,7 @@ class CostModel:
         return self._measures[kind]
 
     def block(self, kind: Kind) -> int:
-        """How many channels are paid for at once; 0 where each counts, and where a measure from outside does not say."""
+        """How many channels are paid for at once; 0 where each counts, or a measure from outside does not say."""
         return int(getattr(self.measure(kind), "block", 0))
 
     def use(self, profile: Profile) -> None:
