@@ -1,6 +1,7 @@
 """Time of one training step with and without gates, measured in turns in one run.
 
     python benchmarks/step_time.py [MODEL] [--batch 64] [--threads 2] [--steps 30] [--engines ort-training]
+        [--family channels | blocks | "channels and blocks" | weights]
 
 MODEL defaults to models/fashion_resnet20.onnx; its inputs are random, its loss is that of distillation.
 """
@@ -13,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.solver import analyze
 from tgonnx.data.sources import arrays, open_dataset
 from tgonnx.engines import EngineName
 from tgonnx.loading import load
 from tgonnx.losses.fit import validate
 from tgonnx.passes.add_objective import HYSTERESIS, MU, RHO, Penalty
-from tgonnx.passes.insert_gates import insert_gates
+from tgonnx.passes.gate_families import CHANNELS, FAMILIES, WEIGHTS, GateFamily
 from tgonnx.runtime.feeds import random_feeds
 from tgonnx.training.recipe import Settings
 from tgonnx.training.step import make_trainer
@@ -29,7 +29,9 @@ from tgonnx.training.task import Task, Teacher
 MODEL = Path(__file__).resolve().parent.parent / "models" / "fashion_resnet20.onnx"
 
 
-def compare(path: Path, batch: int, threads: int, steps: int, engine: EngineName) -> tuple[float, float]:
+def compare(
+    path: Path, batch: int, threads: int, steps: int, engine: EngineName, family: GateFamily = CHANNELS
+) -> tuple[float, float]:
     """Median milliseconds of a step without gates and with gates, weights being trained in both."""
     model = load(path)
     coupling = analyze(model)
@@ -41,8 +43,8 @@ def compare(path: Path, batch: int, threads: int, steps: int, engine: EngineName
     task = Task(dataset.train, fit, Teacher(model.original, fit, threads), None)
     recipe = Settings(batch=batch, threads=threads, engine=engine)
     first = next(task.batches(batch, 0))
-    gated = insert_gates(model.proto, coupling, None)
-    penalty = Penalty(CostModel(coupling), "flops", 5.0)
+    gated = family.insert(model.proto, coupling, None)
+    penalty = Penalty(family.costs(coupling), "nonzeros" if family is WEIGHTS else "flops", 5.0, family)
     trainers = (
         make_trainer(model.proto, task, recipe, first),
         make_trainer(gated, task, recipe, first, penalty),
@@ -70,10 +72,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--engines", nargs="+", default=["portable", "ort-training"])
+    parser.add_argument("--family", choices=list(FAMILIES), default=CHANNELS.name)
     options = parser.parse_args()
+    family = FAMILIES[options.family]
     print("| engine | step without gates | with gates | ratio |\n|---|---|---|---|")
     for engine in options.engines:
-        plain, gated = compare(options.model, options.batch, options.threads, options.steps, engine)
+        plain, gated = compare(options.model, options.batch, options.threads, options.steps, engine, family)
         print(f"| {engine} | {plain:.0f} ms | {gated:.0f} ms | {gated / plain:.3f} |")
 
 

@@ -13,17 +13,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.errors import UnsupportedError
-from tgonnx.graph.proto import with_values
 from tgonnx.passes import PassResult, perform
 from tgonnx.selection.mask import Mask
+from tgonnx.selection.mask_file import Elements
 
 WEIGHT_GATES = "tgonnx.weight_gate_values"  # float32 [elements]
-Kept = Mapping[str, NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class GateWeights:
     in_place: ClassVar = False
 
     coupling: Coupling
-    kept: Kept | None = None
+    kept: Elements | None = None
 
     @property
     def keeps_values(self) -> bool:
@@ -47,34 +45,7 @@ class GateWeights:
         return PassResult(_gated(model, self.coupling, self.kept), True)
 
 
-@dataclass(frozen=True)
-class ZeroWeights:
-    """Store zeros where weights are not `kept`."""
-
-    name: ClassVar = "zero-weights"
-    in_place: ClassVar = False
-
-    kept: Kept
-
-    @property
-    def keeps_values(self) -> bool:
-        """With everything kept."""
-        return all(part.all() for part in self.kept.values())
-
-    def __call__(self, model: onnx.ModelProto) -> PassResult:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        for tensor in copy.graph.initializer:
-            if tensor.name in self.kept:
-                values = np.where(self.kept[tensor.name], stored := numpy_helper.to_array(tensor), 0)
-                if not np.array_equal(values, stored):
-                    doc = tensor.doc_string
-                    tensor.CopyFrom(numpy_helper.from_array(values.astype(stored.dtype), tensor.name))
-                    tensor.doc_string = doc
-        return PassResult(copy, copy != model)
-
-
-def gate_weights(proto: onnx.ModelProto, coupling: Coupling, kept: Kept | None = None) -> onnx.ModelProto:
+def gate_weights(proto: onnx.ModelProto, coupling: Coupling, kept: Elements | None = None) -> onnx.ModelProto:
     """A copy of a model of the weights that `coupling` was made from, with gates on them.
 
     Raises UnsupportedError if it has them already.
@@ -82,25 +53,12 @@ def gate_weights(proto: onnx.ModelProto, coupling: Coupling, kept: Kept | None =
     return perform(GateWeights(coupling, kept), proto).model
 
 
-def zero_weights(proto: onnx.ModelProto, kept: Kept) -> onnx.ModelProto:
-    """A copy with zeros where weights are not kept."""
-    return perform(ZeroWeights(kept), proto).model
-
-
 def held_at_zero(proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:
     """The model as it trains on: with zeros that have no gradient, where there are such."""
     return gate_weights(proto, coupling, mask.weights) if mask.weights else proto
 
 
-def pruned_of(trained: onnx.ModelProto, proto: onnx.ModelProto, mask: Mask) -> onnx.ModelProto:
-    """`proto` with the weights of what trained on; that itself where it has no gates."""
-    if not mask.weights:
-        return trained
-    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in trained.graph.initializer}
-    return zero_weights(with_values(proto, values), mask.weights)
-
-
-def _gated(proto: onnx.ModelProto, coupling: Coupling, kept: Kept | None) -> onnx.ModelProto:
+def _gated(proto: onnx.ModelProto, coupling: Coupling, kept: Elements | None) -> onnx.ModelProto:
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     graph = result.graph

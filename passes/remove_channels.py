@@ -33,8 +33,8 @@ from tgonnx.ops.aspects.cut import Cut, Keep
 from tgonnx.ops.aspects.relations import Labels, lookup
 from tgonnx.passes import PassResult, perform
 from tgonnx.passes.file_form import give_form_back
-from tgonnx.passes.gate_weights import zero_weights
 from tgonnx.passes.remove_branches import remove_branches
+from tgonnx.passes.zero_weights import zero_weights
 from tgonnx.selection.mask import Mask
 
 

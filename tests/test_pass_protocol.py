@@ -31,13 +31,14 @@ from tgonnx.passes.debug import fingerprint
 from tgonnx.passes.file_form import PutFormAside
 from tgonnx.passes.fold_shapes import FoldShapes
 from tgonnx.passes.gate_branches import GateBranches
-from tgonnx.passes.gate_weights import GateWeights, ZeroWeights
+from tgonnx.passes.gate_weights import GateWeights
 from tgonnx.passes.insert_gates import InsertGates
 from tgonnx.passes.make_differentiable import MakeDifferentiable
 from tgonnx.passes.remove_branches import RemoveBranches
 from tgonnx.passes.remove_channels import RemoveChannels
 from tgonnx.passes.select_closed import SelectClosed
 from tgonnx.passes.single_precision import SinglePrecision
+from tgonnx.passes.zero_weights import ZeroWeights
 
 ROOT = Path(tg.__file__).parents[1]
 

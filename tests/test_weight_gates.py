@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from branchy_models import BRANCHY, made
+from fuzz_damage import damage_json, damaged_bytes
 from independent import axes_of, compare
 from onnx import numpy_helper
 from random_graphs import random_model
@@ -25,6 +26,7 @@ from tgonnx.passes.gate_weights import WEIGHT_GATES, gate_weights
 from tgonnx.passes.insert_gates import gate
 from tgonnx.passes.remove_channels import apply
 from tgonnx.runtime.sessions import open_session
+from tgonnx.selection.budget import random_mask
 
 Array = np.ndarray[Any, Any]
 
@@ -136,6 +138,32 @@ def test_mask_files_know_weights(tmp_path: Path) -> None:
     (tmp_path / "wrong.json").write_text(json.dumps(document))
     with pytest.raises(UsageError, match="the mask keeps elements of 'w9'"):
         tg.apply(network(), tmp_path / "wrong.json")
+
+
+@pytest.mark.parametrize("closed", ["branches", "weights"])
+def test_a_damaged_mask_file_is_refused_in_one_line(closed: str, tmp_path: Path) -> None:
+    """Or it is read, and then it is of the model."""
+    coupling, rng = tg.analyze(tg.load(BRANCHY["nested"][0]())), np.random.default_rng(0)
+    mask = random_weights(coupling, 0.5) if closed == "weights" else random_mask(coupling.closing(["b"]), 0.6)
+    path, said = tmp_path / "mask.json", list[str]()
+    mask.save(path)
+    text = path.read_text()
+    for number in range(300):
+        damaged = damaged_bytes(text.encode(), rng) if number % 3 == 0 else damage_json(text, rng).encode()
+        path.write_bytes(damaged)
+        try:
+            tg.Mask.load(path).check(coupling)
+        except UsageError as error:
+            said.append(str(error))
+    assert len(said) > 150
+    assert all(message.startswith(str(path)) and "\n" not in message for message in said)
+
+
+def test_weights_go_alone() -> None:
+    coupling = tg.analyze(tg.load(network()))
+    both = random_mask(coupling, 0.5).thinned(random_weights(coupling, 0.5).weights)
+    with pytest.raises(UsageError, match="single weights to zero and cuts channels or branches, too"):
+        apply(coupling, both)
 
 
 def test_bounds_hold_for_single_weights() -> None:

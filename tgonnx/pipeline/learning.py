@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tgonnx.graph.proto import with_values
 from tgonnx.io.save import save
-from tgonnx.passes.gate_weights import held_at_zero, pruned_of
+from tgonnx.passes.gate_weights import held_at_zero
+from tgonnx.passes.zero_weights import pruned_of
 from tgonnx.pipeline.choosing import Chosen, best_commit, best_of, choose
 from tgonnx.pipeline.embedding import doubts, verified
 from tgonnx.pipeline.measuring import Yardstick

@@ -128,6 +128,8 @@ class Mask(Shown):
             raise self._refused("the mask keeps other indices of the initializers than its groups say")
 
     def _check_units(self, coupling: Coupling) -> None:
+        if self.weights and (self.branches or not self.open.all()):
+            raise self._refused("the mask sets single weights to zero and cuts channels or branches, too")
         for name, part in self.weights.items():
             tensor = coupling.model.initializers.get(name)
             if tensor is None or tuple(tensor.dims) != part.shape:

@@ -31,7 +31,7 @@ Elements = Mapping[str, npt.NDArray[np.bool_]]  # initializer -> which of its el
 Kept = Mapping[str, Mapping[int, npt.NDArray[np.int64]]]  # initializer -> axis -> indices that stay
 
 FORMATS = ("tgonnx-mask-1", "tgonnx-mask-2", "tgonnx-mask-3", "tgonnx-mask-4")
-MAX_UNITS, MAX_BYTES, MAX_ELEMENTS = 2**24, 2**28, 2**32  # of a mask file
+MAX_UNITS, MAX_BYTES, MAX_ELEMENTS = 2**24, 2**28, 2**30  # of a mask file
 _DIGITS = 64  # of a SHA-256
 
 
@@ -107,7 +107,7 @@ def _parsed(data: Any) -> Contents:
         return Contents(opened, groups, attention)
     kept = _initializers(data["initializers"])
     branches = _branches(data["removed branches"]) if data["format"] == FORMATS[2] else ()
-    weights = {str(n): _bits(e) for n, e in data["weights"].items()} if data["format"] == FORMATS[3] else {}
+    weights = _weights(data["weights"]) if data["format"] == FORMATS[3] else {}
     return Contents(opened, groups, attention, _hash(data["structure"]), kept, branches, weights)
 
 
@@ -150,7 +150,15 @@ def _bits_of(part: npt.NDArray[np.bool_]) -> dict[str, Any]:
     return {"shape": [*part.shape], "kept": int(part.sum()), "bits": packed}
 
 
-def _bits(entry: Any) -> npt.NDArray[np.bool_]:
+def _weights(data: object) -> Elements:
+    if not isinstance(data, dict):
+        raise ValueError("weights are no mapping of names")
+    return {str(name): _bits(name, entry) for name, entry in data.items()}
+
+
+def _bits(name: str, entry: object) -> npt.NDArray[np.bool_]:
+    if not isinstance(entry, dict):
+        raise ValueError(f"weight {name!r} has neither shape nor bits")
     shape = tuple(_size(n) for n in entry["shape"])
     count = math.prod(shape)
     if count > MAX_ELEMENTS:
@@ -159,7 +167,7 @@ def _bits(entry: Any) -> npt.NDArray[np.bool_]:
     unpacker = zlib.decompressobj()
     found = unpacker.decompress(base64.b64decode(entry["bits"], validate=True), most)
     if len(found) != most or unpacker.decompress(unpacker.unconsumed_tail, 1):
-        raise ValueError(f"the bits of a weight of shape {list(shape)} are not {count:,}")
+        raise ValueError(f"the bits of {name!r} of shape {list(shape)} are not {count:,}")
     return np.unpackbits(np.frombuffer(found, np.uint8), count=count).astype(bool).reshape(shape)
 
 
