@@ -81,7 +81,7 @@ class _Finder:
         """The axis of a weight whose labels are those of an axis of what the node makes."""
         labelling = self.coupling.labelling.axes
         made = [part for name in node.outputs for part in labelling.get(name, ())]
-        classes = np.unique(np.concatenate([self._classes(part) for part in made])) if made else []
+        classes = np.concatenate([np.zeros(0, np.int64), *(self._classes(part) for part in made)])
         labels = labelling[weight.name]
         for axis, part in enumerate(labels):
             if weight.shape[axis] > 1 and np.isin(self._classes(part), classes).all():

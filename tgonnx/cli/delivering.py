@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tgonnx.cli.terminal import Terminal, plain
+from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import TargetError, UsageError
 
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
@@ -31,28 +30,36 @@ class Places:
 
     def check(self) -> None:
         """Raise UsageError, before anything is trained, if they cannot be written."""
-        from tgonnx.io.save import check_destination, model_destination
+        from tgonnx.drawing.files import report_destination
+        from tgonnx.io.save import model_destination
 
         model_destination(self.out, self.overwrite, self.inputs)
         if self.report:
-            check_destination(self.report, self.overwrite, [*self.inputs, self.out])
+            report_destination(self.report, self.overwrite, [*self.inputs, self.out])
 
 
 def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Places, threads: int) -> None:
     """Write a result, and its figures if they are asked for; show them. Exits with what went wrong."""
-    from tgonnx.io.save import save, save_anyway, save_text
+    from tgonnx.io.save import save, save_anyway
     from tgonnx.report import tables as report
     from tgonnx.report.bars import kept_bars, kept_of
+    from tgonnx.report.pages import renew, save_figures, story_with
 
     overwrite, inputs = places.overwrite, places.inputs
     out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, inputs), places.out)
     with terminal.working("timing"):
         before, after = report.facts(result, original.original, threads)
     figures = report.prune_json(str(out), result, before, after)
+    story = story_with(str(out), result, before, after)
     if places.report:
-        text = json.dumps(plain(figures), indent=2) + "\n"
-        _, also = save_anyway(lambda path: save_text(text, path, overwrite, [*inputs, out]), places.report)
+        _, also = save_anyway(
+            lambda path: save_figures(figures, [story], path, overwrite, [*inputs, out]), places.report
+        )
         misplaced = misplaced or also
+    try:
+        renew(result, story)
+    except UsageError as error:
+        misplaced = misplaced or str(error)
     for note in result.notes:
         if note.code != "data":  # said before training
             terminal.note(f"note: {note}")

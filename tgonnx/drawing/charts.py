@@ -95,7 +95,7 @@ def _grid(low: float, high: float, y: Any, percent: bool) -> str:
 
 
 def _phases(phases: Sequence[str], x: Any, count: int) -> str:
-    """Where each phase begins: a line, and its name below; a single step has its name left out where there is no room."""
+    """Where each phase begins: a line, and its name below where there is room."""
     parts, start = [], 0
     half = (x(1) - x(0)) / 2
     for end in range(1, count + 1):

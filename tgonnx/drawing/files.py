@@ -26,6 +26,13 @@ def report_destination(path: StrPath, overwrite: bool = False, protect: Iterable
     return place
 
 
+def report_page_destination(path: StrPath, overwrite: bool = False, protect: Iterable[StrPath] = ()) -> None:
+    """As `check_destination`, for a page. Raises UsageError."""
+    check_destination(path, overwrite, protect)
+    if not is_page(path):
+        raise UsageError(f"{path}: the report is a page; write {str(Path(path).with_suffix('.html'))!r}")
+
+
 def is_page(path: StrPath) -> bool:
     """Is a page wanted, by the ending?"""
     return Path(path).suffix.lower() == ".html"

@@ -122,11 +122,7 @@ def history(story: Story) -> str:
 
 
 def _short(title: str) -> str:
-    return (
-        title.removesuffix(" over time").capitalize()
-        if title.startswith("loss")
-        else title.removesuffix(" over time")
-    )
+    return title.removesuffix(" over time")
 
 
 def kept(story: Story) -> str:
