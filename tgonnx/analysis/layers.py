@@ -18,14 +18,17 @@ Open = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Layer:
-    """A node with its largest weight. `writes` has the unit of each channel that it makes, -1 where that is pinned.
+    """A node with its largest weight, whose channels are along `axis`.
 
-    `reads` are the numbers of the groups that its other axes are in.
+    `writes` has the unit of each channel that the node makes, -1 where that is pinned. `reads` are the numbers of the
+    groups that its other axes are in.
     """
 
     name: str
     node: str
     op_type: str
+    weight: str
+    axis: int
     writes: npt.NDArray[np.int64]
     reads: tuple[int, ...]
     group: int | None  # the group that most of its channels are in; None: all are pinned
@@ -75,7 +78,7 @@ class _Finder:
         held = self.group_of[units]
         group = int(np.bincount(held[held >= 0]).argmax()) if (held >= 0).any() else None
         name = known_as(weight.name, weight.node).removesuffix(".weight")
-        return Layer(name, node.label, node.op_type, units, tuple(reads), group)
+        return Layer(name, node.label, node.op_type, weight.name, axis, units, tuple(reads), group)
 
     def _written(self, node: Node, weight: Weight) -> int | None:
         """The axis of a weight whose labels are those of an axis of what the node makes."""

@@ -11,6 +11,7 @@ import typer
 from tgonnx.cli.common import HERE, LOOK, analyzed, command, prunable
 from tgonnx.cli.fields import Only
 from tgonnx.cli.options import Analysis, Evidence, ModelPath, Overwrite, Previewed, Samples, Subject
+from tgonnx.cli.picturing import Picture, Pictures
 from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import (
     InstallationError,
@@ -38,12 +39,20 @@ def inspect(
         bool,
         typer.Option("--sensitivity", help="How far outputs move if a group loses half; looks at --data."),
     ] = False,
+    svg: Picture = None,
+    dot: Annotated[
+        Path | None,
+        typer.Option("--dot", metavar="FILE", help="Write what is coupled for Graphviz."),
+    ] = None,
+    overwrite: Overwrite = False,
     data: Samples,
     subject: Annotated[Subject, Only("model", "attention", "shape")],
 ) -> None:
     """Show what a model costs, what can be cut together, and what cannot be cut and why."""
     from tgonnx.report import tables as report
 
+    pictures = Pictures(svg, dot, overwrite, (subject.model,))
+    pictures.check()
     if sensitivity:
         _sensitivity(terminal, data, subject)
         return
@@ -51,6 +60,7 @@ def inspect(
     costs, original = coupling.cost_model, coupling.model.original
     size = model.stat().st_size
     everything = terminal.verbose > 0
+    written = pictures.of_coupling(coupling, everything)
     if why is not None:
         asked = [pin for pin in coupling.pinned if why == pin.value or fnmatchcase(pin.value, why)]
         if not asked:
@@ -64,6 +74,7 @@ def inspect(
         report.layer_table(report.layers(costs), everything),
         report.group_table(coupling.groups, groups),
         report.pinned_table(coupling.pinned, everything),
+        *written,
     )
 
 
@@ -115,18 +126,25 @@ def diff(
     *,
     a: Annotated[Path, typer.Argument(metavar="A", help="The original.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="What was cut from it.", show_default=False)],
+    svg: Picture = None,
+    overwrite: Overwrite = False,
     both: Annotated[Analysis, Only("attention", "shape")],
 ) -> None:
     """Show what each layer of A has lost in B, whatever cut it."""
     from tgonnx.analysis.difference import difference
     from tgonnx.report import differences as report
 
+    pictures = Pictures(svg, None, overwrite, (a, b))
+    pictures.check()
     subjects = (Subject(model=path, attention=both.attention, shape=both.shape) for path in (a, b))
-    found = difference(*(analyzed(terminal, subject) for subject in subjects))
+    first, second = (analyzed(terminal, subject) for subject in subjects)
+    found = difference(first, second)
+    written = pictures.of_difference(found, first)
     terminal.result(
         report.difference_json(found),
         report.cost_table(found),
         report.difference_table(found, terminal.verbose > 0),
+        *written,
     )
 
 

@@ -62,8 +62,9 @@ def over_time(series: Series, phases: Sequence[str], epochs: Sequence[int], colo
     values = [value for _, value in series.points]
     reach = values + ([] if series.level is None else [series.level])
     low, high = min(reach), max(reach)
-    spread = (high - low) or abs(high) or 1.0
-    low, high = low - 0.08 * spread, high + 0.08 * spread
+    spread = max(high - low, 0.02 * max(abs(high), abs(low))) or 1.0
+    middle = (low + high) / 2
+    low, high = middle - 0.6 * spread, middle + 0.6 * spread
     count = len(phases)
 
     def x(record: int) -> float:
@@ -113,7 +114,7 @@ def _phases(phases: Sequence[str], x: Any, count: int) -> str:
 
 
 def _said(value: float, percent: bool) -> str:
-    return f"{value:.0%}" if percent else f"{value:.3g}"
+    return f"{value:.1%}" if percent else f"{value:.3g}"
 
 
 # --- pairs ----------------------------------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tgonnx.drawing.charts import kept_chart
-from tgonnx.drawing.sections import SECTIONS, Story, history_charts, notes, table
+from tgonnx.drawing.sections import SECTIONS, Story, history_charts, kind_name, notes, table
 from tgonnx.drawing.style import DRAWING, PAGE
 from tgonnx.drawing.svg import Drawing
 from tgonnx.drawing.text import safe
@@ -23,7 +24,7 @@ _NEEDED = {
 def page(story: Story) -> str:
     """The report of one run. Raises UsageError if `story` is not what `PruneResult.story` gives."""
     _checked(story)
-    title = f"{story['model']}: {story['achieved']:.0%} of the {story['target']['kind']} left"
+    title = f"{_name(story)}: {story['achieved']:.0%} of the {kind_name(story['target']['kind'])} left"
     return _document(title, _headline(story), notes(story) + _sections(story))
 
 
@@ -37,7 +38,7 @@ def sweep_page(stories: Sequence[Story]) -> str:
         f"<details><summary>{safe(_left(story))}</summary>{_sections(story)}</details>" for story in stories
     ]
     body = f"{top}<h2>All sizes</h2>{_sizes(stories)}{''.join(parts)}"
-    return _document(f"{stories[0]['model']}: {len(stories)} sizes", "", body)
+    return _document(f"{_name(stories[0])}: {len(stories)} sizes", "", body)
 
 
 def pictures(story: Story) -> dict[str, Drawing]:
@@ -70,7 +71,13 @@ def _document(title: str, headline: str, body: str) -> str:
 
 def _headline(story: Story) -> str:
     out = story.get("out")
-    return f'<p class="dim">Written to {safe(out, 1000)}</p>' if out else ""
+    written = f", written to {out}" if out else ""
+    return f'<p class="dim">Cut from {safe(story["model"] + written, 2000)}</p>'
+
+
+def _name(story: Story) -> str:
+    """The file of the model without its folder."""
+    return os.path.basename(story["model"]) or "model"
 
 
 def _sections(story: Story) -> str:
@@ -79,7 +86,7 @@ def _sections(story: Story) -> str:
 
 
 def _left(story: Story) -> str:
-    return f"{story['target']['kind']} {story['achieved']:.1%}"
+    return f"{kind_name(story['target']['kind'])} {story['achieved']:.1%}"
 
 
 def _sizes(stories: Sequence[Story]) -> str:

@@ -8,13 +8,18 @@ from typing import Any
 
 from tgonnx.drawing.charts import Series, kept_chart, over_time, pair_chart
 from tgonnx.drawing.svg import Drawing
-from tgonnx.drawing.tags import tags_of
+from tgonnx.drawing.tags import Tag, tags_of
 from tgonnx.drawing.text import safe
 from tgonnx.io.summary import amount, byte_count
 
 GROUPS, WHERE, TIMES = 40, 40, 30  # rows that are shown: groups, places of one reason, operators
 Story = Mapping[str, Any]
 SHARES = ("accuracy", "top5", "token-accuracy", "miou", "agreement")  # metrics that are read as per cent
+
+
+def kind_name(kind: str) -> str:
+    """A kind of cost as people write it."""
+    return {"flops": "FLOPs", "params": "parameters"}.get(kind, kind)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -58,7 +63,9 @@ def summary(story: Story) -> str:
         ]
     met = "met" if story["target_met"] else "not met"
     mark = "ok" if story["target_met"] else "no"
-    text = f"Target: {target['kind']} at most {target['ratio']:.3g}. Left: {story['achieved']:.3f}, "
+    text = (
+        f"Target: {kind_name(target['kind'])} at most {target['ratio']:.3g}. Left: {story['achieved']:.3f}, "
+    )
     parts = [table(("", ">before", ">after", ">left"), [[safe(cell) for cell in row] for row in rows])]
     parts.append(f'<p>{safe(text)}<span class="{mark}">{met}</span>.</p>')
     if before["metric"] is None:
@@ -101,7 +108,7 @@ def history_charts(story: Story) -> list[Drawing]:
     percent = story["metric"] in SHARES
     figures = (
         ("metric", story["metric"] or "metric", story["before"]["metric"], "original (test)", percent),
-        ("cost", f"{story['target']['kind']} left", story["target"]["ratio"], "target", True),
+        ("cost", f"{kind_name(story['target']['kind'])} left", story["target"]["ratio"], "target", True),
         ("loss", "loss", None, "", False),
     )
     drawn = []
@@ -143,6 +150,7 @@ def groups(story: Story) -> str:
     found = sorted(story["groups"], key=lambda group: -group["saved"])
     if not found:
         return ""
+    tags = tags_of(story["layers"])
     scored = any(group["scores"] for group in found)
     columns = [
         "group",
@@ -159,7 +167,7 @@ def groups(story: Story) -> str:
         layers = ", ".join(group["layers"][:3]) + (
             f" and {len(group['layers']) - 3} more" if len(group["layers"]) > 3 else ""
         )
-        name = f'{safe(group["name"])}<br><span class="dim">{safe(layers)}</span>'
+        name = f'{_letter(tags.get(group["name"]))}{safe(group["name"])}<br><span class="dim">{safe(layers)}</span>'
         cells = [name, f"{group['kept']:,} of {group['units']:,}", *map(amount, group["flops"])]
         cells += [*map(amount, group["params"]), f"{group['saved']:.1%}"]
         if scored:
@@ -176,8 +184,12 @@ def groups(story: Story) -> str:
         said += (
             " Scores are what the search learned of a group's units, on average: what it kept, what it cut."
         )
-    parts = [f'<p class="dim">{said}</p>', table(columns, rows)]
+    parts = [f'<p class="dim">{said}</p><div class="wide">', table(columns, rows), "</div>"]
     return "".join([*parts, f'<p class="dim">and {more:,} more groups</p>' if more > 0 else ""])
+
+
+def _letter(tag: Tag | None) -> str:
+    return "" if tag is None else f"<b>{tag.letter}</b> "
 
 
 def _score(value: float | None) -> str:

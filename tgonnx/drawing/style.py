@@ -60,7 +60,8 @@ td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 th{font-weight:600;color:var(--dim)}
 tr>:last-child{padding-right:0}
 td{overflow-wrap:anywhere}
-td.word{min-width:9em}
+td.word:first-child{min-width:8em}
+.wide td.word:first-child{min-width:15em}
 svg{display:block;max-width:100%;overflow:visible}
 summary{cursor:pointer;color:var(--dim);margin:8px 0}
 pre{background:var(--panel);padding:12px;overflow-x:auto;font-size:.8rem;line-height:1.45;border-radius:6px}
