@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,8 +21,8 @@ Open = npt.NDArray[np.bool_]
 class Layer:
     """A node with its largest weight, whose channels are along `axis`.
 
-    `writes` has the unit of each channel that the node makes, -1 where that is pinned. `reads` are the numbers of the
-    groups that its other axes are in.
+    `writes` has the unit of each channel that the node makes, -1 where that is pinned. `makes` are the numbers of the
+    groups that these are in, `reads` those of the other axes.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Layer:
     weight: str
     axis: int
     writes: npt.NDArray[np.int64]
+    makes: tuple[int, ...]
     reads: tuple[int, ...]
     group: int | None  # the group that most of its channels are in; None: all are pinned
 
@@ -74,11 +76,14 @@ class _Finder:
             return None
         units = self.coupling.units_of(labels[axis])
         others = [self.coupling.units_of(part) for i, part in enumerate(labels) if i != axis]
-        reads = sorted({int(g) for part in others for g in np.unique(self.group_of[part]) if g >= 0})
         held = self.group_of[units]
+        makes, reads = self._groups([units]), self._groups(others)
         group = int(np.bincount(held[held >= 0]).argmax()) if (held >= 0).any() else None
         name = known_as(weight.name, weight.node).removesuffix(".weight")
-        return Layer(name, node.label, node.op_type, weight.name, axis, units, tuple(reads), group)
+        return Layer(name, node.label, node.op_type, weight.name, axis, units, makes, reads, group)
+
+    def _groups(self, parts: Sequence[npt.NDArray[np.int64]]) -> tuple[int, ...]:
+        return tuple(sorted({int(g) for part in parts for g in np.unique(self.group_of[part]) if g >= 0}))
 
     def _written(self, node: Node, weight: Weight) -> int | None:
         """The axis of a weight whose labels are those of an axis of what the node makes."""

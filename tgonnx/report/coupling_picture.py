@@ -16,7 +16,7 @@ from tgonnx.drawing.text import safe
 from tgonnx.io.visible import shortened, visible
 
 ROW, LANE, HEAD = 24, 16, 52  # pixels of a row, of a lane, and of the legend
-NAME, LETTER = 46, 6.9  # characters of a name, and pixels of one
+NAME, FOLDED, LETTER = 46, 36, 6.9  # characters of a name, of one where two are named, and pixels of one
 PLAIN = "bar"  # the colour of groups that one layer writes
 
 
@@ -81,7 +81,7 @@ class CouplingPicture:
             )
         title = f"Coupling of {self.coupling.model.source}"
         height = HEAD + ROW * len(self.rows)
-        return Drawing(title, "".join(body), height, max(names + 330, 640), fluid=False)
+        return Drawing(title, "".join(body), height, max(names + 330, left + 610), fluid=False)
 
     def _x(self, group: int) -> float:
         return LANE * self.lanes[group] + LANE / 2
@@ -106,7 +106,7 @@ class CouplingPicture:
         places = [self._x(group) for group in groups]
         parts = [f'<line class="axis" x1="{min(places):g}" x2="{max(places):g}" y1="{y:g}" y2="{y:g}"/>']
         for group in groups:
-            colour, writes = self._colour(group), group == layer.group
+            colour, writes = self._colour(group), group in layer.makes
             fill, stroke = (PLAIN, "axis") if colour is None else (f"c{colour}", f"s{colour}")
             look = fill if writes else f"hollow {stroke}"
             solid = "" if writes else ' style="stroke-dasharray:none;stroke-width:2"'
@@ -133,9 +133,10 @@ class CouplingPicture:
         return _words(left, _y(number) + 4, self._repeated(row), "dim small")
 
     def _repeated(self, row: Row) -> str:
-        first, last = self.layers[row.first].name, self.layers[row.last].name
+        ends = (self.layers[row.first].name, self.layers[row.last].name)
+        first, last = (shortened(visible(name), FOLDED) for name in ends)
         times = "once" if row.count == 1 else f"{row.count} times"
-        return f"... the same {times} more: {shortened(visible(first), NAME)} to {shortened(visible(last), NAME)}"
+        return f"... the same {times} more: {first} to {last}"
 
     # --- DOT ------------------------------------------------------------------------------------------
 
@@ -157,16 +158,18 @@ class CouplingPicture:
                 f"  group{group} [shape=ellipse, label={_quoted(f'{name}{chr(10)}{size:,} units')}];"
             )
         for number, layer in self.shown:
-            if layer.group is not None:
-                back = " [constraint=false]" if first_read.get(layer.group, number) < number else ""
-                lines.append(f"  layer{number} -> group{layer.group}{back};")
-            lines += [f"  group{group} -> layer{number};" for group in layer.reads if group != layer.group]
+            for group in layer.makes:
+                back = " [constraint=false]" if first_read.get(group, number) < number else ""
+                lines.append(f"  layer{number} -> group{group}{back};")
+            lines += [
+                f"  group{group} -> layer{number};" for group in layer.reads if group not in layer.makes
+            ]
         lines += [f"  // {self._repeated(row)}" for row in self.rows if row.folded]
         return "\n".join([*lines, "}"]) + "\n"
 
 
 def _groups(layer: Layer) -> list[int]:
-    return sorted({*layer.reads, *([] if layer.group is None else [layer.group])})
+    return sorted({*layer.reads, *layer.makes})
 
 
 def _y(row: float) -> float:
