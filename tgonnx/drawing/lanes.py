@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 LONGEST, LEAST = 16, 3  # layers of a block that repeats, and how often it must
@@ -17,15 +17,11 @@ class Row:
     count: int = 0
 
     @property
-    def folded(self) -> bool:
-        return self.count > 0
-
-
-def folded(alike: Sequence[Hashable]) -> list[Row]:
-    """Rows in order; layers are alike if their entries are equal. Of a block that repeats the first stays."""
+    def folded(count: int, alike: Callable[[int, int], bool]) -> list[Row]:
+    """Rows of so many layers, in order; `alike(a, b)`: may layer b repeat layer a? Of what repeats the first stays."""
     rows, at = list[Row](), 0
-    while at < len(alike):
-        period, times = _repeated(alike, at)
+    while at < count:
+        period, times = _repeated(count, alike, at)
         if times < LEAST:
             rows.append(Row(at, at))
             at += 1
@@ -37,13 +33,14 @@ def folded(alike: Sequence[Hashable]) -> list[Row]:
     return rows
 
 
-def _repeated(alike: Sequence[Hashable], at: int) -> tuple[int, int]:
+def _repeated(count: int, alike: Callable[[int, int], bool], at: int) -> tuple[int, int]:
     """The block from here that covers most: its layers and how often it comes; of equal ones the shortest."""
     best = (1, 1)
-    for period in range(1, min(LONGEST, len(alike) - at) + 1):
-        block, times = alike[at : at + period], 1
-        while alike[at + times * period : at + (times + 1) * period] == block:
-            times += 1
+    for period in range(1, min(LONGEST, count - at) + 1):
+        end = at + period
+        while end < count and alike(end - period, end):
+            end += 1
+        times = (end - at) // period
         if times >= LEAST and period * times > best[0] * best[1]:
             best = (period, times)
     return best

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -40,12 +40,33 @@ class CouplingPicture:
     def rows(self) -> list[Row]:
         if self.everything:
             return [Row(i, i) for i in range(len(self.layers))]
-        return folded([self._likeness(layer) for layer in self.layers])
+        return folded(len(self.layers), self._repeats)
 
-    def _likeness(self, layer: Layer) -> tuple[object, ...]:
-        """What repeated blocks have in common: all but names, and which of the groups that are nobody else's."""
-        reads = tuple(self.tags.get(group) for group in layer.reads)
-        return layer.op_type, layer.channels, layer.group is None, self.tags.get(layer.group), reads
+    @cached_property
+    def reach(self) -> dict[int, tuple[int, int]]:
+        """The first and the last layer of each group."""
+        found: dict[int, tuple[int, int]] = {}
+        for number, layer in enumerate(self.layers):
+            for group in _groups(layer):
+                found[group] = (found.get(group, (number, number))[0], number)
+        return found
+
+    def _repeats(self, a: int, b: int) -> bool:
+        """Does layer b the same as a, in the same groups or in groups that lie as much further on?"""
+        one, other = self.layers[a], self.layers[b]
+        if (one.op_type, one.channels, one.group is None) != (
+            other.op_type,
+            other.channels,
+            other.group is None,
+        ):
+            return False
+        if len(one.makes) != len(other.makes) or len(one.reads) != len(other.reads):
+            return False
+        pairs = zip((*one.makes, *one.reads), (*other.makes, *other.reads), strict=True)
+        return all(g == h or all(y - x == b - a for x, y in self._ends(g, h)) for g, h in pairs)
+
+    def _ends(self, g: int, h: int) -> Iterable[tuple[int, int]]:
+        return zip(self.reach[g], self.reach[h], strict=True)
 
     @cached_property
     def shown(self) -> list[tuple[int, Layer]]:
