@@ -17,7 +17,11 @@ class Row:
     count: int = 0
 
     @property
-    def folded(count: int, alike: Callable[[int, int], bool]) -> list[Row]:
+    def folded(self) -> bool:
+        return self.count > 0
+
+
+def folded(count: int, alike: Callable[[int, int], bool]) -> list[Row]:
     """Rows of so many layers, in order; `alike(a, b)`: may layer b repeat layer a? Of what repeats the first stays."""
     rows, at = list[Row](), 0
     while at < count:
