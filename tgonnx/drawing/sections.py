@@ -152,15 +152,7 @@ def groups(story: Story) -> str:
         return ""
     tags = tags_of(story["layers"])
     scored = any(group["scores"] for group in found)
-    columns = [
-        "group",
-        ">units left",
-        ">FLOPs before",
-        ">after",
-        ">parameters before",
-        ">after",
-        ">saves alone",
-    ]
+    columns = ["group", ">units left", ">FLOPs", ">parameters", ">saves alone"]
     rows = []
     for group in found[:GROUPS]:
         scores = group["scores"] or {}
@@ -168,10 +160,11 @@ def groups(story: Story) -> str:
             f" and {len(group['layers']) - 3} more" if len(group["layers"]) > 3 else ""
         )
         name = f'{_letter(tags.get(group["name"]))}{safe(group["name"])}<br><span class="dim">{safe(layers)}</span>'
-        cells = [name, f"{group['kept']:,} of {group['units']:,}", *map(amount, group["flops"])]
-        cells += [*map(amount, group["params"]), f"{group['saved']:.1%}"]
+        cells = [name, f"{group['kept']:,} of {group['units']:,}"]
+        cells += [" to ".join(map(amount, group[kind])) for kind in ("flops", "params")]
+        cells.append(f"{group['saved']:.1%}")
         if scored:
-            cells += [_score(scores.get("kept")), _score(scores.get("cut"))]
+            cells.append(f"{_score(scores.get('kept'))} / {_score(scores.get('cut'))}")
         rows.append(cells)
     more = len(found) - GROUPS
     said = (
@@ -180,7 +173,7 @@ def groups(story: Story) -> str:
         "cutting it and nothing else."
     )
     if scored:
-        columns += [">score kept", ">score cut"]
+        columns.append(">score kept / cut")
         said += (
             " Scores are what the search learned of a group's units, on average: what it kept, what it cut."
         )
@@ -193,7 +186,7 @@ def _letter(tag: Tag | None) -> str:
 
 
 def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    return "none" if value is None else f"{value:.3g}"
 
 
 def pinned(story: Story) -> str:
