@@ -112,8 +112,8 @@ def test_a_run_folder_has_a_report(run: tuple[Path, PruneResult]) -> None:
     words = " ".join(read((folder / "report.html").read_text()).words)
     for part in (
         "Before and after", "accuracy (test part", "Accuracy and cost over time", "Kept channels by layer",
-        "What each group cost", "score kept / cut", "What stays, and why", "Verification", "equal", "Recipe", "criterion",
-        *result.notes,
+        "What each group cost", "score kept / cut", "What stays, and why",
+        "Verification", "equal", "Recipe", "criterion", *result.notes,
     ):  # fmt: skip
         assert part in words
     assert "Time by operator" not in words  # nobody measured it

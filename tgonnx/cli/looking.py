@@ -11,7 +11,7 @@ import typer
 from tgonnx.cli.common import HERE, LOOK, analyzed, command, prunable
 from tgonnx.cli.fields import Only
 from tgonnx.cli.options import Analysis, Evidence, ModelPath, Overwrite, Previewed, Samples, Subject
-from tgonnx.cli.picturing import Picture, Pictures
+from tgonnx.cli.picturing import Pictures
 from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import (
     InstallationError,
@@ -39,20 +39,14 @@ def inspect(
         bool,
         typer.Option("--sensitivity", help="How far outputs move if a group loses half; looks at --data."),
     ] = False,
-    svg: Picture = None,
-    dot: Annotated[
-        Path | None,
-        typer.Option("--dot", metavar="FILE", help="Write what is coupled for Graphviz."),
-    ] = None,
-    overwrite: Overwrite = False,
+    pictures: Pictures,
     data: Samples,
     subject: Annotated[Subject, Only("model", "attention", "shape")],
 ) -> None:
     """Show what a model costs, what can be cut together, and what cannot be cut and why."""
     from tgonnx.report import tables as report
 
-    pictures = Pictures(svg, dot, overwrite, (subject.model,))
-    pictures.check()
+    pictures.check(subject.model)
     if sensitivity:
         _sensitivity(terminal, data, subject)
         return
@@ -126,16 +120,14 @@ def diff(
     *,
     a: Annotated[Path, typer.Argument(metavar="A", help="The original.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="What was cut from it.", show_default=False)],
-    svg: Picture = None,
-    overwrite: Overwrite = False,
+    pictures: Annotated[Pictures, Only("svg", "overwrite")],
     both: Annotated[Analysis, Only("attention", "shape")],
 ) -> None:
     """Show what each layer of A has lost in B, whatever cut it."""
     from tgonnx.analysis.difference import difference
     from tgonnx.report import differences as report
 
-    pictures = Pictures(svg, None, overwrite, (a, b))
-    pictures.check()
+    pictures.check(a, b)
     subjects = (Subject(model=path, attention=both.attention, shape=both.shape) for path in (a, b))
     first, second = (analyzed(terminal, subject) for subject in subjects)
     found = difference(first, second)

@@ -8,35 +8,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tgonnx.cli.options import Overwrite
 from tgonnx.errors import UsageError
 
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
     from tgonnx.analysis.coupling import Coupling
     from tgonnx.analysis.difference import Difference
 
-Picture = Annotated[Path | None, typer.Option("--svg", metavar="FILE.svg", help="Also draw it.")]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Where pictures go, if they are asked for; none of the `inputs` may be overwritten."""
+    """Where pictures go, if they are asked for."""
 
-    svg: Path | None
-    dot: Path | None
-    overwrite: bool
-    inputs: tuple[Path, ...]
+    svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Also draw it, as SVG.")] = None
+    dot: Annotated[
+        Path | None, typer.Option("--dot", metavar="FILE", help="Also write what is coupled for Graphviz.")
+    ] = None
+    overwrite: Overwrite = False
 
-    def check(self) -> None:
-        """Raise UsageError, before anything is read, if they cannot be written."""
+    def check(self, *inputs: Path) -> None:
+        """Raise UsageError, before anything is read, if they cannot be written; no input may be overwritten."""
         if self.svg is None and self.dot is None:
             return
         from tgonnx.drawing.svg import drawing_destination
         from tgonnx.io.save import check_destination
 
         if self.svg is not None:
-            drawing_destination(self.svg, self.overwrite, self.inputs)
+            drawing_destination(self.svg, self.overwrite, inputs)
         if self.dot is not None:
-            check_destination(self.dot, self.overwrite, self.inputs)
+            check_destination(self.dot, self.overwrite, inputs)
             if self.dot == self.svg:
                 raise UsageError(f"{self.dot}: is asked for as --svg and as --dot")
 
@@ -51,7 +51,7 @@ class Pictures:
         if self.svg is not None:
             picture.drawing().save(self.svg, self.overwrite)
         if self.dot is not None:
-            save_text(picture.dot(), self.dot, self.overwrite, self.inputs)
+            save_text(picture.dot(), self.dot, self.overwrite)
         return [f"wrote {path}" for path in (self.svg, self.dot) if path is not None]
 
     def of_difference(self, found: Difference, first: Coupling) -> list[str]:
