@@ -304,7 +304,9 @@ def test_a_result_draws_and_reports_itself(run: tuple[Path, PruneResult], tmp_pa
     result.report(tmp_path / "r.html")
     assert "Kept channels by layer" in read((tmp_path / "r.html").read_text()).words
     result.report(tmp_path / "r.json")
-    assert json.loads((tmp_path / "r.json").read_text()) == json.loads(json.dumps(result.story()))
+    assert json.loads((tmp_path / "r.json").read_text()) == json.loads(
+        json.dumps(result.story() | {"times": {}})
+    )
     with pytest.raises(UsageError, match=r"as \.html"):
         result.report(tmp_path / "r.txt")
     with pytest.raises(UsageError, match="exists already"):
@@ -316,9 +318,9 @@ def test_a_result_draws_and_reports_itself(run: tuple[Path, PruneResult], tmp_pa
     assert "<script" not in shown
 
 
-def test_times_by_operator_are_shown_if_they_are_known(run: tuple[Path, PruneResult]) -> None:
-    story = run[1].story()
-    words = " ".join(read(page(story | {"times": {f"conv{EVIL}": [2.0, 0.5], "relu": [0.1, 0.1]}})).words)
+def test_times_by_operator_are_shown_if_they_are_known(run: tuple[Path, PruneResult], tmp_path: Path) -> None:
+    run[1].report(tmp_path / "r.html", times={f"conv{EVIL}": (2.0, 0.5), "relu": (0.1, 0.1)})
+    words = " ".join(read((tmp_path / "r.html").read_text()).words)
     assert "Time by operator" in words
     assert "2 to 0.5 ms" in words
 
@@ -435,6 +437,16 @@ def test_pictures_go_only_where_they_may(
     assert part in capsys.readouterr().err
     assert (tmp_path / "m.onnx").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_there_is_no_picture_of_sensitivity(tmp_path: Path, capsys: Capture) -> None:
+    onnx.save(network(), tmp_path / "m.onnx")
+    arguments = ["inspect", str(tmp_path / "m.onnx"), "--sensitivity", "--svg", str(tmp_path / "c.svg")]
+    assert main(arguments) == 2
+    assert "leave --sensitivity out" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "m.onnx"), "--why", "*", "--svg", str(tmp_path / "c.svg")]) == 0
+    assert "wrote" in capsys.readouterr().out
+    assert (tmp_path / "c.svg").exists()
 
 
 def test_diff_draws_what_layers_have_left(tmp_path: Path, capsys: Capture) -> None:

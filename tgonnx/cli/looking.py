@@ -48,6 +48,7 @@ def inspect(
 
     pictures.check(subject.model)
     if sensitivity:
+        pictures.refuse("--sensitivity")
         _sensitivity(terminal, data, subject)
         return
     model, coupling = subject.model, analyzed(terminal, subject)
@@ -60,7 +61,7 @@ def inspect(
         if not asked:
             raise UsageError(f"--why {why!r} matches no weight with an axis that stays")
         told = [vars(pin) | {"way": [str(step) for step in coupling.why(pin)]} for pin in asked]
-        terminal.result({"why": told}, report.why_table(coupling, asked))
+        terminal.result({"why": told}, report.why_table(coupling, asked), *written)
         return
     terminal.result(
         report.inspect_json(str(model), original, size, coupling, costs) if terminal.json else {},

@@ -40,6 +40,11 @@ class Pictures:
             if self.dot == self.svg:
                 raise UsageError(f"{self.dot}: is asked for as --svg and as --dot")
 
+    def refuse(self, option: str) -> None:
+        """Raise UsageError if pictures are asked for: with this option there is nothing to draw."""
+        if self.svg is not None or self.dot is not None:
+            raise UsageError(f"--svg and --dot draw what is coupled: leave {option} out")
+
     def of_coupling(self, coupling: Coupling, everything: bool) -> list[str]:
         """Write what is coupled; says what was written. With `everything` repeated blocks are not folded."""
         if self.svg is None and self.dot is None:

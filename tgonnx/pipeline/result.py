@@ -111,12 +111,17 @@ class PruneResult(Shown):
         """The channels that are kept of each layer, as a picture: shown in a notebook, written with `.save(path)`."""
         return kept_chart(self.story()["layers"])
 
-    def report(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        overwrite: bool = False,
+        times: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
         """Write all figures and pictures as .html, or the data of them as .json, completely or not at all.
 
-        Raises UsageError.
+        `times` are the milliseconds of nodes before and after, if somebody measured them. Raises UsageError.
         """
-        save_report(self.story(), path, overwrite)
+        save_report(self.story() | {"times": plain(dict(times or {}))}, path, overwrite)
 
     def _repr_html_(self) -> str:
         picture = self.plot().standalone() if self.details.get("layers") else ""
