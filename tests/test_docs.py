@@ -22,6 +22,7 @@ SOURCES = [
 PLACES = ("", "tgonnx", "tests", "benchmarks")  # where a file may be that is named in short
 # files of other projects, and names in models
 ELSEWHERE = {
+    "run.py",  # in the folder that goes to a device
     "IR.md",
     "docs/ContribOperators.md",
     "zoo_pack.py",
