@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from small_task import network, samples
+from tiny_models import model_of, normal
 
 import tgonnx as tg
 from tgonnx.analysis.layers import layers_of
@@ -363,6 +364,38 @@ def test_layers_know_what_they_read_and_write() -> None:
     assert second.reads == (first.group,)
     assert (last.group, last.channels) == (None, 10)
     assert [layer.kept(np.zeros(coupling.units, bool)) for layer in (stem, last)] == [0, 10]
+
+
+def test_channels_are_along_the_axis_that_can_be_cut() -> None:
+    """Positions are added to a sequence: time is an axis of both, and stays."""
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "first"], ["a"]),
+        onnx.helper.make_node("Add", ["a", "positions"], ["b"]),
+        onnx.helper.make_node("MatMul", ["b", "second"], ["y"]),
+    ]
+    stored = {"first": normal(3, 8), "positions": normal(1, 5, 8), "second": normal(8, 2)}
+    coupling = tg.analyze(tg.load(model_of(nodes, ["N", 5, 3], stored, ["y"])))
+    found = [(layer.name, layer.channels, layer.group) for layer in layers_of(coupling)]
+    assert found == [("first", 8, 0), ("positions", 8, 0), ("second", 2, None)]
+
+
+def test_a_layer_may_write_several_groups() -> None:
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "first"], ["a"]),
+        onnx.helper.make_node("Split", ["a"], ["b", "c"], axis=-1, num_outputs=2),
+        onnx.helper.make_node("MatMul", ["b", "left"], ["l"]),
+        onnx.helper.make_node("MatMul", ["c", "right"], ["r"]),
+        onnx.helper.make_node("Add", ["l", "r"], ["y"]),
+    ]
+    stored = {"first": normal(3, 12), "left": normal(6, 2), "right": normal(6, 2)}
+    coupling = tg.analyze(tg.load(model_of(nodes, ["N", 3], stored, ["y"])))
+    first, left, right = layers_of(coupling)
+    assert len(first.makes) == 2
+    assert {*left.reads, *right.reads} == {*first.makes}
+    words = CouplingPicture(coupling).drawing().body
+    assert "MatMul, 12 channels, 12 units in 2 groups" in words
+    text = CouplingPicture(coupling).dot()
+    assert text.count("layer0 -> group") == 2
 
 
 def test_repeated_blocks_fold() -> None:

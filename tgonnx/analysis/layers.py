@@ -86,15 +86,19 @@ class _Finder:
         return tuple(sorted({int(g) for part in parts for g in np.unique(self.group_of[part]) if g >= 0}))
 
     def _written(self, node: Node, weight: Weight) -> int | None:
-        """The axis of a weight whose labels are those of an axis of what the node makes."""
+        """The axis of a weight whose labels are those of an axis of what the node makes, first one that can be cut."""
         labelling = self.coupling.labelling.axes
         made = [part for name in node.outputs for part in labelling.get(name, ())]
         classes = np.concatenate([np.zeros(0, np.int64), *(self._classes(part) for part in made)])
         labels = labelling[weight.name]
-        for axis, part in enumerate(labels):
-            if weight.shape[axis] > 1 and np.isin(self._classes(part), classes).all():
-                return axis
         units = [int((self.coupling.units_of(part) >= 0).sum()) for part in labels]
+        made_of = [
+            axis
+            for axis, part in enumerate(labels)
+            if weight.shape[axis] > 1 and np.isin(self._classes(part), classes).all()
+        ]
+        if made_of:
+            return next((axis for axis in made_of if units[axis]), made_of[0])
         return int(np.argmax(units)) if any(units) else None
 
     def _classes(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -141,9 +141,11 @@ class CouplingPicture:
         name = _words(left, y, shortened(visible(layer.name), NAME), "ink mono", layer.node)
         if layer.group is None:
             return name + _words(names, y, f"{layer.op_type}, {layer.channels:,} channels, pinned", "dim")
-        group, tag = self.coupling.groups[layer.group], self.tags.get(layer.group)
-        each = f" of {group.width:,} channels" if group.width > 1 else ""
-        said = f"{layer.op_type}, {layer.channels:,} channels, {group.size:,} units{each}"
+        made, tag = [self.coupling.groups[group] for group in layer.makes], self.tags.get(layer.group)
+        each = f" of {made[0].width:,} channels" if len(made) == 1 and made[0].width > 1 else ""
+        several = f" in {len(made)} groups" if len(made) > 1 else ""
+        units = sum(group.size for group in made)
+        said = f"{layer.op_type}, {layer.channels:,} channels, {units:,} units{each}{several}"
         if tag is None:
             return name + _words(names + 24, y, said, "dim")
         return (
