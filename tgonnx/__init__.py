@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tgonnx.analysis.difference import Difference
     from tgonnx.analysis.model import Model
     from tgonnx.analysis.target import Target
-    from tgonnx.api import analyze, apply, diff, gate, select, sensitivity, verify
+    from tgonnx.api import analyze, apply, diff, gate, save, select, sensitivity, verify
     from tgonnx.errors import (
         DataError,
         DivergedError,
@@ -79,6 +79,7 @@ __all__ = [
     "load",
     "passes",
     "prune",
+    "save",
     "select",
     "sensitivity",
     "sweep",
@@ -93,7 +94,7 @@ _HOMES = {
     "analysis.difference": "Difference",
     "analysis.model": "Model",
     "analysis.target": "Target",
-    "api": "analyze apply diff gate select sensitivity verify",
+    "api": "analyze apply diff gate save select sensitivity verify",
     "errors": "DataError DivergedError InstallationError ModelError TargetError TgonnxError UnsupportedError "
     "UsageError VerificationError",
     "loading": "load",

@@ -40,12 +40,13 @@ class Places:
 
 def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Places, threads: int) -> None:
     """Write a result, and its figures if they are asked for; show them. Exits with what went wrong."""
-    from tgonnx.io.save import save, save_anyway, save_text
+    from tgonnx.io.save import save_anyway, save_text
     from tgonnx.report import tables as report
     from tgonnx.report.bars import kept_bars, kept_of
+    from tgonnx.runtime.ort_format import save_model
 
     overwrite, inputs = places.overwrite, places.inputs
-    out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, inputs), places.out)
+    out, misplaced = save_anyway(lambda path: save_model(result.model, path, overwrite, inputs), places.out)
     with terminal.working("timing"):
         before, after = report.facts(result, original.original, threads)
     figures = report.prune_json(str(out), result, before, after)

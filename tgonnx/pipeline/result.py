@@ -11,11 +11,11 @@ import onnx
 from tgonnx.analysis.cost import Cost
 from tgonnx.analysis.target import Target
 from tgonnx.io.notes import Note
-from tgonnx.io.save import save
 from tgonnx.io.summary import Shown, Summary, amount, byte_count
 from tgonnx.pipeline.measuring import Yardstick, far_notes, measured_notes, rising_note
 from tgonnx.pipeline.plan import Plan
 from tgonnx.runtime.equivalence import Check
+from tgonnx.runtime.ort_format import save_model
 from tgonnx.selection.budget import CLOSE
 from tgonnx.selection.mask import Mask
 from tgonnx.training.progress import Journal, Progress
@@ -88,8 +88,11 @@ class PruneResult(Shown):
         return Summary("PruneResult", facts, ("", "before", "after", "left"), rows)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the pruned model, completely or not at all. Raises UsageError."""
-        save(self.model, path, overwrite)
+        """Write the pruned model, completely or not at all; for onnxruntime's format if `path` ends in .ort.
+
+        Raises UsageError; UnsupportedError and VerificationError for what cannot be converted.
+        """
+        save_model(self.model, path, overwrite)
 
 
 def result_of(

@@ -154,10 +154,14 @@ def _with_ir(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
 def _onnxruntime(
     model: onnx.ModelProto, form: str, threads: int, purpose: Purpose = INFERENCE, data: bytes | None = None
 ) -> Session:
-    session = native_session(model, threads, purpose, data=data)
-    names = tuple(output.name for output in session.get_outputs())
+    return session_of(native_session(model, threads, purpose, data=data), form)
+
+
+def session_of(native: Any, form: str = "") -> Session:
+    """onnxruntime's own session as one of ours; `form` says what became of the model."""
+    names = tuple(output.name for output in native.get_outputs())
     ran_by = f"onnxruntime {import_onnxruntime().__version__}{form}"
-    return Session(names, ran_by, lambda feeds: session.run(None, feeds))
+    return Session(names, ran_by, lambda feeds: native.run(None, feeds))
 
 
 def _reference(model: onnx.ModelProto) -> Session:
@@ -193,8 +197,8 @@ def native_session(
     """onnxruntime's own session of this very model: the only place that makes one.
 
     Waiting threads sleep instead of spinning; `threads` of 0 or None leave the number to the runtime. What `device`
-    has no kernel for runs on the CPU. `seed` fixes what is random, `written` is where the optimised model goes, `data`
-    is the model serialised, where it is already.
+    has no kernel for runs on the CPU. `seed` fixes what is random, `written` is where the optimised model goes (ending
+    in .ort: in that format), `data` is the model serialised, where it is already.
     Raises `InstallationError` if onnxruntime is broken or lacks the device, and what the runtime raises.
     """
     runtime = import_onnxruntime()
