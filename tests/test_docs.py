@@ -33,6 +33,7 @@ ELSEWHERE = {
     "tgonnx.target",
     "tgonnx.mask",
     "tgonnx.original",
+    "page/samples.py",
 }
 A_FILE = re.compile(r"(?<![\w/.*])((?:[\w.-]+/)*[\w-]+\.(?:py|md|svg))(?!\w)")
 A_FOLDER = re.compile(r"`((?:tgonnx|passes|tests|docs|benchmarks|models)/[\w/]*)`")
