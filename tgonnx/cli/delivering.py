@@ -42,15 +42,16 @@ class Places:
 
 def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Places, threads: int) -> None:
     """Write a result, and its figures if they are asked for; show them. Exits with what went wrong."""
-    from tgonnx.io.save import save, save_anyway
+    from tgonnx.io.save import save_anyway
     from tgonnx.pipeline.slowness import by_node
     from tgonnx.report import tables as report
     from tgonnx.report.bars import kept_bars, kept_of
     from tgonnx.report.pages import renew, save_figures, story_with
     from tgonnx.report.zeros import zeros_json, zeros_text
+    from tgonnx.runtime.ort_format import save_model
 
     overwrite, inputs = places.overwrite, places.inputs
-    out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, inputs), places.out)
+    out, misplaced = save_anyway(lambda path: save_model(result.model, path, overwrite, inputs), places.out)
     with terminal.working("timing"):
         before, after = report.facts(result, original.original, threads)
         operators = _operators(result, original, threads)

@@ -45,13 +45,15 @@ def sweep(
 ) -> None:
     """Make the models and write MODEL.flops70.onnx and so on, with a table of all."""
     from tgonnx.drawing.files import report_destination
+    from tgonnx.io.endings import ONNX, ORT, is_ort
     from tgonnx.io.save import model_destination, save_anyway
     from tgonnx.pipeline.sweeping import name_of
     from tgonnx.report import tables as report
     from tgonnx.report.pages import save_figures, story_with
 
     base = results.out or model
-    outs = [base.with_name(f"{base.stem}.{name_of(target)}.onnx") for target in targets]
+    ending = ORT if is_ort(base) else ONNX
+    outs = [base.with_name(f"{base.stem}.{name_of(target)}{ending}") for target in targets]
     for out in outs:
         model_destination(out, results.overwrite, protected)
     if results.report_path:
@@ -84,6 +86,6 @@ def sweep(
 
 
 def _writing(model: onnx.ModelProto, overwrite: bool, protected: list[Path]) -> Callable[[Path], None]:
-    from tgonnx.io.save import save
+    from tgonnx.runtime.ort_format import save_model
 
-    return lambda path: save(model, path, overwrite, protected)
+    return lambda path: save_model(model, path, overwrite, protected)

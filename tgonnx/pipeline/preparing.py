@@ -20,6 +20,7 @@ from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import OptionError, UnsupportedError
 from tgonnx.graph.structure import structure_hash
 from tgonnx.io.notes import Note
+from tgonnx.io.stamp import say_original
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit, try_graph, validate
 from tgonnx.options import CRITERION, Attention, attention_of, changed, of_class, with_fields
@@ -111,9 +112,11 @@ class Job:
             return result
         up_to = tuple(f"{op_type} ({domain or 'ai.onnx'})" for domain, op_type in sorted(self.unknown))
         note = f"trained and verified up to the inputs of {', '.join(up_to)}, which nothing here runs"
+        model = with_rest(result.model, self.whole, self.unknown)
+        say_original(model, self.whole)
         return replace(
             result,
-            model=with_rest(result.model, self.whole, self.unknown),
+            model=model,
             mask=replace(result.mask, structure=structure_hash(self.whole)),
             check=replace(result.check, up_to=up_to),
             notes=(Note("up-to-unknown", note), *result.notes),

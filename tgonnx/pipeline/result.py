@@ -17,7 +17,6 @@ from tgonnx.drawing.files import save_report
 from tgonnx.drawing.svg import Drawing
 from tgonnx.io.notes import Note
 from tgonnx.io.plain import plain
-from tgonnx.io.save import save
 from tgonnx.io.summary import Shown, Summary, amount, byte_count
 from tgonnx.pipeline.clock import TOLERANCE
 from tgonnx.pipeline.measuring import Yardstick, far_notes, measured_notes, rising_note
@@ -25,6 +24,7 @@ from tgonnx.pipeline.plan import Plan
 from tgonnx.pipeline.story import Scores, details_of, story_of
 from tgonnx.runtime.equivalence import Check
 from tgonnx.runtime.latency import Latency
+from tgonnx.runtime.ort_format import save_model
 from tgonnx.selection.budget import CLOSE
 from tgonnx.selection.mask import Mask
 from tgonnx.training.progress import Journal, Progress
@@ -126,8 +126,11 @@ class PruneResult(Shown):
         return Summary("PruneResult", facts, ("", "before", "after", "left"), rows)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the pruned model, completely or not at all. Raises UsageError."""
-        save(self.model, path, overwrite)
+        """Write the pruned model, completely or not at all; for onnxruntime's format if `path` ends in .ort.
+
+        Raises UsageError; UnsupportedError and VerificationError for what cannot be converted.
+        """
+        save_model(self.model, path, overwrite)
 
     def story(self) -> dict[str, Any]:
         """All that a report is made from, as plain data for JSON."""
