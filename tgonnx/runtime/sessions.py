@@ -39,8 +39,8 @@ class Purpose:
     """What a session is for, as far as the runtime should know.
 
     `exact` asks for 8-bit products that do not saturate: on x64 without VNNI the fast ones depend on which channels
-    are neighbours. `spins`: waiting threads spin, as they do by default where models are used. `thrifty` saves two thirds of the memory in 1.19, and would cost memory later. `disabled` names
-    optimisers.
+    are neighbours. `spins`: waiting threads spin, as they do by default where models are used. `thrifty` saves two
+    thirds of the memory in 1.19, and would cost memory later. `disabled` names optimisers.
     """
 
     optimised: bool = True
@@ -216,8 +216,8 @@ def native_session(
 ) -> Any:
     """onnxruntime's own session of this very model: the only place that makes one.
 
-    Waiting threads sleep unless the purpose says otherwise; `threads` of 0 or None leave the number to the runtime. What `device`
-    has no kernel for runs on the CPU. `seed` fixes what is random, `written` is where the optimised model goes (ending
+    Waiting threads sleep unless the purpose says otherwise; `threads` of 0 or None leave the number to the runtime. What
+    `device` has no kernel for runs on the CPU. `seed` fixes what is random, `written` is where the optimised model goes (ending
     in .ort: in that format), `data` is the model serialised, where it is already, `recorded` how the file begins that
     says how long each operator took.
     Raises `InstallationError` if onnxruntime is broken or lacks the device, and what the runtime raises.
