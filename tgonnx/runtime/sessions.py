@@ -216,10 +216,10 @@ def native_session(
 ) -> Any:
     """onnxruntime's own session of this very model: the only place that makes one.
 
-    Waiting threads sleep unless the purpose says otherwise; `threads` of 0 or None leave the number to the runtime. What
-    `device` has no kernel for runs on the CPU. `seed` fixes what is random, `written` is where the optimised model goes (ending
-    in .ort: in that format), `data` is the model serialised, where it is already, `recorded` how the file begins that
-    says how long each operator took.
+    Waiting threads sleep unless the purpose says otherwise; `threads` of 0 or None leave the number to the runtime.
+    What `device` has no kernel for runs on the CPU. `seed` fixes what is random, `written` is where the optimised
+    model goes (ending in .ort: in that format), `data` is the model serialised, where it is already, `recorded` how
+    the file begins that says how long each operator took.
     Raises `InstallationError` if onnxruntime is broken or lacks the device, and what the runtime raises.
     """
     runtime = import_onnxruntime()
