@@ -41,8 +41,8 @@ def command(name: str, found: Any) -> Iterator[str]:
     for parameter in found.get_params(context):
         record = parameter.get_help_record(context)
         if record is not None:
-            option, text = (cell(part) for part in record)
-            yield f"| `{option.replace('`', '')}` | {text} |"
+            option, text = re.sub(r"[\s`]+", " ", record[0]).replace("|", "\\|"), cell(record[1])
+            yield f"| `{option}` | {text} |"
     yield ""
     examples = re.findall(r"^  (tgonnx .*)$", found.epilog or "", re.MULTILINE)
     if examples:
@@ -73,7 +73,7 @@ def thing(found: Any) -> Iterator[str]:
     """A function, or a class with its fields and public methods."""
     if not inspect.isclass(found):
         yield from (
-            *code(f"{found.__name__}{inspect.signature(found)}"),
+            *code(f"{found.__name__}{signature_of(found)}"),
             plain(inspect.getdoc(found) or ""),
             "",
         )
@@ -89,9 +89,14 @@ def thing(found: Any) -> Iterator[str]:
             continue
         text = inspect.getdoc(member) or ""
         whole = isinstance(member, property)
-        signature = "" if whole else str(inspect.signature(getattr(found, name)))
+        signature = "" if whole else signature_of(getattr(found, name))
         yield f"* `{name}{signature}`" + (f": {cell(text)}" if text else "")
     yield ""
+
+
+def signature_of(function: Any) -> str:
+    """Parameters and what comes back, types without the quotes that postponed annotations have."""
+    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function)))
 
 
 def fields(found: Any) -> Iterator[str]:
