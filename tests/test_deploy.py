@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from doc_commands import ROOT, beside, blocks, needs, run, section
+from doc_commands import PYTHON, ROOT, beside, blocks, needs, run, section
 from small_task import network, samples
 
 import tgonnx as tg
@@ -81,6 +81,14 @@ def test_a_broken_budget_fails_the_build(deployed: Path) -> None:
     )
     run(command, deployed, expected=1)
     run("python examples/ci.py none.onnx data.npz over.onnx", deployed, expected=2)
+
+
+def test_the_python_of_the_readme_runs(deployed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(deployed)
+    (code,) = PYTHON.findall((ROOT / "README.md").read_text())
+    assert "seed=0)" in code
+    exec(compile(code.replace("seed=0)", "seed=0, epochs=1, verify_seconds=1)"), "README.md", "exec"), {})
+    assert accuracy(deployed / "model.pruned.onnx") > 0.5
 
 
 # --- onnxruntime-web --------------------------------------------------------------------------------
