@@ -114,7 +114,7 @@ def test_a_run_that_is_killed_at_random_goes_on_bit_by_bit(
         ends_well(start(*arguments))
     assert (folder / "out.onnx").read_bytes() == expected
     assert {path.name for path in (folder / "runs/m-1").iterdir()} == {
-        "checkpoints", "history.csv", "mask.json", "recipe.toml", "run.json",
+        "checkpoints", "history.csv", "mask.json", "pictures", "recipe.toml", "report.html", "report.json", "run.json",
     }  # fmt: skip
     (folder / "out.onnx").unlink()
     again = start("prune", "--resume", "runs/m-1")

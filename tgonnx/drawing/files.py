@@ -15,7 +15,7 @@ from tgonnx.io.save import check_destination, save_text
 StrPath = str | os.PathLike[str]
 Story = Mapping[str, Any]
 ENDINGS = (".html", ".json")
-DATA, PAGE = "report.json", "report.html"
+DATA, PAGE, PICTURES = "report.json", "report.html", "pictures"
 
 
 def report_destination(path: StrPath, overwrite: bool = False, protect: Iterable[StrPath] = ()) -> Path:
@@ -53,9 +53,15 @@ def write_report(folder: Path, stories: Sequence[Story]) -> None:
     """Write data, page and, of a single result, pictures into the folder of a run. Raises UsageError."""
     save_text(_json(stories), folder / DATA, overwrite=True)
     save_text(page_of(stories), folder / PAGE, overwrite=True)
-    if len(stories) == 1:
-        for name, drawing in pictures(stories[0]).items():
-            drawing.save(folder / name, overwrite=True)
+    if len(stories) > 1:  # each size has pictures of its own
+        return
+    place = folder / PICTURES
+    try:
+        place.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{place}: no folder can be made there: {error.strerror}") from None
+    for name, drawing in pictures(stories[0]).items():
+        drawing.save(place / name, overwrite=True)
 
 
 def read_stories(folder: Path) -> list[Story]:

@@ -5,7 +5,8 @@
     history.csv    one line for each epoch
     mask.json      the choice, once the search is over
     latency.json   what each operator takes, where the target is a latency
-    report.html    what came of it, for people; report.json is what that is made from, *.svg are its pictures
+    report.html    what came of it, for people; report.json is what that is made from
+    pictures/      those of the report, as files of their own
     tensorboard/   the same as history.csv for TensorBoard, on request
     checkpoints/   the last two, the best, and the outcome of the search
 
@@ -23,7 +24,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tgonnx.drawing.files import write_report
+from tgonnx.drawing.files import PICTURES, write_report
 from tgonnx.errors import UsageError, flag
 from tgonnx.io import toml
 from tgonnx.io.notes import Note, notes_from_json, notes_to_json
@@ -224,7 +225,7 @@ def reopen(path: Path, identity: Mapping[str, Any], recipe: Mapping[str, Any]) -
                 raise UsageError(
                     f"{path}: was run with {name} {_shown(was)}, not {_shown(given)}: it cannot go on bit by bit"
                 )
-    for folder in (path, path / "checkpoints"):
+    for folder in (path, path / "checkpoints", path / PICTURES):
         remove_leftovers(folder)
     return RunFolder(path)
 
