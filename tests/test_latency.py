@@ -29,9 +29,9 @@ from tgonnx.passes.remove_channels import remove_channels
 from tgonnx.pipeline.clock import Clock, by_the_clock
 from tgonnx.pipeline.profiling import candidates
 from tgonnx.runtime.operator_times import ADDED, operator_times
-from tgonnx.selection.bounds import Bounds, Ranking
+from tgonnx.selection.bounds import Ranking
 from tgonnx.selection.budget import shop_of
-from tgonnx.selection.criteria import ranks, select
+from tgonnx.selection.criteria import ranked, select
 from tgonnx.selection.mask import Mask
 
 Machine = Callable[[np.ndarray], np.ndarray]
@@ -159,7 +159,7 @@ def test_whole_blocks_are_kept(coupling: Coupling, profile: Profile, share: floa
 
 def test_going_back_and_forth_makes_no_difference(coupling: Coupling, profile: Profile) -> None:
     coupling.cost_model.use(profile)
-    scores = ranks(coupling, Ranking())
+    scores = ranked(coupling, Ranking())
     shop = shop_of(coupling, scores, "latency")
     there = [shop.mask(share)[0] for share in (0.9, 0.3, 0.6, 0.3, 0.9)]
     alone = [shop_of(coupling, scores, "latency").mask(share)[0] for share in (0.9, 0.3, 0.6, 0.3, 0.9)]
@@ -196,10 +196,19 @@ def test_the_clock_has_the_last_word(coupling: Coupling, profile: Profile) -> No
         asked.append(0.2 + 0.8 * costs.ratio(mask.open, "latency"))
         return asked[-1]
 
-    mask = by_the_clock(coupling, ranks(coupling, Ranking()), 0.6, Bounds(), slower)
+    def found(share: float) -> Mask:
+        return by_the_clock(
+            tg.Target(latency=share),
+            lambda goal: select(coupling, goal),
+            lambda mask: costs.ratio(mask.open, "latency"),
+            slower,
+        )
+
+    mask = found(0.6)
     assert 0.4 < slower(mask) <= 0.6
     assert len(asked) <= 6
-    least = by_the_clock(coupling, ranks(coupling, Ranking()), 0.1, Bounds(), slower)
+    asked.clear()
+    least = found(0.22)  # less than 0.2 cannot be reached at all
     assert slower(least) == min(asked)
 
 
@@ -387,3 +396,24 @@ def test_bench_by_operator(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["bench", "m.onnx", "--repeats", "3", "--by-operator", "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)["operators"]
     assert sum(each["op_type"] == "Conv" for each in told["operators"]) == 4
+
+
+def test_branches_and_channels_by_time(folder: Path) -> None:
+    """What closed branches take is not counted, and gates of branches learn from times."""
+    from branchy_models import BRANCHY
+
+    from tgonnx.analysis.gate_cost import BranchCost
+    from tgonnx.graph.builder import Emitter
+
+    coupling = tg.analyze(tg.load(BRANCHY["projection"][0]()))
+    coupling.cost_model.use(tg.profile(coupling, threads=1))
+    costs, every = coupling.cost_model, np.ones(coupling.units, bool)
+    assert costs.ratio(every, "latency") == pytest.approx(1)
+    closed = coupling.closing([coupling.branches[0].name])
+    assert closed.cost_model.ratio(every, "latency") < 1
+    emitter = Emitter("price.")
+    share = BranchCost(coupling).measure("latency").emit(emitter, emitter.value("kept"))
+    assert share.name
+    assert emitter.nodes
+    mask = tg.select(coupling, "latency=0.8", granularity="channel,head,block")
+    assert mask.counted(coupling).cost_model.ratio(mask.open, "latency") <= 0.8

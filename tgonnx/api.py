@@ -76,7 +76,7 @@ def select(
     (bounds,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
     if wanted.kind == LATENCY and coupling.cost_model.profile is None:
         coupling.cost_model.use(profile(coupling))
-    if not bounds.cuts_units_alone:
+    if bounds.cuts_branches or bounds.cuts_weights:
         from tgonnx.pipeline.branching import select_blocks
 
         how = Ranking(criterion=criterion, allocation=allocation)

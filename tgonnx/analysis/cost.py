@@ -48,15 +48,11 @@ class CostModel:
     def measure(self, kind: Kind) -> Measure:
         """How a kind of cost is counted and written as nodes. Raises UsageError for one that nobody knows."""
         whole = self.coupling.whole
-        if kind == LATENCY and kind not in self._measures and whole is not None and whole.cost_model.profile:
+        if kind == LATENCY and whole is not None and whole.cost_model.profile and not self.profile:
             self.use(whole.cost_model.profile)
         if kind not in self._measures:  # axes of its own: what is registered changes no figure of the others
             self._measures[kind] = named(kind).measure(Axes(self.coupling))
         return self._measures[kind]
-
-    def block(self, kind: Kind) -> int:
-        """How many channels are paid for at once; 0 where each counts, or a measure from outside does not say."""
-        return int(getattr(self.measure(kind), "block", 0))
 
     def use(self, profile: Profile) -> None:
         """Count `latency` by this profile. Raises UsageError if it is another model's."""

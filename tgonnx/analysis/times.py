@@ -116,19 +116,18 @@ def predicted(axes: Axes, profile: Profile) -> Times:
     model = axes.coupling.model
     if profile.structure != model.structure:
         raise UsageError(f"the latency profile is of another model than {model.source}: measure this one")
-    gone = {output for place in axes.coupling.gone.nodes for output in model.nodes[place].outputs}
     work, elements = work_of(axes), elements_of(axes)
-    elements = {output: numbers for output, numbers in elements.items() if output not in gone}
     terms: list[tuple[Term, Staircase]] = [(Term(profile.fixed, (), ADDED), FLAT)]
+    labels = {first_output(node.outputs): node.label for node in model.nodes}
+    gone = {first_output(model.nodes[index].outputs) for index in axes.coupling.gone.nodes}
     for rates in profile.rates:
         if gone.issuperset(rates.outputs):
             continue
-        owner, style = rates.outputs[0], profile.stairs.get(rates.op_type, FLAT)
+        owner, style = labels[rates.outputs[0]], profile.stairs.get(rates.op_type, FLAT)
         terms.append((Term(rates.fixed, (), owner), FLAT))
         for output in rates.outputs:
             terms += [
-                (Term(rates.per_work * t.coefficient, t.axes, owner), style)
-                for t in (work.get(output, ()) if output not in gone else ())
+                (Term(rates.per_work * t.coefficient, t.axes, owner), style) for t in work.get(output, ())
             ]
         if (largest := largest_of(axes, rates.outputs, elements)) is not None:
             terms.append((Term(rates.per_element, largest, owner), style))
@@ -141,6 +140,8 @@ def work_of(axes: Axes) -> dict[str, list[Term]]:
     """Multiply-accumulates by the first output of each node that has some."""
     coupling, found = axes.coupling, dict[str, list[Term]]()
     for node, view in zip(coupling.model.nodes, coupling.views, strict=True):
+        if node.index in coupling.gone.nodes:
+            continue
         products = multiplications(coupling, node, view) or []
         if products and (output := first_output(node.outputs)):
             found[output] = [
@@ -154,6 +155,8 @@ def elements_of(axes: Axes) -> dict[str, tuple[int, ...]]:
     """The axes of the first output of each node that has labels."""
     labelled, found = axes.coupling.labelling.axes, dict[str, tuple[int, ...]]()
     for node in axes.coupling.model.nodes:
+        if node.index in axes.coupling.gone.nodes:
+            continue
         if (output := first_output(node.outputs)) in labelled:
             found[output] = tuple(axes.number(labels) for labels in labelled[output])
     return found

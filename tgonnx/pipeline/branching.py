@@ -8,7 +8,7 @@ after what reads of what went was refitted, if it will be.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,7 @@ from tgonnx.selection.branch_order import (
     saved_by,
 )
 from tgonnx.selection.budget import fit
-from tgonnx.selection.criteria import ranks
+from tgonnx.selection.criteria import ranked
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import Evidence, Inputs, Scores
 from tgonnx.selection.weight_choice import fit_weights, weight_scores
@@ -61,8 +61,8 @@ class Branching:
     refit: bool = False
     crossed: bool = False
 
-    def choose(self, coupling: Coupling, scores: Scores | None, target: Target, bounds: Bounds) -> Mask:
-        """The mask that meets a target, with units of low `scores` closed where these may go.
+    def choose(self, coupling: Coupling, ranks: Scores | None, target: Target, bounds: Bounds) -> Mask:
+        """The mask that meets a target, with units of low `ranks` closed where these may go.
 
         Raises TargetError if it cannot be met, ModelError if the model does not run on the inputs.
         """
@@ -74,12 +74,12 @@ class Branching:
             errors = relative_norms(coupling, self.inputs, self.threads)
         order = in_order(coupling, errors, target.kind, names)
         alone = enough(coupling, order, target)
-        if scores is None or not bounds.cuts_units:
+        if ranks is None or not bounds.cuts_units:
             if alone is None:
                 least = 1 - saved_by(coupling, order, target.kind)
                 raise TargetError(f"{target}: at least {least:.3f} of the {target.kind} is in no branch")
             return Mask.all_open(coupling.closing(alone))
-        masks = list(_masks(coupling, scores, target, bounds, (order, alone)))
+        masks = list(_masks(coupling, ranks, target, bounds, (order, alone)))
         if not masks:
             raise TargetError(f"{target}: neither channels nor branches can be cut so far")
         if len(masks) == 1:
@@ -100,25 +100,30 @@ class Branching:
         return error if np.isfinite(error) else float("inf")
 
 
-def chosen_by(
+def chooser(
     coupling: Coupling,
-    target: Target,
     bounds: Bounds,
     how: Ranking,
     seed: int,
     evidence: Evidence | None,
     branching: Branching,
-) -> Mask:
-    """The mask by a criterion where more than channels and heads may go. Raises TargetError, UsageError, ModelError."""
+) -> Callable[[Target], Mask]:
+    """What makes the mask of a target by a criterion, all being scored once; branches that may go are judged, too.
+
+    Raises UsageError, ModelError; what it returns raises TargetError, ModelError.
+    """
     if bounds.cuts_weights:
-        return fit_weights(coupling, weight_scores(coupling, how.criterion, seed), target, bounds)
-    scores = ranks(coupling, how, seed, evidence) if bounds.cuts_units and coupling.units else None
-    return branching.choose(coupling, scores, target, bounds)
+        scores = weight_scores(coupling, how.criterion, seed)
+        return lambda target: fit_weights(coupling, scores, target, bounds)
+    ranks = ranked(coupling, how, seed, evidence) if bounds.cuts_units and coupling.units else None
+    if bounds.cuts_branches or ranks is None:
+        return lambda target: branching.choose(coupling, ranks, target, bounds)
+    return lambda target: fit(coupling, ranks, target, bounds)
 
 
 def _masks(
     coupling: Coupling,
-    scores: Scores,
+    ranks: Scores,
     target: Target,
     bounds: Bounds,
     found: tuple[list[str], tuple[str, ...] | None],
@@ -131,7 +136,7 @@ def _masks(
             yield Mask.all_open(coupling.closing(alone))
             continue
         try:
-            yield fit(coupling.closing(order[:count]), scores, target, bounds)
+            yield fit(coupling.closing(order[:count]), ranks, target, bounds)
         except TargetError:
             continue
 
@@ -166,15 +171,15 @@ class Trials:
 def select_blocks(
     coupling: Coupling, target: Target, bounds: Bounds, how: Ranking, seed: int, data: Data | None
 ) -> Mask:
-    """`chosen_by` with what there is: samples, or else stand-ins. Raises DataError, too."""
+    """`chooser` with what there is: samples, or else stand-ins. Raises DataError, too."""
     if bounds.cuts_weights:
-        return chosen_by(coupling, target, bounds, how, seed, None, Branching(()))
+        return chooser(coupling, bounds, how, seed, None, Branching(()))(target)
     if data is None:
         branching, evidence = Branching(stand_ins(coupling.model)[0], real=False), None
     else:
         evidence = evidence_from(coupling, data, seed)
         branching = Branching(Calibration(open_dataset(data, coupling.model.original).train, seed=seed))
-    return chosen_by(coupling, target, bounds, how, seed, evidence, branching)
+    return chooser(coupling, bounds, how, seed, evidence, branching)(target)
 
 
 def least_left(coupling: Coupling, bounds: Bounds, kind: str) -> float:

@@ -14,11 +14,10 @@ import onnx
 from tgonnx.data.calibration import Calibration
 from tgonnx.graph.proto import with_values
 from tgonnx.passes.compensate import compensate
-from tgonnx.pipeline.branching import Branching, chosen_by
+from tgonnx.pipeline.branching import Branching, chooser
 from tgonnx.pipeline.measuring import noise_of
 from tgonnx.pipeline.plan import Plan
 from tgonnx.selection.bounds import Ranking
-from tgonnx.selection.criteria import ranks
 from tgonnx.selection.mask import Mask
 from tgonnx.training.evidence import evidence_of
 from tgonnx.training.keeper import Keeper
@@ -53,13 +52,10 @@ def choose(plan: Plan, task: Task, steps: int, recipe: Settings, journal: Journa
         full = with_values(full, found.values) if recipe.train_weights else full
     else:
         evidence = evidence_of(coupling, task, recipe)
+        samples = Calibration(task.split, seed=recipe.seed)
+        inputs = Branching(samples, threads=recipe.threads, refit=recipe.compensate)
         how = Ranking(criterion=recipe.criterion_used)
-        if plan.bounds.cuts_units_alone:
-            mask = plan.commit(ranks(coupling, how, recipe.seed, evidence))
-        else:
-            samples = Calibration(task.split, seed=recipe.seed)
-            branching = Branching(samples, threads=recipe.threads, refit=recipe.compensate)
-            mask = chosen_by(coupling, plan.goal, plan.bounds, how, recipe.seed, evidence, branching)
+        mask = plan.met(chooser(coupling, plan.bounds, how, recipe.seed, evidence, inputs))
     return Chosen(mask, full, plan.family.cut(full, coupling, mask))
 
 

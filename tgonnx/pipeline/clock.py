@@ -8,16 +8,13 @@ from operator import itemgetter
 
 import onnx
 
-from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.model import Model
-from tgonnx.analysis.target import LATENCY
+from tgonnx.analysis.target import Target
+from tgonnx.errors import TargetError
 from tgonnx.runtime.latency import Latency, latency
 from tgonnx.runtime.one_sample import timing_feeds
 from tgonnx.runtime.sessions import Feeds
-from tgonnx.selection.bounds import Bounds
-from tgonnx.selection.budget import shop_of
 from tgonnx.selection.mask import Mask
-from tgonnx.selection.scoring import Scores
 
 ROUNDS, SECONDS = 200, 1.5  # of one comparison
 TRIES = 5  # masks that are timed to find the one that takes as long as is asked for
@@ -53,20 +50,30 @@ class Clock:
 
 
 def by_the_clock(
-    coupling: Coupling, scores: Scores, wanted: float, bounds: Bounds, share: Callable[[Mask], float]
+    wanted: Target,
+    commit: Callable[[Target], Mask],
+    predicted: Callable[[Mask], float],
+    share: Callable[[Mask], float],
 ) -> Mask:
     """The mask that leaves the share of time that is wanted, as `share` measures it, in a few tries.
 
-    The largest measured one that is at most what is wanted wins, or else the smallest.
+    `commit` makes a mask for a share of the time as it is `predicted`. The largest measured one that is at most what is
+    wanted wins, or else the smallest. Raises TargetError if nothing can be cut so far, as it is predicted.
     """
-    shop, aim, tried = shop_of(coupling, scores, LATENCY, bounds), wanted, list[tuple[float, Mask]]()
+    goal, aim, tried = wanted.value, wanted.value, list[tuple[float, Mask]]()
+    foreseen = 1.0
     for _ in range(TRIES):
-        opened, predicted = shop.mask(aim)
-        mask = Mask.of(coupling, opened)
-        measured = share(mask)
+        try:
+            mask = commit(wanted.of_share(aim))
+        except TargetError:
+            if not tried:
+                raise
+            aim = (aim + foreseen) / 2  # what is least lies between
+            continue
+        foreseen, measured = predicted(mask), share(mask)
         tried.append((measured, mask))
-        if wanted * (1 - NEAR) <= measured <= wanted or (predicted > aim and measured > wanted):
+        if goal * (1 - NEAR) <= measured <= goal:
             break
-        aim = min(1.0, predicted * wanted * (1 - NEAR / 2) / max(measured, 1e-9))
-    within = [pair for pair in tried if pair[0] <= wanted]
+        aim = min(1.0, foreseen * goal * (1 - NEAR / 2) / max(measured, 1e-9))
+    within = [pair for pair in tried if pair[0] <= goal]
     return max(within, key=itemgetter(0))[1] if within else min(tried, key=itemgetter(0))[1]

@@ -11,13 +11,12 @@ from tgonnx.errors import ModelError, OptionError, UnsupportedError
 from tgonnx.io.notes import Note
 from tgonnx.options import CRITERION
 from tgonnx.passes.compensate import compensate
-from tgonnx.pipeline.branching import Branching, chosen_by
+from tgonnx.pipeline.branching import Branching, chooser
 from tgonnx.pipeline.embedding import doubts, verified
 from tgonnx.pipeline.plan import Plan
 from tgonnx.pipeline.result import PruneResult, result_of
 from tgonnx.proof import Prover
 from tgonnx.selection.bounds import Bounds, Ranking
-from tgonnx.selection.criteria import ranks
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import criterion_of
 from tgonnx.training.progress import Journal
@@ -57,15 +56,13 @@ def _told(bounds: Bounds) -> str:
 
 def _chosen(plan: Plan, criterion: str, run: Run, refitted: bool) -> Mask:
     """By the weights, and branches by what they add on stand-ins."""
-    how = Ranking(criterion=criterion)
-    if plan.bounds.cuts_units_alone:
-        return plan.commit(ranks(plan.coupling, how, run.seed))
     branching = Branching((), real=False, threads=run.threads)
     if plan.bounds.cuts_branches:
         inputs, known = stand_ins(plan.model)
         refit = refitted and (known or inputs.has_floats)
         branching = replace(branching, inputs=inputs, refit=refit, crossed=not known)
-    return chosen_by(plan.coupling, plan.goal, plan.bounds, how, run.seed, None, branching)
+    how = Ranking(criterion=criterion)
+    return plan.met(chooser(plan.coupling, plan.bounds, how, run.seed, None, branching))
 
 
 def _refitted(plan: Plan, mask: Mask, cut: onnx.ModelProto, run: Run) -> tuple[onnx.ModelProto, str]:

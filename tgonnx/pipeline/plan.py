@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,18 +54,19 @@ class Plan:
         return mask.counted(self.coupling).cost_model.ratio(mask.open, self.target.kind)
 
     def commit(self, scores: npt.NDArray[np.float64]) -> Mask:
-        """The mask that keeps the best units and meets the goal: of latency by the clock, if there is one.
+        """The mask that keeps the best units and meets the goal."""
+        return self.met(lambda goal: self.family.commit(self.coupling, scores, goal, self.bounds))
 
-        Where branches may go, too, latency is what is predicted.
-        """
-        if self.clock is not None and self.bounds.cuts_units_alone:
-            clock, proto = self.clock, self.model.proto
+    def met(self, commit: Callable[[Target], Mask]) -> Mask:
+        """The mask that `commit` makes for the goal; of latency for the prediction that meets it by the clock."""
+        clock, proto = self.clock, self.model.proto
+        if clock is None:
+            return commit(self.goal)
 
-            def share(mask: Mask) -> float:
-                return clock.share(self.family.cut(proto, self.coupling, mask))
+        def share(mask: Mask) -> float:
+            return clock.share(self.family.cut(proto, self.coupling, mask))
 
-            return by_the_clock(self.coupling, scores, self.goal.value, self.bounds, share)
-        return self.family.commit(self.coupling, scores, self.goal, self.bounds)
+        return by_the_clock(self.goal, commit, self.left, share)
 
 
 def reachable(coupling: Coupling, target: Target, bounds: Bounds) -> Target:
@@ -79,7 +81,7 @@ def reachable(coupling: Coupling, target: Target, bounds: Bounds) -> Target:
         if not bounds.cuts_units or not coupling.units:
             return Target(**{target.kind: least})
         coupling = coupling.closing(closable(coupling, bounds))
-    if coupling.cost_model.block(target.kind):
+    if coupling.cost_model.measure(target.kind).block:
         least = shop_of(coupling, np.zeros(coupling.units), target.kind, bounds).mask(target.value)[1]
         return target if least <= target.value else Target(**{target.kind: min(1.0, least + 1e-6)})
     scores = np.zeros(coupling.units)

@@ -44,13 +44,11 @@ def profile_table(profile: Profile, coupling: Coupling, everything: bool) -> lis
     costs = coupling.cost_model
     costs.use(profile)
     owners, total = costs.by_owner("latency"), max(costs.total("latency"), 1e-9)
-    labels = {node.outputs[0]: node for node in coupling.model.nodes if node.outputs}
+    types = {node.label: node.op_type for node in coupling.model.nodes}
     table = quiet("Time by operator", "node", "operator", ">ms", ">share")
     largest = sorted(owners, key=lambda owner: -owners[owner])
     for owner in largest if everything else largest[:SHORT_LIST]:
-        node = labels.get(owner)
-        name, op_type = (node.label, node.op_type) if node else (owner, "")
-        row(table, name, op_type, f"{owners[owner] / 1000:.3f}", f"{owners[owner] / total:.1%}")
+        row(table, owner, types.get(owner, ""), f"{owners[owner] / 1000:.3f}", f"{owners[owner] / total:.1%}")
     if not everything and len(largest) > SHORT_LIST:
         row(table, f"and {len(largest) - SHORT_LIST} more (-v shows all)", style="dim")
     blocks = quiet("Blocks of channels", "operator", ">block", "below a block", "odd counts")
