@@ -54,6 +54,10 @@ class CostModel:
             self._measures[kind] = named(kind).measure(Axes(self.coupling))
         return self._measures[kind]
 
+    def block(self, kind: Kind) -> int:
+        """How many channels are paid for at once; 0 where each counts, or a measure from outside does not say."""
+        return int(getattr(self.measure(kind), "block", 0))
+
     def use(self, profile: Profile) -> None:
         """Count `latency` by this profile. Raises UsageError if it is another model's."""
         self._measures[LATENCY] = predicted(Axes(self.coupling), profile)

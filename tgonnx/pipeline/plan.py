@@ -81,7 +81,7 @@ def reachable(coupling: Coupling, target: Target, bounds: Bounds) -> Target:
         if not bounds.cuts_units or not coupling.units:
             return Target(**{target.kind: least})
         coupling = coupling.closing(closable(coupling, bounds))
-    if coupling.cost_model.measure(target.kind).block:
+    if coupling.cost_model.block(target.kind):
         least = shop_of(coupling, np.zeros(coupling.units), target.kind, bounds).mask(target.value)[1]
         return target if least <= target.value else Target(**{target.kind: min(1.0, least + 1e-6)})
     scores = np.zeros(coupling.units)

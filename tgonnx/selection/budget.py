@@ -87,7 +87,7 @@ def fit(
     target = target.as_share(coupling.cost_model)
     if target.value < 1:
         _refuse_bounds(coupling, bounds)
-    if coupling.cost_model.measure(target.kind).block:
+    if coupling.cost_model.block(target.kind):
         return _fit_blocks(coupling, scores, target, bounds)
     if bounds.round_to is not None:
         return _fit(coupling, scores, target, np.full_like(sizes, bounds.round_to), bounds)
