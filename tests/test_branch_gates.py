@@ -18,6 +18,7 @@ import tgonnx as tg
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.gate_cost import BranchCost
 from tgonnx.analysis.kinds import KINDS
+from tgonnx.analysis.times import Profile, Rates, Staircase
 from tgonnx.engines import differentiate
 from tgonnx.graph.builder import Emitter
 from tgonnx.passes.gate_families import BLOCKS, CHANNELS_AND_BLOCKS, GateFamily
@@ -54,7 +55,7 @@ def priced(coupling: Coupling, kind: str, family: GateFamily, gates: Array) -> f
 def test_the_nodes_count_what_the_report_counts(name: str, family: GateFamily) -> None:
     coupling = tg.analyze(tg.load(BRANCHY[name][0]()))
     rng = np.random.default_rng(0)
-    for kind in [kind for kind in KINDS if kind != "latency"]:  # which is a ramp here, and stairs there
+    for kind in [kind for kind in KINDS if kind != "latency"]:  # which has a test below
         for _ in range(4):
             opened = rng.random(len(coupling.branches)) < 0.5
             closing = coupling.closing(
@@ -65,6 +66,29 @@ def test_the_nodes_count_what_the_report_counts(name: str, family: GateFamily) -
             gates = np.concatenate([units, opened]) if family is CHANNELS_AND_BLOCKS else opened
             counted = closing.cost_model.ratio(units, kind)
             assert priced(coupling, kind, family, gates) == pytest.approx(counted, rel=1e-5, abs=1e-6), kind
+
+
+def test_time_is_what_is_left_of_the_operators() -> None:
+    """By a made-up profile: what was timed in a branch goes with it, whole or through the price of its gate."""
+    coupling = tg.analyze(tg.load(BRANCHY["inverted_residual"][0]()))
+    rates = tuple(
+        Rates((node.outputs[0],), node.op_type, 5.0, 1e-3 if node.op_type == "Conv" else 0.0, 0.0)
+        for node in coupling.model.nodes
+    )
+    coupling.cost_model.use(Profile(coupling.model.structure, rates, {"Conv": Staircase(8)}, fixed=7.0))
+    whole, everything = coupling.cost_model.total("latency"), np.ones(coupling.units, bool)
+    inside = {"e0", "a0", "d0", "c0", "p0", "t"}
+    in_block = {node.label for node in coupling.model.nodes if node.outputs[0] in inside}
+    gone = sum(cost for owner, cost in coupling.cost_model.by_owner("latency").items() if owner in in_block)
+    closed = coupling.closing(["t"]).cost_model
+    assert closed.count("latency", closed.sizes) == pytest.approx(whole - gone)
+    assert closed.ratio(everything, "latency") == pytest.approx(1 - gone / whole)
+    for opened in ([0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]):
+        names = [b.name for b, is_open in zip(coupling.branches, opened, strict=True) if not is_open]
+        counted = coupling.closing(names).cost_model.ratio(everything, "latency")
+        assert priced(coupling, "latency", BLOCKS, np.array(opened)) == pytest.approx(counted, rel=1e-4)
+    mask = tg.select(coupling, "latency=0.7", granularity="block")
+    assert len(mask.branches) == 1
 
 
 def test_what_branches_share_is_charged_for_while_gates_learn() -> None:

@@ -15,13 +15,14 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("models/*.md")]
 SOURCES = [
     path
-    for folder in ("tgonnx", "passes", "benchmarks", "tests")
+    for folder in ("tgonnx", "passes", "benchmarks", "tests", "examples")
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "tgonnx/passes" not in str(path)
 ]
 PLACES = ("", "tgonnx", "tests", "benchmarks")  # where a file may be that is named in short
 # files of other projects, and names in models
 ELSEWHERE = {
+    "run.py",  # in the folder that goes to a device
     "IR.md",
     "docs/ContribOperators.md",
     "zoo_pack.py",
@@ -29,6 +30,11 @@ ELSEWHERE = {
     "tgonnx.toml",
     "tgonnx.unverified",
     "tgonnx.gate_values",
+    "tgonnx.version",
+    "tgonnx.target",
+    "tgonnx.mask",
+    "tgonnx.original",
+    "page/samples.py",
 }
 A_FILE = re.compile(r"(?<![\w/.*])((?:[\w.-]+/)*[\w-]+\.(?:py|md|svg))(?!\w)")
 A_FOLDER = re.compile(r"`((?:tgonnx|passes|tests|docs|benchmarks|models)/[\w/]*)`")

@@ -142,4 +142,4 @@ def test_the_commands_say_and_keep_what_was_done(project: None, capsys: Capture)
     assert main(["prune", "m.onnx", "--mask", "k.json", "--target", "flops=0.3", "-o", "x.onnx"]) == 2
     assert capsys.readouterr().err == "error: --mask says what stays: leave --target out\n"
     assert main(["tune", "m.onnx"]) == 2
-    assert main(["tune", "m.onnx", "--data", "d.npz", "-o", "m.ort"]) == 2
+    assert main(["tune", "m.onnx", "--data", "d.npz", "-o", "m.tflite"]) == 2

@@ -16,8 +16,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = (
-    "errors options strategies graph ops io runtime analysis selection data losses passes loading engines training "
-    "proof pipeline api report cli"
+    "errors options strategies graph ops io drawing runtime analysis selection data losses passes loading engines "
+    "training proof pipeline api report cli"
 ).split()
 LONGEST = 500  # lines of a file
 MOST = 8  # parameters of a function

@@ -31,7 +31,7 @@ from tgonnx.pipeline.profiling import candidates
 from tgonnx.runtime.operator_times import ADDED, operator_times
 from tgonnx.selection.bounds import Ranking
 from tgonnx.selection.budget import shop_of
-from tgonnx.selection.criteria import ranked, select
+from tgonnx.selection.criteria import ranks, select
 from tgonnx.selection.mask import Mask
 
 Machine = Callable[[np.ndarray], np.ndarray]
@@ -159,7 +159,7 @@ def test_whole_blocks_are_kept(coupling: Coupling, profile: Profile, share: floa
 
 def test_going_back_and_forth_makes_no_difference(coupling: Coupling, profile: Profile) -> None:
     coupling.cost_model.use(profile)
-    scores = ranked(coupling, Ranking())
+    scores = ranks(coupling, Ranking())
     shop = shop_of(coupling, scores, "latency")
     there = [shop.mask(share)[0] for share in (0.9, 0.3, 0.6, 0.3, 0.9)]
     alone = [shop_of(coupling, scores, "latency").mask(share)[0] for share in (0.9, 0.3, 0.6, 0.3, 0.9)]

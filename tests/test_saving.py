@@ -61,7 +61,6 @@ def test_an_input_is_never_overwritten(tmp_path: Path, link: str) -> None:
 @pytest.mark.parametrize(
     ("name", "cure"),
     [
-        ("m.ort", "write 'm.onnx' and convert it"),
         ("m.TFLITE", "write 'm.onnx' and convert it"),
         ("m.pb", "write 'm.onnx'"),
         ("m.mlmodel", "write 'm.onnx'"),

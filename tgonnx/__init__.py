@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tgonnx.analysis.model import Model
     from tgonnx.analysis.target import Target
     from tgonnx.analysis.times import Profile
-    from tgonnx.api import analyze, apply, diff, gate, profile, select, sensitivity, verify
+    from tgonnx.api import analyze, apply, diff, gate, profile, save, select, sensitivity, verify
     from tgonnx.errors import (
         DataError,
         DivergedError,
@@ -82,6 +82,7 @@ __all__ = [
     "passes",
     "profile",
     "prune",
+    "save",
     "select",
     "sensitivity",
     "sweep",
@@ -97,7 +98,7 @@ _HOMES = {
     "analysis.model": "Model",
     "analysis.target": "Target",
     "analysis.times": "Profile",
-    "api": "analyze apply diff gate profile select sensitivity verify",
+    "api": "analyze apply diff gate profile save select sensitivity verify",
     "errors": "DataError DivergedError InstallationError ModelError TargetError TgonnxError UnsupportedError "
     "UsageError VerificationError",
     "loading": "load",

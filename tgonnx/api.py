@@ -32,6 +32,7 @@ from tgonnx.options import (
 from tgonnx.runtime import equivalence
 from tgonnx.runtime.equivalence import Check
 from tgonnx.runtime.options import RTOL, Comparing
+from tgonnx.runtime.ort_format import save_model
 from tgonnx.selection import criteria
 from tgonnx.selection.bounds import Bounds, Ranking
 from tgonnx.selection.mask import Mask
@@ -76,7 +77,7 @@ def select(
     (bounds,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
     if wanted.kind == LATENCY and coupling.cost_model.profile is None:
         coupling.cost_model.use(profile(coupling))
-    if bounds.cuts_branches or bounds.cuts_weights:
+    if not bounds.cuts_units_alone:
         from tgonnx.pipeline.branching import select_blocks
 
         how = Ranking(criterion=criterion, allocation=allocation)
@@ -140,8 +141,20 @@ def apply(model: AnyModel, mask: AnyMask) -> onnx.ModelProto:
     `mask` is a `Mask`, the path of its file, or one bool for each unit.
     """
     from tgonnx.passes.remove_channels import apply as cut
+    from tgonnx.training.origin import say_origin
 
-    return cut(*_pair(model, mask))
+    coupling, chosen = _pair(model, mask)
+    pruned = cut(coupling, chosen)
+    say_origin(pruned, coupling, chosen)
+    return pruned
+
+
+def save(model: onnx.ModelProto, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Write a model, completely or not at all: as ONNX, or in onnxruntime's own format if `path` ends in .ort.
+
+    Raises UsageError, VerificationError, UnsupportedError.
+    """
+    save_model(model, path, overwrite)
 
 
 def verify(

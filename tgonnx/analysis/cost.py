@@ -48,7 +48,7 @@ class CostModel:
     def measure(self, kind: Kind) -> Measure:
         """How a kind of cost is counted and written as nodes. Raises UsageError for one that nobody knows."""
         whole = self.coupling.whole
-        if kind == LATENCY and whole is not None and whole.cost_model.profile and not self.profile:
+        if kind == LATENCY and kind not in self._measures and whole is not None and whole.cost_model.profile:
             self.use(whole.cost_model.profile)
         if kind not in self._measures:  # axes of its own: what is registered changes no figure of the others
             self._measures[kind] = named(kind).measure(Axes(self.coupling))

@@ -71,8 +71,7 @@ class LayerChange:
     @property
     def name(self) -> str:
         """What people know it by: its largest weight, unless an exporter numbered that."""
-        largest = self.weights[0].name or self.weights[0].other
-        return (self.node or self.other) if _NUMBERED.match(largest) else largest
+        return known_as(self.weights[0].name or self.weights[0].other, self.node or self.other)
 
     @property
     def params(self) -> tuple[int, int]:
@@ -115,6 +114,11 @@ class Difference(Shown):
         title = f"Difference: {len(cut):,} of {len(self.layers):,} layers changed"
         more = left_out(len(cut) - ROWS, "layers")
         return Summary(title, facts, ("layer", "parameters before", "after", "left"), rows, more)
+
+
+def known_as(weight: str, node: str) -> str:
+    """What people know a layer by: its weight, unless an exporter numbered that, then its node."""
+    return node if _NUMBERED.match(weight) else weight
 
 
 def difference(a: Coupling, b: Coupling) -> Difference:

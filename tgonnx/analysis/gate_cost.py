@@ -8,7 +8,7 @@ together take away (a weight that they share): while gates learn, that is charge
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,17 +60,15 @@ class BranchMeasure:
         if units:
             of_units = e.op("Gather", kept, e.constant(np.arange(units)), axis=0)
         parts: dict[frozenset[int], list[Term]] = defaultdict(list)
-        costs: dict[frozenset[int], float] = defaultdict(float)
-        for term, cost in zip(self.whole.terms, self.whole.values(axes.sizes).tolist(), strict=True):
-            places = self._places.get(term.owner, frozenset())
-            parts[places].append(term)
-            costs[places] += cost
-        total, sum_ = self.whole.count(axes.sizes), e.scalar(0.0)
+        values, lengths = self.whole.values(axes.sizes), axes.lengths(axes.sizes)
+        for term, value in zip(self.whole.terms, values.tolist(), strict=True):
+            if value:  # what it comes to, whatever a length costs: gates are priced along straight lines
+                straight = replace(term, coefficient=value / float(np.prod(lengths[list(term.axes)])))
+                parts[self._places.get(term.owner, frozenset())].append(straight)
+        sum_ = e.scalar(0.0)
         for places, terms in sorted(parts.items(), key=lambda part: sorted(part[0])):
-            share = costs[places] / max(total, 1e-30)
-            if not share:
-                continue
-            left = Products(axes, terms).emit(e, of_units) * share
+            part = Products(axes, terms)
+            left = part.emit(e, of_units) * (part.count(axes.sizes) / float(values.sum()))
             for place in sorted(places):
                 left = left * e.op("Gather", kept, e.constant(np.array([units + place])), axis=0).sum(
                     None, False
@@ -91,7 +89,11 @@ def _places(coupling: Coupling) -> dict[str, frozenset[int]]:
 
     branches = [*enumerate(coupling.branches)]
     for node in model.nodes:
-        add(node.label, {place for place, branch in branches if node.index in branch.nodes})
+        inside = {
+            place for place, branch in branches if node.index in branch.nodes or node.index == branch.add
+        }
+        for name in (node.label, *filter(None, node.outputs)):  # times are owned by what was timed: an output
+            add(name, inside)
     for name in model.initializers:
         add(name, {place for place, branch in branches if name in branch.weights})
     for group in coupling.groups:

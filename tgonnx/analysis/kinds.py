@@ -277,8 +277,8 @@ KINDS: dict[str, CostKind] = {
         CostKind(name="params", measure=_params),
         CostKind(name="channels", measure=_channels, even=float),
         CostKind(name="size", measure=_size),
-        CostKind(name="latency", measure=_latency),
         CostKind(name="nonzeros", measure=_nonzeros),
+        CostKind(name="latency", measure=_latency),
     )
 }
 

@@ -127,7 +127,8 @@ def predicted(axes: Axes, profile: Profile) -> Times:
         terms.append((Term(rates.fixed, (), owner), FLAT))
         for output in rates.outputs:
             terms += [
-                (Term(rates.per_work * t.coefficient, t.axes, owner), style) for t in work.get(output, ())
+                (Term(rates.per_work * t.coefficient, t.axes, owner), style)
+                for t in (work.get(output, ()) if output not in gone else ())
             ]
         if (largest := largest_of(axes, rates.outputs, elements)) is not None:
             terms.append((Term(rates.per_element, largest, owner), style))

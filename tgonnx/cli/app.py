@@ -13,10 +13,10 @@ from tgonnx.cli.ending import finished
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
     pass
 
-from tgonnx.cli import cutting, looking, measuring, starting, tuning
+from tgonnx.cli import cutting, looking, measuring, reporting, starting, tuning
 from tgonnx.cli.common import app
 
-__all__ = ["app", "cutting", "looking", "main", "measuring", "starting", "tuning"]
+__all__ = ["app", "cutting", "looking", "main", "measuring", "reporting", "starting", "tuning"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

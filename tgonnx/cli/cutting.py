@@ -155,9 +155,10 @@ def gate(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the model with gates in it: the same size, computing what the pruned model computes."""
-    from tgonnx.io.save import model_destination, save
+    from tgonnx.io.save import model_destination
     from tgonnx.passes.insert_gates import gate as gate_model
     from tgonnx.passes.remove_channels import apply as cut
+    from tgonnx.runtime.ort_format import save_model
     from tgonnx.selection.mask import Mask
 
     inputs = [path for path in (subject.model, mask_path, data.data) if path]
@@ -173,7 +174,7 @@ def gate(
     with terminal.working("verifying"):
         check = prover.both(chosen, gated, cut(coupling, chosen))
     told = _settled(terminal, prover, check, gated)
-    save(gated, out, overwrite, inputs)
+    save_model(gated, out, overwrite, inputs)
     terminal.result({"out": str(out), **told}, f"wrote {out}")
 
 
@@ -189,10 +190,12 @@ def apply(
     overwrite: Overwrite = False,
 ) -> None:
     """Cut what a mask closes. The result is verified before it is written."""
-    from tgonnx.io.save import model_destination, save
+    from tgonnx.io.save import model_destination
     from tgonnx.passes.insert_gates import gate as gate_model
     from tgonnx.passes.remove_channels import apply as cut
+    from tgonnx.runtime.ort_format import save_model
     from tgonnx.selection.mask import Mask
+    from tgonnx.training.origin import say_origin
 
     inputs = [path for path in (subject.model, mask_path, data.data) if path]
     model_destination(out, overwrite, inputs)
@@ -203,7 +206,8 @@ def apply(
     with terminal.working("verifying"):
         check = prover.both(chosen, gate_model(coupling, chosen), pruned)
     told = _settled(terminal, prover, check, pruned)
-    save(pruned, out, overwrite, inputs)
+    say_origin(pruned, coupling, chosen)
+    save_model(pruned, out, overwrite, inputs)
     costs = coupling.cost_model
     _finish(terminal, out, costs.cost(), chosen.counted(coupling).cost_model.cost(chosen.open), told)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tgonnx.cli.terminal import Terminal, plain
+from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import TargetError, UsageError
 
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
@@ -19,6 +18,7 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
     from tgonnx.analysis.model import Model
     from tgonnx.pipeline import PruneResult
     from tgonnx.report.tables import Facts
+    from tgonnx.runtime.operator_times import OperatorTime
 
 
 @dataclass(frozen=True)
@@ -32,30 +32,42 @@ class Places:
 
     def check(self) -> None:
         """Raise UsageError, before anything is trained, if they cannot be written."""
-        from tgonnx.io.save import check_destination, model_destination
+        from tgonnx.drawing.files import report_destination
+        from tgonnx.io.save import model_destination
 
         model_destination(self.out, self.overwrite, self.inputs)
         if self.report:
-            check_destination(self.report, self.overwrite, [*self.inputs, self.out])
+            report_destination(self.report, self.overwrite, [*self.inputs, self.out])
 
 
 def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Places, threads: int) -> None:
     """Write a result, and its figures if they are asked for; show them. Exits with what went wrong."""
-    from tgonnx.io.save import save, save_anyway, save_text
+    from tgonnx.io.save import save_anyway
+    from tgonnx.pipeline.slowness import by_node
     from tgonnx.report import tables as report
     from tgonnx.report.bars import kept_bars, kept_of
+    from tgonnx.report.pages import renew, save_figures, story_with
     from tgonnx.report.zeros import zeros_json, zeros_text
+    from tgonnx.runtime.ort_format import save_model
 
     overwrite, inputs = places.overwrite, places.inputs
-    out, misplaced = save_anyway(lambda path: save(result.model, path, overwrite, inputs), places.out)
+    out, misplaced = save_anyway(lambda path: save_model(result.model, path, overwrite, inputs), places.out)
     with terminal.working("timing"):
         before, after = report.facts(result, original.original, threads)
+        operators = _operators(result, original, threads)
     figures = report.prune_json(str(out), result, before, after)
-    figures["slower"] = lag = _lag(result, original, before, after, threads)
+    figures["slower"] = lag = "" if operators is None else _lag(result, before, after, operators)
+    story = story_with(str(out), result, before, after)
+    story["times"] = {} if operators is None else by_node(original.original, operators)
     if places.report:
-        text = json.dumps(plain(figures), indent=2) + "\n"
-        _, also = save_anyway(lambda path: save_text(text, path, overwrite, [*inputs, out]), places.report)
+        _, also = save_anyway(
+            lambda path: save_figures(figures, [story], path, overwrite, [*inputs, out]), places.report
+        )
         misplaced = misplaced or also
+    try:
+        renew(result, story)
+    except UsageError as error:
+        misplaced = misplaced or str(error)
     for note in result.notes:
         if note.code != "data":  # said before training
             terminal.note(f"note: {note}")
@@ -84,17 +96,27 @@ def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Pl
         raise typer.Exit(TargetError.exit_code)
 
 
-def _lag(result: PruneResult, original: Model, before: Facts, after: Facts, threads: int) -> str:
-    """Where the time stays if much more of it is left than of the FLOPs; empty otherwise."""
+def _operators(
+    result: PruneResult, original: Model, threads: int
+) -> tuple[list[OperatorTime], list[OperatorTime]] | None:
+    """What each operator takes before and after; None where onnxruntime does not run the models by itself."""
     from tgonnx.errors import ModelError, UnsupportedError
-    from tgonnx.pipeline.slowness import lagging
+    from tgonnx.pipeline.slowness import operators_of
     from tgonnx.runtime.one_sample import timing_feeds
+
+    try:
+        feeds = timing_feeds(original.original, result.counted_at, 1, threads)
+        return operators_of(original.original, result.model, feeds, threads)
+    except (ModelError, UnsupportedError):  # the table has no times then, either
+        return None
+
+
+def _lag(
+    result: PruneResult, before: Facts, after: Facts, operators: tuple[list[OperatorTime], list[OperatorTime]]
+) -> str:
+    """Where the time stays if much more of it is left than of the FLOPs; empty otherwise."""
+    from tgonnx.pipeline.slowness import lagging
 
     if result.timed is not None or not before.latency or not after.latency or not before.cost.flops:
         return ""
-    try:
-        feeds = timing_feeds(original.original, result.counted_at, 1, threads)
-        shares = after.latency / before.latency, after.cost.flops / before.cost.flops
-        return lagging(original.original, result.model, feeds, threads, shares)
-    except (ModelError, UnsupportedError):  # it was timed by another runtime, which records nothing
-        return ""
+    return lagging(operators, (after.latency / before.latency, after.cost.flops / before.cost.flops))

@@ -11,6 +11,7 @@ import typer
 from tgonnx.cli.common import HERE, LOOK, analyzed, command, prunable
 from tgonnx.cli.fields import Only
 from tgonnx.cli.options import Analysis, Evidence, ModelPath, Overwrite, Previewed, Samples, Subject
+from tgonnx.cli.picturing import Pictures
 from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import (
     InstallationError,
@@ -38,6 +39,7 @@ def inspect(
         bool,
         typer.Option("--sensitivity", help="How far outputs move if a group loses half; looks at --data."),
     ] = False,
+    pictures: Pictures,
     data: Samples,
     subject: Annotated[Subject, Only("model", "attention", "shape")],
 ) -> None:
@@ -45,19 +47,22 @@ def inspect(
     from tgonnx.report import branches
     from tgonnx.report import tables as report
 
+    pictures.check(subject.model)
     if sensitivity:
+        pictures.refuse("--sensitivity")
         _sensitivity(terminal, data, subject)
         return
     model, coupling = subject.model, analyzed(terminal, subject)
     costs, original = coupling.cost_model, coupling.model.original
     size = model.stat().st_size
     everything = terminal.verbose > 0
+    written = pictures.of_coupling(coupling, everything)
     if why is not None:
         asked = [pin for pin in coupling.pinned if why == pin.value or fnmatchcase(pin.value, why)]
         if not asked:
             raise UsageError(f"--why {why!r} matches no weight with an axis that stays")
         told = [vars(pin) | {"way": [str(step) for step in coupling.why(pin)]} for pin in asked]
-        terminal.result({"why": told}, report.why_table(coupling, asked))
+        terminal.result({"why": told}, report.why_table(coupling, asked), *written)
         return
     terminal.result(
         report.inspect_json(str(model), original, size, coupling, costs) | branches.branch_json(coupling)
@@ -68,6 +73,7 @@ def inspect(
         report.group_table(coupling.groups, groups),
         *branches.branch_tables(coupling),
         report.pinned_table(coupling.pinned, everything),
+        *written,
     )
 
 
@@ -119,18 +125,23 @@ def diff(
     *,
     a: Annotated[Path, typer.Argument(metavar="A", help="The original.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="What was cut from it.", show_default=False)],
+    pictures: Annotated[Pictures, Only("svg", "overwrite")],
     both: Annotated[Analysis, Only("attention", "shape")],
 ) -> None:
     """Show what each layer of A has lost in B, whatever cut it."""
     from tgonnx.analysis.difference import difference
     from tgonnx.report import differences as report
 
+    pictures.check(a, b)
     subjects = (Subject(model=path, attention=both.attention, shape=both.shape) for path in (a, b))
-    found = difference(*(analyzed(terminal, subject) for subject in subjects))
+    first, second = (analyzed(terminal, subject) for subject in subjects)
+    found = difference(first, second)
+    written = pictures.of_difference(found, first)
     terminal.result(
         report.difference_json(found),
         report.cost_table(found),
         report.difference_table(found, terminal.verbose > 0),
+        *written,
     )
 
 

@@ -161,7 +161,12 @@ class Results:
         typer.Option("--out", "-o", help="Where to write.", show_default="MODEL.pruned.onnx"),
     ] = None
     report_path: Annotated[
-        Path | None, typer.Option("--report", metavar="PATH.json", help="Also write all figures there.")
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="PATH",
+            help="Also write all figures there: .json, or a page with pictures: .html.",
+        ),
     ] = None
     sweep: Annotated[
         str,

@@ -20,7 +20,7 @@ WIDTH = 100  # characters of a line of comment
 PROMISED = {
     "data": "data.npz",
     "out": "model.pruned.onnx",
-    "report": "report.json",
+    "report": "report.html",
 }  # where there is no default
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tgonnx.cli.options import Results
-from tgonnx.cli.terminal import Terminal, plain
+from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import OptionError, TargetError, UsageError
 from tgonnx.options import TARGET
 
@@ -45,29 +44,34 @@ def sweep(
     original: onnx.ModelProto,
 ) -> None:
     """Make the models and write MODEL.flops70.onnx and so on, with a table of all."""
-    from tgonnx.io.save import check_destination, model_destination, save_anyway, save_text
+    from tgonnx.drawing.files import report_destination
+    from tgonnx.io.endings import ONNX, ORT, is_ort
+    from tgonnx.io.save import model_destination, save_anyway
     from tgonnx.pipeline.sweeping import name_of
     from tgonnx.report import tables as report
+    from tgonnx.report.pages import save_figures, story_with
 
     base = results.out or model
-    outs = [base.with_name(f"{base.stem}.{name_of(target)}.onnx") for target in targets]
+    ending = ORT if is_ort(base) else ONNX
+    outs = [base.with_name(f"{base.stem}.{name_of(target)}{ending}") for target in targets]
     for out in outs:
         model_destination(out, results.overwrite, protected)
     if results.report_path:
-        check_destination(results.report_path, results.overwrite, [*protected, *outs])
+        report_destination(results.report_path, results.overwrite, [*protected, *outs])
     found = make(targets)
     placed, troubles = [], []
     for result, wanted in zip(found, outs, strict=True):
         out, trouble = save_anyway(_writing(result.model, results.overwrite, protected), wanted)
         placed.append(str(out))
         troubles += [trouble] if trouble else []
-    rows = []
+    rows, stories = [], []
     with terminal.working("timing"):
         for out_name, result in zip(placed, found, strict=True):
-            rows.append(report.prune_json(out_name, result, *report.facts(result, original)))
+            facts = report.facts(result, original)
+            rows.append(report.prune_json(out_name, result, *facts))
+            stories.append(story_with(out_name, result, *facts))
     if results.report_path:
-        text = json.dumps(plain({"sweep": rows}), indent=2) + "\n"
-        save_text(text, results.report_path, results.overwrite, [*protected, *outs])
+        save_figures({"sweep": rows}, stories, results.report_path, results.overwrite, [*protected, *outs])
     for note in dict.fromkeys(note for result in found for note in result.notes):
         terminal.note(f"note: {note}")
     terminal.result({"sweep": rows}, report.sweep_table(placed, found))
@@ -82,6 +86,6 @@ def sweep(
 
 
 def _writing(model: onnx.ModelProto, overwrite: bool, protected: list[Path]) -> Callable[[Path], None]:
-    from tgonnx.io.save import save
+    from tgonnx.runtime.ort_format import save_model
 
-    return lambda path: save(model, path, overwrite, protected)
+    return lambda path: save_model(model, path, overwrite, protected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from rich.text import Text
 from tgonnx.cli.live import line_of, live
 from tgonnx.cli.recipe_file import NOTHING, Given
 from tgonnx.errors import OutputError
+from tgonnx.io.plain import plain
 from tgonnx.io.visible import escaped, visible
 
 if TYPE_CHECKING:
@@ -118,16 +118,3 @@ class Terminal:
             failure = {"error": {"message": line, "kind": kind, "exit_code": code}}
             with suppress(OutputError):  # the failure is told already
                 sys.stdout.write(jsonlib.dumps(failure, indent=2) + "\n")
-
-
-def plain(value: Any) -> Any:
-    """Only what JSON has: infinite and NaN become null, tuples lists, numpy numbers numbers."""
-    if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

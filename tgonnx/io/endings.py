@@ -1,4 +1,4 @@
-"""Endings of file names: what is written is ONNX, and is never called otherwise."""
+"""Endings of file names: what is written is called by its format, ONNX or onnxruntime's own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 
 from tgonnx.errors import UsageError
 
-ONNX = ".onnx"
+ONNX, ORT = ".onnx", ".ort"
 # whose format an ending promises, and what makes that of an ONNX file
 _FORMATS = {
-    ".ort": ("onnxruntime's own format", "python -m onnxruntime.tools.convert_onnx_models_to_ort"),
     ".xml": ("OpenVINO's format", "ovc"),
     ".bin": ("OpenVINO's or ncnn's format", "ovc or pnnx"),
     ".mlmodel": ("Core ML's format", "coremltools"),
@@ -29,11 +28,16 @@ _FORMATS = {
 }
 
 
+def is_ort(path: str | os.PathLike[str]) -> bool:
+    """Does the name ask for onnxruntime's own format?"""
+    return Path(path).suffix.lower() == ORT
+
+
 def check_ending(path: str | os.PathLike[str]) -> None:
-    """Raise UsageError unless a model may be called so: `.onnx`, or a name without ending."""
+    """Raise UsageError unless a model may be called so: `.onnx`, `.ort`, or a name without ending."""
     place = Path(path)
     ending = place.suffix.lower()
-    if ending in ("", ONNX):
+    if ending in ("", ONNX, ORT):
         return
     if ending in _FORMATS:
         what, tool = _FORMATS[ending]

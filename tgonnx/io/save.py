@@ -29,7 +29,7 @@ from tgonnx.io.checker import (
     stored_tensors,
     without_initializers,
 )
-from tgonnx.io.endings import check_ending
+from tgonnx.io.endings import check_ending, is_ort
 from tgonnx.io.interrupts import deferred
 
 StrPath = str | os.PathLike[str]
@@ -106,6 +106,8 @@ def save(
     data that a replaced model had is removed at the end. Whenever this is stopped, `path` is the old model or the
     new one, with its data. Raises `UsageError`, and `VerificationError` for an invalid model.
     """
+    if isinstance(path, str | os.PathLike) and is_ort(path):
+        raise UsageError(f"{path}: is no ONNX file by its name; tgonnx.save converts to .ort")
     protect = tuple(protect)
     target = model_destination(path, overwrite, protect)
     old = _data_files(target)

@@ -37,7 +37,7 @@ from tgonnx.selection.branch_order import (
     saved_by,
 )
 from tgonnx.selection.budget import fit
-from tgonnx.selection.criteria import ranked
+from tgonnx.selection.criteria import ranks
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import Evidence, Inputs, Scores
 from tgonnx.selection.weight_choice import fit_weights, weight_scores
@@ -61,8 +61,8 @@ class Branching:
     refit: bool = False
     crossed: bool = False
 
-    def choose(self, coupling: Coupling, ranks: Scores | None, target: Target, bounds: Bounds) -> Mask:
-        """The mask that meets a target, with units of low `ranks` closed where these may go.
+    def choose(self, coupling: Coupling, scores: Scores | None, target: Target, bounds: Bounds) -> Mask:
+        """The mask that meets a target, with units of low `scores` closed where these may go.
 
         Raises TargetError if it cannot be met, ModelError if the model does not run on the inputs.
         """
@@ -74,12 +74,12 @@ class Branching:
             errors = relative_norms(coupling, self.inputs, self.threads)
         order = in_order(coupling, errors, target.kind, names)
         alone = enough(coupling, order, target)
-        if ranks is None or not bounds.cuts_units:
+        if scores is None or not bounds.cuts_units:
             if alone is None:
                 least = 1 - saved_by(coupling, order, target.kind)
                 raise TargetError(f"{target}: at least {least:.3f} of the {target.kind} is in no branch")
             return Mask.all_open(coupling.closing(alone))
-        masks = list(_masks(coupling, ranks, target, bounds, (order, alone)))
+        masks = list(_masks(coupling, scores, target, bounds, (order, alone)))
         if not masks:
             raise TargetError(f"{target}: neither channels nor branches can be cut so far")
         if len(masks) == 1:
@@ -115,15 +115,15 @@ def chooser(
     if bounds.cuts_weights:
         scores = weight_scores(coupling, how.criterion, seed)
         return lambda target: fit_weights(coupling, scores, target, bounds)
-    ranks = ranked(coupling, how, seed, evidence) if bounds.cuts_units and coupling.units else None
-    if bounds.cuts_branches or ranks is None:
-        return lambda target: branching.choose(coupling, ranks, target, bounds)
-    return lambda target: fit(coupling, ranks, target, bounds)
+    places = ranks(coupling, how, seed, evidence) if bounds.cuts_units and coupling.units else None
+    if bounds.cuts_branches or places is None:
+        return lambda target: branching.choose(coupling, places, target, bounds)
+    return lambda target: fit(coupling, places, target, bounds)
 
 
 def _masks(
     coupling: Coupling,
-    ranks: Scores,
+    scores: Scores,
     target: Target,
     bounds: Bounds,
     found: tuple[list[str], tuple[str, ...] | None],
@@ -136,7 +136,7 @@ def _masks(
             yield Mask.all_open(coupling.closing(alone))
             continue
         try:
-            yield fit(coupling.closing(order[:count]), ranks, target, bounds)
+            yield fit(coupling.closing(order[:count]), scores, target, bounds)
         except TargetError:
             continue
 

@@ -16,6 +16,7 @@ from tgonnx.pipeline.plan import Plan
 from tgonnx.proof import Prover
 from tgonnx.runtime.equivalence import Check
 from tgonnx.selection.mask import Mask
+from tgonnx.training.origin import say_origin
 
 
 def verified(
@@ -25,7 +26,9 @@ def verified(
     gated = plan.family.insert(embed(full, pruned, plan.coupling, mask), plan.coupling, mask)
     pruned = give_form_back(pruned, plan.model.original)
     check = prover.both(mask, gated, pruned)
-    return pruned, check, prover.settle(check, pruned)
+    doubt = prover.settle(check, pruned)
+    say_origin(pruned, plan.coupling, mask, "" if plan.given else str(plan.target))
+    return pruned, check, doubt
 
 
 def embed(full: onnx.ModelProto, pruned: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:

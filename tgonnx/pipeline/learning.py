@@ -74,7 +74,9 @@ def with_data(lesson: Lesson, prover: Prover, keeper: Keeper) -> PruneResult:
             pruned = best_of([pruned, refresh_statistics(tuned, task, recipe)], task, recipe)
         pruned, check, doubt = verified(plan, chosen.mask, chosen.full, pruned, prover)
         notes = (*doubts(doubt), *journal.notes)
-        return result_of(plan, chosen.mask, pruned, check, journal, lesson.measure, notes)
+        searched = keeper.found if recipe.by_gates and plan.given is None else None
+        scores = None if searched is None else searched.scores
+        return result_of(plan, chosen.mask, pruned, check, journal, lesson.measure, notes, scores)
 
 
 def _searched(lesson: Lesson, prover: Prover, keeper: Keeper) -> Chosen:

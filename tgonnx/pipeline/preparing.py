@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import OptionError, UnsupportedError
 from tgonnx.graph.structure import structure_hash
 from tgonnx.io.notes import Note
+from tgonnx.io.stamp import say_original
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit, try_graph, validate
 from tgonnx.options import CRITERION, Attention, attention_of, changed, of_class, with_fields
@@ -102,16 +103,20 @@ class Job:
     keeper: Keeper
     whole: onnx.ModelProto
     unknown: set[tuple[str, str]]
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # as it was resolved, for people
 
     def completed(self, result: PruneResult) -> PruneResult:
-        """The result for the whole model: with the operators that nothing here runs put back."""
+        """The result for the whole model: with the operators that nothing here runs put back, and how it was made."""
+        result = replace(result, details={**result.details, "recipe": dict(self.recipe)})
         if not self.unknown:
             return result
         up_to = tuple(f"{op_type} ({domain or 'ai.onnx'})" for domain, op_type in sorted(self.unknown))
         note = f"trained and verified up to the inputs of {', '.join(up_to)}, which nothing here runs"
+        model = with_rest(result.model, self.whole, self.unknown)
+        say_original(model, self.whole)
         return replace(
             result,
-            model=with_rest(result.model, self.whole, self.unknown),
+            model=model,
             mask=replace(result.mask, structure=structure_hash(self.whole)),
             check=replace(result.check, up_to=up_to),
             notes=(Note("up-to-unknown", note), *result.notes),
@@ -147,11 +152,17 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
     prover = Prover(plan.coupling, (), run.verify_seconds, run.unverified, gated)
     journal = Journal(options.progress)
     if dataset is None or fitting is None:
-        return Job(plan, prover, None, Keeper(journal=journal), whole, unknown)
+        chosen = {
+            "target": str(plan.target),
+            "attention": plan.coupling.attention,
+            "criterion": recipe.criterion,
+        }
+        return Job(plan, prover, None, Keeper(journal=journal), whole, unknown, chosen | vars(bounds))
     prover = replace(prover, feeds=data_feeds(dataset, model.original))
     lesson = _lesson(plan, dataset, fitting, recipe, run)
-    keeper = _keeper(lesson, dataset, wanted or [plan.target], run, journal)
-    return Job(plan, prover, lesson, keeper, whole, unknown)
+    resolved = _resolved(lesson, wanted or [plan.target])
+    keeper = _keeper(lesson, dataset, resolved, run, journal)
+    return Job(plan, prover, lesson, keeper, whole, unknown, resolved)
 
 
 def _planned(model: Model, wanted: Sequence[Target], bounds: Bounds, options: Options, whole: bool) -> Plan:
@@ -228,13 +239,15 @@ def _lesson(plan: Plan, dataset: Dataset, fitting: Fit, recipe: Recipe, run: Run
     return Lesson(plan, measure, task, way.steps(steps), settings, way)
 
 
-def _keeper(lesson: Lesson, dataset: Dataset, wanted: Sequence[Target], run: Run, journal: Journal) -> Keeper:
+def _keeper(
+    lesson: Lesson, dataset: Dataset, resolved: Mapping[str, Any], run: Run, journal: Journal
+) -> Keeper:
     """The keeper of the run, after what will happen was said and noted."""
     plan, fit = lesson.plan, lesson.task.fit
     who = identity(plan.model.original, dataset, run.threads)
     who |= {"loss": fit.graph.digest} if fit.graph else {}
     who |= {"mask": hash_of_mask(plan.given)} if plan.given else {}
-    keeper = open_keeper(run, str(plan.model.source), who, _resolved(lesson, wanted), journal)
+    keeper = open_keeper(run, str(plan.model.source), who, resolved, journal)
     keeper.better = lesson.measure.better
     if (profile := plan.coupling.cost_model.profile) is not None and plan.target.kind == LATENCY:
         keeper.keep_profile(profile)

@@ -20,6 +20,7 @@ from tgonnx.pipeline.no_data import without_data
 from tgonnx.pipeline.preparing import Choose, Options, prepared
 from tgonnx.pipeline.result import PruneResult
 from tgonnx.pipeline.sweeping import smallest_within
+from tgonnx.pipeline.telling import told
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.mask import Mask
 from tgonnx.training.progress import Listener
@@ -64,9 +65,10 @@ def prune(
     if options.recipe.max_drop is not None:
         result = smallest_within(job, options, options.recipe.max_drop)
     elif job.lesson is None:
-        return without_data(job.plan, options.recipe, options.run, job.prover)
+        return job.completed(without_data(job.plan, options.recipe, options.run, job.prover))
     else:
         result = job.completed(with_data(job.lesson, job.prover, job.keeper))
+    result = told(result, job.keeper)
     job.keeper.finish(result.mask)
     return result
 
@@ -89,7 +91,7 @@ def tune(
     options = replace(options, recipe=plain, mask=lambda coupling, whole: Mask.all_open(coupling))
     job = prepared(model, data, (), options)
     assert job.lesson is not None  # as there are data
-    result = job.completed(with_data(job.lesson, job.prover, job.keeper))
+    result = told(job.completed(with_data(job.lesson, job.prover, job.keeper)), job.keeper)
     job.keeper.finish(result.mask)
     return result
 

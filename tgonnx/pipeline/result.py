@@ -5,19 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import onnx
 
 from tgonnx.analysis.cost import Cost
 from tgonnx.analysis.target import LATENCY, Target
+from tgonnx.drawing.charts import kept_chart
+from tgonnx.drawing.files import save_report
+from tgonnx.drawing.svg import Drawing
 from tgonnx.io.notes import Note
-from tgonnx.io.save import save
+from tgonnx.io.plain import plain
 from tgonnx.io.summary import Shown, Summary, amount, byte_count
 from tgonnx.pipeline.clock import TOLERANCE
 from tgonnx.pipeline.measuring import Yardstick, far_notes, measured_notes, rising_note
 from tgonnx.pipeline.plan import Plan
+from tgonnx.pipeline.story import Scores, details_of, story_of
 from tgonnx.runtime.equivalence import Check
 from tgonnx.runtime.latency import Latency
+from tgonnx.runtime.ort_format import save_model
 from tgonnx.selection.budget import CLOSE
 from tgonnx.selection.mask import Mask
 from tgonnx.training.progress import Journal, Progress
@@ -65,6 +72,8 @@ class PruneResult(Shown):
     `samples` counts those of each part of the data: train, validation, test.
     `counted_at` are the shapes of inputs of open size that FLOPs are counted at.
     `notes` say what a reader of the figures should know: text, each with a `code`. `history` has one record per epoch.
+    `details` are what a report tells of layers, groups and pinned axes, as plain data; `run_dir` is the folder of the
+    run, if one was kept.
     """
 
     model: onnx.ModelProto
@@ -80,6 +89,8 @@ class PruneResult(Shown):
     counted_at: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     samples: Mapping[str, int] = field(default_factory=dict)
     timed: Timed | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    run_dir: Path | None = None
 
     @property
     def metric_label(self) -> str:
@@ -115,8 +126,36 @@ class PruneResult(Shown):
         return Summary("PruneResult", facts, ("", "before", "after", "left"), rows)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the pruned model, completely or not at all. Raises UsageError."""
-        save(self.model, path, overwrite)
+        """Write the pruned model, completely or not at all; for onnxruntime's format if `path` ends in .ort.
+
+        Raises UsageError; UnsupportedError and VerificationError for what cannot be converted.
+        """
+        save_model(self.model, path, overwrite)
+
+    def story(self) -> dict[str, Any]:
+        """All that a report is made from, as plain data for JSON."""
+        told: dict[str, Any] = plain(story_of(self))
+        return told
+
+    def plot(self) -> Drawing:
+        """The channels that are kept of each layer, as a picture: shown in a notebook, written with `.save(path)`."""
+        return kept_chart(self.story()["layers"])
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        overwrite: bool = False,
+        times: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        """Write all figures and pictures as .html, or the data of them as .json, completely or not at all.
+
+        `times` are the milliseconds of nodes before and after, if somebody measured them. Raises UsageError.
+        """
+        save_report(self.story() | {"times": plain(dict(times or {}))}, path, overwrite)
+
+    def _repr_html_(self) -> str:
+        picture = self.plot().standalone() if self.details.get("layers") else ""
+        return super()._repr_html_() + picture
 
 
 def result_of(
@@ -127,7 +166,9 @@ def result_of(
     journal: Journal,
     measure: Yardstick | None,
     notes: tuple[Note, ...],
+    scores: Scores | None = None,
 ) -> PruneResult:
+    """The result of a plan; `scores` [units] are what the search ranked the units by."""
     cost = plan.coupling.cost_model
     if cost.uncounted:
         notes += (Note("uncounted", f"not counted in the FLOPs: {', '.join(cost.uncounted)}"),)
@@ -156,5 +197,5 @@ def result_of(
     after = Figures(mask.counted(plan.coupling).cost_model.cost(mask.open), pruned.ByteSize(), *figures[1])
     return PruneResult(
         pruned, mask, before, after, name, tuple(journal.records), check, target, achieved, notes,
-        plan.model.counted_at, samples, timed,
+        plan.model.counted_at, samples, timed, details_of(plan.coupling, mask, scores),
     )  # fmt: skip

@@ -34,13 +34,27 @@ def by_type(times: Sequence[OperatorTime]) -> dict[str, float]:
     return dict(found)
 
 
-def lasting(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds, threads: int) -> list[Lasting]:
-    """The types of operators that most of the pruned model's time goes to, the worst first.
+def operators_of(
+    before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds, threads: int
+) -> tuple[list[OperatorTime], list[OperatorTime]]:
+    """What each operator of two models takes. Raises UnsupportedError, ModelError if onnxruntime does not run them."""
+    return operator_times(before, feeds, threads), operator_times(after, feeds, threads)
 
-    Raises UnsupportedError, ModelError if onnxruntime does not run the models.
-    """
-    old = by_type(operator_times(before, feeds, threads))
-    new = by_type(operator_times(after, feeds, threads))
+
+def by_node(model: onnx.ModelProto, both: Sequence[Sequence[OperatorTime]]) -> dict[str, list[float]]:
+    """Milliseconds before and after by the name of a node of the original; what was added is left out."""
+    names = {output: node.name or output for node in model.graph.node for output in node.output}
+    found: dict[str, list[float]] = {}
+    for place, times in enumerate(both):
+        for each in times:
+            if each.output in names:
+                found.setdefault(names[each.output], [0.0, 0.0])[place] += each.microseconds / 1000
+    return found
+
+
+def lasting(before: Sequence[OperatorTime], after: Sequence[OperatorTime]) -> list[Lasting]:
+    """The types of operators that most of the pruned model's time goes to, the worst first."""
+    old, new = by_type(before), by_type(after)
     total = max(sum(old.values()), 1e-9)
     worth = [name for name, time in new.items() if time > WORTH * sum(new.values())]
     return [
@@ -49,12 +63,10 @@ def lasting(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds, threa
     ]
 
 
-def lagging(
-    before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds, threads: int, left: tuple[float, float]
-) -> str:
+def lagging(both: tuple[Sequence[OperatorTime], Sequence[OperatorTime]], left: tuple[float, float]) -> str:
     """A line about where the time stays, and what helps; empty if it fell nearly as the FLOPs did.
 
-    `left` are the shares of time and FLOPs that are left. Raises UnsupportedError, ModelError.
+    `left` are the shares of time and FLOPs that are left.
     """
     time_left, flops_left = left
     if time_left < flops_left + BEHIND:
@@ -63,7 +75,7 @@ def lagging(
         f"{one.op_type} ({one.share:.0%} of the original's time, {one.left:.0%} of that is left)"
         if one.share > 0
         else f"{one.op_type} (new)"
-        for one in lasting(before, after, feeds, threads)
+        for one in lasting(*both)
     ]
     where = f": {'; '.join(parts)}" if parts else ""
     return (

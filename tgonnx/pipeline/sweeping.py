@@ -20,6 +20,7 @@ from tgonnx.pipeline.learning import Lesson, with_data
 from tgonnx.pipeline.no_data import without_data
 from tgonnx.pipeline.preparing import Job, Options, prepared
 from tgonnx.pipeline.result import PruneResult
+from tgonnx.pipeline.telling import all_told, told
 from tgonnx.selection.bounds import Bounds
 from tgonnx.training.progress import Listener
 from tgonnx.training.rates import rate_for
@@ -58,9 +59,11 @@ def sweep(
     job = prepared(model, data, wanted, options)
     if job.lesson is None:
         plans = [job.plan.aimed(target) for target in wanted]
-        return tuple(without_data(plan, options.recipe, options.run, job.prover) for plan in plans)
+        made = (without_data(plan, options.recipe, options.run, job.prover) for plan in plans)
+        return tuple(job.completed(result) for result in made)
     points = Points.of(job, job.lesson, options)
     results = tuple(points.at(target) for target in wanted)
+    all_told(results, job.keeper)
     job.keeper.finish(min(results, key=lambda result: result.achieved).mask)
     return results
 
@@ -108,7 +111,7 @@ class Points:
         keeper = self.job.keeper.part(name_of(target))
         result = with_data(replace(self.lesson, plan=plan, recipe=recipe), self.job.prover, keeper)
         keeper.keep()  # if the run goes on, this size is not trained again
-        return self.job.completed(result)
+        return told(self.job.completed(result), keeper)
 
 
 def smallest_within(job: Job, options: Options, points: float) -> PruneResult:

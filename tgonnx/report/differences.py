@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
 
 from tgonnx.analysis.difference import Difference, LayerChange, WeightChange
+from tgonnx.analysis.layers import Layer
 from tgonnx.analysis.shapes import Shape
+from tgonnx.drawing.charts import kept_chart
+from tgonnx.drawing.svg import Drawing
 from tgonnx.io.summary import amount
 from tgonnx.report.cells import quiet, row
 
@@ -65,6 +69,27 @@ def difference_json(found: Difference) -> dict[str, Any]:
         "after": asdict(found.after),
         "layers": layers,
     }
+
+
+def difference_chart(found: Difference, layers: Sequence[Layer]) -> Drawing:
+    """The channels that each layer of the first model has left in the second; `layers` are those of the first."""
+    shapes = {weight.name: weight for change in found.layers for weight in change.weights}
+    rows = [
+        {
+            "name": layer.name,
+            "op": layer.op_type,
+            "before": layer.channels,
+            "after": _length(shapes[layer.weight].after, layer.axis),
+            "group": layer.group,
+        }
+        for layer in layers
+        if layer.weight in shapes
+    ]
+    return kept_chart(rows, f"Channels of {found.a} that are left in {found.b}")
+
+
+def _length(shape: Shape | None, axis: int) -> int:
+    return 0 if shape is None else shape[axis]
 
 
 def _is_large(layer: LayerChange) -> bool:

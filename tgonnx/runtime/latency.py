@@ -49,7 +49,7 @@ def latency(
     """
     if repeats < 1 or threads < 0:
         raise UsageError("repeats must be at least 1 and threads at least 0")
-    sessions = [open_session(model, threads) for model in models]
+    sessions = [open_session(model, threads, timed=True) for model in models]
     for session, feed in zip(sessions, feeds, strict=True):
         for _ in range(_WARM_UP):
             session.run(feed)

@@ -91,6 +91,11 @@ class Bounds:
         return UNITS[0] in self.granularity
 
     @property
+    def cuts_units_alone(self) -> bool:
+        """Whether nothing but channels and heads may go."""
+        return self.cuts_units and not self.cuts_branches
+
+    @property
     def cuts_weights(self) -> bool:
         """Whether single weights may become zero."""
         return WEIGHT in self.granularity

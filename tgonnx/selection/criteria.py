@@ -40,20 +40,20 @@ def select(
     """
     wanted = Target.of(target)
     (within,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
-    if within.cuts_branches or within.cuts_weights:
+    if not within.cuts_units_alone:
         raise OptionError(
             "granularity", "this function chooses channels and heads: use tgonnx.select or tgonnx.prune"
         )
-    ranking = Ranking(criterion=criterion, allocation=allocation)
-    return fit(coupling, ranked(coupling, ranking, whole_number("seed", seed), evidence), wanted, within)
+    how = Ranking(criterion=criterion, allocation=allocation)
+    return fit(coupling, ranks(coupling, how, whole_number("seed", seed), evidence), wanted, within)
 
 
-def ranked(coupling: Coupling, how: Ranking, seed: int = 0, evidence: Evidence | None = None) -> Scores:
-    """A number for each unit by which those of all groups are closed, the lowest first, [units]. Raises UsageError."""
+def ranks(coupling: Coupling, how: Ranking, seed: int = 0, evidence: Evidence | None = None) -> Scores:
+    """The order in which units stay, the lowest going first, [units]; units that do nothing have minus infinity."""
     scores = scores_by(how.criterion, coupling, seed, evidence)
     dead = dead_units(coupling)
-    ranks = scores if _across(how) else _within_groups(coupling, scores, dead)
-    return np.where(dead, -np.inf, ranks)
+    placed = scores if _across(how) else _within_groups(coupling, scores, dead)
+    return np.where(dead, -np.inf, placed)
 
 
 def without_dead(coupling: Coupling, bounds: Bounds = DEFAULT) -> Mask:

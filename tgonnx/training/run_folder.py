@@ -5,6 +5,7 @@
     history.csv    one line for each epoch
     mask.json      the choice, once the search is over
     latency.json   what each operator takes, where the target is a latency
+    report.html    what came of it, for people; report.json is what that is made from, *.svg are its pictures
     tensorboard/   the same as history.csv for TensorBoard, on request
     checkpoints/   the last two, the best, and the outcome of the search
 
@@ -17,11 +18,12 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from tgonnx.drawing.files import write_report
 from tgonnx.errors import UsageError, flag
 from tgonnx.io import toml
 from tgonnx.io.notes import Note, notes_from_json, notes_to_json
@@ -143,6 +145,10 @@ class RunFolder:
             values = asdict(record)
             rows.writerow(["" if values[name] is None else values[name] for name in COLUMNS])
         save_text(text.getvalue(), self.path / "history.csv", overwrite=True)
+
+    def write_report(self, stories: Sequence[Mapping[str, Any]]) -> None:
+        """Write the report of one result, or of several sizes, and what it is made from. Raises UsageError."""
+        write_report(self.path, stories)
 
     def write_mask(self, mask: Mask) -> None:
         """Write `mask.json`. Raises UsageError."""

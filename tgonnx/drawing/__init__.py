@@ -1,0 +1,1 @@
+"""Pictures and pages from plain data: SVG and HTML without any library and without the network."""
