@@ -197,7 +197,7 @@ def test_mask_files_know_branches(tmp_path: Path) -> None:
     assert (document["format"], document["removed branches"]) == ("tgonnx-mask-3", ["b"])
     read = tg.Mask.load(tmp_path / "mask.json")
     assert read.branches == ("b",)
-    assert tg.apply(nested(), read) == apply(coupling, mask)
+    assert tg.apply(nested(), read).graph == apply(coupling, mask).graph
     assert "branch b" in str(read.summary())
     plain = random_mask(coupling, 0.6)
     plain.save(tmp_path / "plain.json")
@@ -336,7 +336,7 @@ def test_prune_removes_branches(granularity: str, tmp_path: Path) -> None:
     result.mask.save(tmp_path / "mask.json")
     again = tg.prune(model, {"x": x}, mask=tmp_path / "mask.json", calibrate=True)
     assert again.mask.branches == result.mask.branches
-    assert again.model == result.model
+    assert again.model.graph == result.model.graph
 
 
 def test_what_reads_a_shortcut_is_refitted() -> None:

@@ -75,7 +75,9 @@ def with_data(lesson: Lesson, prover: Prover, keeper: Keeper) -> PruneResult:
         pruned, check, doubt = verified(plan, chosen.mask, chosen.full, pruned, prover)
         notes = (*doubts(doubt), *journal.notes)
         searched = keeper.found if recipe.by_gates and plan.given is None else None
-        scores = None if searched is None else searched.scores
+        scores = None
+        if searched is not None and plan.bounds.cuts_units:  # those of units come first
+            scores = searched.scores[: plan.coupling.units]
         return result_of(plan, chosen.mask, pruned, check, journal, lesson.measure, notes, scores)
 
 
