@@ -17,6 +17,7 @@ import tgonnx as tg
 from tgonnx.cli import main
 from tgonnx.io.stamp import MASK, ORIGINAL, STAMPS, TARGET, VERSION
 from tgonnx.runtime import ort_format
+from tgonnx.training.origin import as_text
 
 FAST = ["--epochs", "1", "--threads", "1", "--no-run-dir", "--force", "--verify-seconds", "1", "-q"]
 
@@ -145,3 +146,13 @@ def test_nothing_is_said_where_nothing_was_cut_and_another_cut_says_it_anew(here
     assert second[ORIGINAL] == hashlib.sha256(Path("p.onnx").read_bytes()).hexdigest()
     assert main(["tune", "p.onnx", "--data", "d.npz", *FAST]) == 0
     assert said("p.tuned.onnx") == first
+
+
+@pytest.mark.parametrize(("given", "told"), [("flops=60%", "flops=0.6"), ({"size": 0.5}, "size=0.5")])
+def test_a_target_has_one_form_however_it_was_written(given: str, told: str) -> None:
+    pruned = tg.prune(network(), target=given, compensate=False, verify_seconds=1).model
+    assert {entry.key: entry.value for entry in pruned.metadata_props}[TARGET] == told
+
+
+def test_an_amount_is_told_as_it_was_asked_for() -> None:
+    assert as_text(tg.Target(params="1M").as_share(tg.analyze(network()).cost_model)) == "params=1000000"

@@ -158,7 +158,9 @@ class Results:
 
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Where to write.", show_default="MODEL.pruned.onnx"),
+        typer.Option(
+            "--out", "-o", help="Where to write; .ort: in that format.", show_default="MODEL.pruned.onnx"
+        ),
     ] = None
     report_path: Annotated[
         Path | None,
@@ -197,7 +199,9 @@ class TuningResults(Results):
 
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Where to write.", show_default="MODEL.tuned.onnx"),
+        typer.Option(
+            "--out", "-o", help="Where to write; .ort: in that format.", show_default="MODEL.tuned.onnx"
+        ),
     ] = None
 
 

@@ -27,7 +27,7 @@ def verified(
     pruned = give_form_back(pruned, plan.model.original)
     check = prover.both(mask, gated, pruned)
     doubt = prover.settle(check, pruned)
-    say_origin(pruned, plan.coupling, mask, "" if plan.given else str(plan.target))
+    say_origin(pruned, plan.coupling, mask, None if plan.given else plan.target)
     return pruned, check, doubt
 
 
