@@ -120,7 +120,7 @@ def test_mask_files_know_weights(tmp_path: Path) -> None:
     assert read.weights.keys() == mask.weights.keys()
     for name, part in mask.weights.items():
         np.testing.assert_array_equal(read.weights[name], part)
-    assert tg.apply(network(), read) == apply(coupling, mask)
+    assert tg.apply(network(), read).graph == apply(coupling, mask).graph
     assert "zeros" in str(read.summary())
     document = json.loads((tmp_path / "mask.json").read_text())
     assert document["format"] == "tgonnx-mask-4"
