@@ -265,3 +265,12 @@ def test_the_command_line_knows_weights(tmp_path: Path, capsys: pytest.CaptureFi
     assert sum(layer["kept"] for layer in told["nonzeros"]["layers"]) == 78
     assert told["nonzeros"]["compressed_bytes"] < Path(model).stat().st_size
     assert onnx.load(out).graph == onnx.load(again).graph
+
+
+def test_a_file_says_that_it_was_cut_whatever_went() -> None:
+    """Branches alone, and single weights alone: all units being open, they are cut files, too."""
+    coupling = tg.analyze(tg.load(BRANCHY["nested"][0]()))
+    for mask in (tg.Mask.all_open(coupling.closing(["b"])), random_weights(coupling, 0.5)):
+        keys = {entry.key for entry in tg.apply(coupling, mask).metadata_props}
+        assert "tgonnx.mask" in keys
+    assert not tg.apply(coupling, tg.Mask.all_open(coupling)).metadata_props
