@@ -120,7 +120,7 @@ def test_mask_files_know_weights(tmp_path: Path) -> None:
     assert read.weights.keys() == mask.weights.keys()
     for name, part in mask.weights.items():
         np.testing.assert_array_equal(read.weights[name], part)
-    assert tg.apply(network(), read) == apply(coupling, mask)
+    assert tg.apply(network(), read).graph == apply(coupling, mask).graph
     assert "zeros" in str(read.summary())
     document = json.loads((tmp_path / "mask.json").read_text())
     assert document["format"] == "tgonnx-mask-4"
@@ -265,3 +265,12 @@ def test_the_command_line_knows_weights(tmp_path: Path, capsys: pytest.CaptureFi
     assert sum(layer["kept"] for layer in told["nonzeros"]["layers"]) == 78
     assert told["nonzeros"]["compressed_bytes"] < Path(model).stat().st_size
     assert onnx.load(out).graph == onnx.load(again).graph
+
+
+def test_a_file_says_that_it_was_cut_whatever_went() -> None:
+    """Branches alone, and single weights alone: all units being open, they are cut files, too."""
+    coupling = tg.analyze(tg.load(BRANCHY["nested"][0]()))
+    for mask in (tg.Mask.all_open(coupling.closing(["b"])), random_weights(coupling, 0.5)):
+        keys = {entry.key for entry in tg.apply(coupling, mask).metadata_props}
+        assert "tgonnx.mask" in keys
+    assert not tg.apply(coupling, tg.Mask.all_open(coupling)).metadata_props

@@ -13,7 +13,7 @@ from tgonnx.selection.mask import Mask
 
 def say_origin(pruned: onnx.ModelProto, coupling: Coupling, mask: Mask, target: Target | None = None) -> None:
     """Write version, target, mask and original into the metadata of `pruned`, in place, if anything was cut."""
-    if not mask.open.all():
+    if not mask.keeps_everything:
         stamp(pruned, coupling.model.original, mask.kept(coupling), as_text(target) if target else "")
 
 
