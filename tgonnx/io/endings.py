@@ -28,9 +28,9 @@ _FORMATS = {
 }
 
 
-def is_ort(path: str | os.PathLike[str]) -> bool:
-    """Does the name ask for onnxruntime's own format?"""
-    return Path(path).suffix.lower() == ORT
+def is_ort(path: object) -> bool:
+    """Does the name ask for onnxruntime's own format? What is no path does not, and is refused elsewhere."""
+    return isinstance(path, str | os.PathLike) and Path(path).suffix.lower() == ORT
 
 
 def check_ending(path: str | os.PathLike[str]) -> None:

@@ -106,7 +106,7 @@ def save(
     data that a replaced model had is removed at the end. Whenever this is stopped, `path` is the old model or the
     new one, with its data. Raises `UsageError`, and `VerificationError` for an invalid model.
     """
-    if isinstance(path, str | os.PathLike) and is_ort(path):
+    if is_ort(path):
         raise UsageError(f"{path}: is no ONNX file by its name; tgonnx.save converts to .ort")
     protect = tuple(protect)
     target = model_destination(path, overwrite, protect)
