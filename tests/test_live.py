@@ -154,7 +154,7 @@ def test_help_has_groups_and_examples_and_shells_can_complete(capsys: Any) -> No
         "COMP_CWORD": "1",
     }
     done = subprocess.run([sys.executable, "-m", "tgonnx"], env=environment, capture_output=True, text=True)
-    assert done.stdout.split() == ["prune"]
+    assert done.stdout.split() == ["prune", "profile"]
 
 
 def test_a_notebook_is_drawn_in_without_a_callback(monkeypatch: pytest.MonkeyPatch) -> None:

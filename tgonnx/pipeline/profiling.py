@@ -31,20 +31,12 @@ _SECONDS = 0.3  # of one copy
 Count = Callable[[int], int]  # of a group's size: how many units stay
 
 
-def profiled(
-    coupling: Coupling, clock: Clock, seed: int = 0, tell: Callable[[str], None] | None = None
-) -> Profile:
+def profiled(coupling: Coupling, clock: Clock, seed: int = 0) -> Profile:
     """The profile of a model on this machine, at the sizes, batch and threads of the clock.
 
     Raises UnsupportedError if onnxruntime does not take the model, ModelError if it does not run.
     """
-    measured = list[Measured]()
-    copies = [*candidates(coupling, seed)]
-    for number, mask in enumerate(copies):
-        if tell is not None:
-            tell(f"timing {number + 1} of {len(copies)} copies")
-        measured.append(_timed(coupling, mask, clock))
-    profile = fitted(coupling, measured)
+    profile = fitted(coupling, [_timed(coupling, mask, clock) for mask in candidates(coupling, seed)])
     about: dict[str, str | int] = {
         "processor": platform.processor() or platform.machine(),
         "runtime": clock.beside(clock.original, 0.0)[0].ran_by,
