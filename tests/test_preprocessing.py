@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from PIL import Image
 import tgonnx as tg
 from tgonnx.cli import main
 from tgonnx.data import DataOptions, Source, open_dataset, read
+from tgonnx.data.options import ImageOptions
 from tgonnx.errors import OptionError, UsageError, flag
 
 
@@ -161,3 +163,14 @@ def test_an_unknown_keyword_is_told_with_the_nearest(folder: Path) -> None:
         tg.data.folder(folder, colour="bgr")
     with pytest.raises(UsageError, match=r"data\.arrays has no option 'mean'"):
         tg.data.arrays({}, mean=0.5)
+
+
+@pytest.mark.parametrize("scale", ["1/255", 1 / 255, "0.00392156862745098"])
+def test_a_scale_may_be_a_fraction(scale: Any) -> None:
+    assert ImageOptions(scale=scale).scale == 1 / 255
+
+
+@pytest.mark.parametrize("scale", ["1/0", "1/2/3", "a/255", "-1/255", "1/", "/255", "0/255"])
+def test_what_is_no_fraction(scale: str) -> None:
+    with pytest.raises(OptionError, match="scale"):
+        ImageOptions(scale=scale)

@@ -71,7 +71,7 @@ def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Pl
     for note in result.notes:
         if note.code != "data":  # said before training
             terminal.note(f"note: {note}")
-    if lag:
+    if lag and not terminal.json:  # it is among the figures
         terminal.note(f"note: {lag}")
     table = report.comparison(before, after, result.check, result.metric_label, result.timed)
     kept, counted = kept_of(result.mask), report.counted_text(result.counted_at)

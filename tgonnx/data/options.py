@@ -44,6 +44,10 @@ def _divisors(name: str, value: Any) -> Numbers:
 
 
 def _factor(name: str, value: Any) -> float:
+    """A number above 0, as text also a fraction: 1/255."""
+    over, slash, under = value.partition("/") if isinstance(value, str) else ("", "", "")
+    if slash and (below := number(name, under)):
+        return _factor(name, number(name, over) / below)
     found = number(name, value)
     if not found:
         raise OptionError(name, "0 is not a number above 0")

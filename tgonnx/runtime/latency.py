@@ -43,13 +43,16 @@ def latency(
 ) -> list[Latency]:
     """Time the models in turns, each on its own feeds, so that all of them meet the same noise.
 
+    Waiting threads sleep: if they spun, as they do by default where a model is alone, those of one model would take the
+    time of the next (what is left of a ResNet-18 was 0.9 then, and 0.63 with threads that sleep).
+
     Stops after `repeats` rounds, or after `seconds` once there were five.
 
     Raises `UsageError` for wrong numbers, `UnsupportedError` or `ModelError` for a model that does not run.
     """
     if repeats < 1 or threads < 0:
         raise UsageError("repeats must be at least 1 and threads at least 0")
-    sessions = [open_session(model, threads, timed=True) for model in models]
+    sessions = [open_session(model, threads) for model in models]
     for session, feed in zip(sessions, feeds, strict=True):
         for _ in range(_WARM_UP):
             session.run(feed)

@@ -39,19 +39,17 @@ class Purpose:
     """What a session is for, as far as the runtime should know.
 
     `exact` asks for 8-bit products that do not saturate: on x64 without VNNI the fast ones depend on which channels
-    are neighbours. `spins`: waiting threads spin, as they do by default where models are used. `thrifty` saves two
-    thirds of the memory in 1.19, and would cost memory later. `disabled` names optimisers.
+    are neighbours. `thrifty` saves two thirds of the memory in 1.19, and would cost memory later. `disabled` names
+    optimisers.
     """
 
     optimised: bool = True
     exact: bool = False
-    spins: bool = False
     thrifty: bool = False
     disabled: tuple[str, ...] = ()
 
 
 INFERENCE = Purpose()
-TIMED = Purpose(spins=True)
 # in 1.19 the first optimiser loses a constant operand, the second makes two nodes of one name
 TRAINING = Purpose(thrifty=True, disabled=("DivMulFusion", "GatherSliceToSplitFusion"))
 
@@ -82,12 +80,11 @@ def open_session(
     exact: bool = False,
     optimised: bool = True,
     data: bytes | None = None,
-    timed: bool = False,
 ) -> Session:
     """A CPU session with all graph optimisations, or with none; `threads` 0 leaves the number to the runtime.
 
     `portable` goes straight to the last resort, onnx's (slow) reference evaluator. `exact`: see `Purpose`. `data` is
-    the model serialised, where it is already. `timed`: its threads spin.
+    the model serialised, where it is already.
     Raises `UnsupportedError` if nothing can run the model.
     """
     if portable:
@@ -97,7 +94,7 @@ def open_session(
         for precise in (True, False) if exact else (False,):  # some releases cannot share zero points then
             try:
                 return _onnxruntime(
-                    copy, form, threads, Purpose(optimised, precise, timed), data if copy is model else None
+                    copy, form, threads, Purpose(optimised, precise), data if copy is model else None
                 )
             except InstallationError:
                 raise
@@ -155,7 +152,7 @@ def recording_session(model: onnx.ModelProto, threads: int, recorded: Path) -> A
     first = ""
     for _, copy in _forms(model):
         try:
-            return native_session(copy, threads, TIMED, recorded=recorded)
+            return native_session(copy, threads, recorded=recorded)
         except InstallationError:
             raise
         except Exception as error:  # onnxruntime has its own exceptions, and RuntimeError
@@ -216,7 +213,7 @@ def native_session(
 ) -> Any:
     """onnxruntime's own session of this very model: the only place that makes one.
 
-    Waiting threads sleep unless the purpose says otherwise; `threads` of 0 or None leave the number to the runtime.
+    Waiting threads sleep instead of spinning; `threads` of 0 or None leave the number to the runtime.
     What `device` has no kernel for runs on the CPU. `seed` fixes what is random, `written` is where the optimised
     model goes (ending in .ort: in that format), `data` is the model serialised, where it is already, `recorded` how
     the file begins that says how long each operator took.
@@ -225,7 +222,7 @@ def native_session(
     runtime = import_onnxruntime()
     options = session_options()
     options.intra_op_num_threads = threads or 0
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(purpose.spins)))
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.x64quantprecision", str(int(purpose.exact)))
     if not purpose.optimised:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
