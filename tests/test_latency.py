@@ -417,3 +417,8 @@ def test_branches_and_channels_by_time(folder: Path) -> None:
     assert emitter.nodes
     mask = tg.select(coupling, "latency=0.8", granularity="channel,head,block")
     assert mask.counted(coupling).cost_model.ratio(mask.open, "latency") <= 0.8
+
+
+def test_a_profile_is_for_a_target_of_latency(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prune", "m.onnx", "--latency-profile", "made-up.json"]) == 2
+    assert "--latency-profile is for a target of latency" in capsys.readouterr().err

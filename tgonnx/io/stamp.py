@@ -16,15 +16,15 @@ STAMPS = (VERSION, TARGET, MASK, ORIGINAL)
 Indices = Mapping[str, Mapping[int, Iterable[int]]]  # initializer -> axis -> rising indices that stay
 
 
-def stamp(pruned: onnx.ModelProto, original: onnx.ModelProto, kept: Indices, target: str = "") -> None:
+def stamp(pruned: onnx.ModelProto, original: onnx.ModelProto, mask: str, target: str = "") -> None:
     """Write into `pruned`, in place, what cut it; what an earlier cut wrote goes.
 
-    `target` is left out where the choice was made without one.
+    `mask` is a `hash_of_kept`; `target` is left out where the choice was made without one.
     """
     told = {
         VERSION: metadata.version("tgonnx"),
         TARGET: target,
-        MASK: hash_of_kept(kept),
+        MASK: mask,
         ORIGINAL: hash_of(original),
     }
     others = [entry for entry in pruned.metadata_props if entry.key not in STAMPS]
@@ -40,13 +40,16 @@ def say_original(pruned: onnx.ModelProto, original: onnx.ModelProto) -> None:
             entry.value = hash_of(original)
 
 
-def hash_of_kept(kept: Indices) -> str:
-    """SHA-256 of `initializers` of a mask file, {initializer: {"axis 0": [index, ...]}}: sorted, without spaces."""
-    plain = {
+def hash_of_kept(kept: Indices, more: Mapping[str, object] | None = None) -> str:
+    """SHA-256 of `initializers` of a mask file, {initializer: {"axis 0": [index, ...]}}: sorted, without spaces.
+
+    `more` stands beside the initializers: what goes that no index says.
+    """
+    plain: dict[str, object] = {
         name: {f"axis {axis}": [int(i) for i in at] for axis, at in axes.items()}
         for name, axes in kept.items()
     }
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(plain | dict(more or {}), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -174,6 +174,8 @@ def _planned(model: Model, wanted: Sequence[Target], bounds: Bounds, options: Op
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
     if any(target.kind == LATENCY for target in wanted):
         clock = _timed(coupling, options)
+    elif options.recipe.latency_profile:
+        raise OptionError("latency_profile", "is for a target of latency, as in latency=0.6")
     least = min((target.as_share(coupling.cost_model) for target in wanted), key=lambda target: target.value)
     return Plan(model, coupling, least, least, bounds, family_of(bounds), whole, clock=clock).aimed(least)
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
 import onnx
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.target import Target
 from tgonnx.errors import OptionError
-from tgonnx.io.stamp import stamp
+from tgonnx.io.stamp import hash_of_kept, stamp
 from tgonnx.selection.mask import Mask
 
 
 def say_origin(pruned: onnx.ModelProto, coupling: Coupling, mask: Mask, target: Target | None = None) -> None:
     """Write version, target, mask and original into the metadata of `pruned`, in place, if anything was cut."""
-    if not mask.keeps_everything:
-        stamp(pruned, coupling.model.original, mask.kept(coupling), as_text(target) if target else "")
+    if mask.keeps_everything:
+        return
+    more: dict[str, object] = {"removed branches": sorted(mask.branches)} if mask.branches else {}
+    if mask.weights:
+        more["weights"] = {
+            name: hashlib.sha256(np.packbits(part).tobytes()).hexdigest()
+            for name, part in mask.weights.items()
+        }
+    text = as_text(target) if target else ""
+    stamp(pruned, coupling.model.original, hash_of_kept(mask.kept(coupling), more), text)
 
 
 def as_text(target: Target) -> str:
