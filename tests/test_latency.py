@@ -422,3 +422,48 @@ def test_branches_and_channels_by_time(folder: Path) -> None:
 def test_a_profile_is_for_a_target_of_latency(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prune", "m.onnx", "--latency-profile", "made-up.json"]) == 2
     assert "--latency-profile is for a target of latency" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given", ["params=0.3,flops=0.6", {"flops": 0.6, "params": 0.3}, "flops=0.6, params=30%"]
+)
+def test_targets_together(coupling: Coupling, given: object) -> None:
+    costs = coupling.cost_model
+    target = tg.Target.of(given)  # type: ignore[arg-type]
+    assert {target.kind, *(each.kind for each in target.also)} == {"flops", "params"}
+    mask = select(coupling, given)  # type: ignore[arg-type]
+    left = {kind: costs.ratio(mask.open, kind) for kind in ("flops", "params")}
+    assert left["flops"] <= 0.6
+    assert left["params"] <= 0.3
+    assert left["params"] > 0.2  # no more goes than must
+
+
+def test_a_latency_comes_first() -> None:
+    target = tg.Target.parse("params=1M,latency=5ms")
+    assert (target.kind, target.value, str(target)) == ("latency", 5000, "params=1M,latency=5ms")
+    assert [(each.kind, each.value) for each in target.also] == [("params", 1e6)]
+
+
+@pytest.mark.parametrize(
+    "text", ["flops=0.5,flops=0.4", "flops=0.5,", "flops=0.5,params", ",", "flops=0.5,size=3"]
+)
+def test_what_does_not_go_together(text: str) -> None:
+    with pytest.raises(OptionError, match="target"):
+        tg.Target.parse(text)
+
+
+def test_targets_that_cannot_be_met_together(coupling: Coupling) -> None:
+    with pytest.raises(TargetError, match="cannot be met together"):
+        select(coupling, "flops=0.8,params=1000", min_channels=40)
+    with pytest.raises(OptionError, match="no second one goes with it"):
+        tg.sweep(coupling.model, None, ["flops=0.5,params=0.5"])
+
+
+def test_prune_to_two_targets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prune", "m.onnx", "--target", "flops=0.6,params=0.3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["achieved"] <= 0.6
+    assert told["also"]["params"]["left"] <= 0.3
+    model = onnx.load("m.pruned.onnx")
+    stamps = {entry.key: entry.value for entry in model.metadata_props}
+    assert stamps["tgonnx.target"] == "flops=0.6,params=0.3"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,12 +32,14 @@ class Target:
 
     `value` is a share of the original's cost, or, above 1, an amount: FLOPs, parameters, channels, bytes of the file,
     microseconds.
-    `stated` is how it was written. Raises OptionError, which is a UsageError.
+    `stated` is how it was written. `also` are other kinds that must be met beside it: `Target.of({"latency": 0.6,
+    "params": 0.5})`. Raises OptionError, which is a UsageError.
     """
 
     kind: str
     value: float
     stated: str = field(compare=False)
+    also: tuple[Target, ...] = ()
 
     def __init__(self, **given: float | str | None) -> None:
         shares = {kind: value for kind, value in given.items() if value is not None}
@@ -49,13 +51,29 @@ class Target:
         number = _number(kind, value, stated)
         self._set(kind, number, stated if isinstance(value, str) else f"{kind}={number:g}")
 
-    def _set(self, kind: str, value: float, stated: str) -> None:
-        for name, content in (("kind", kind), ("value", value), ("stated", stated)):
+    def _set(self, kind: str, value: float, stated: str, also: tuple[Target, ...] = ()) -> None:
+        for name, content in (("kind", kind), ("value", value), ("stated", stated), ("also", also)):
             object.__setattr__(self, name, content)
 
     @classmethod
+    def together(cls, targets: Sequence[Target]) -> Target:
+        """Targets that must all be met, a latency first, as only what comes first is timed. Raises OptionError."""
+        first, *others = sorted(targets, key=lambda target: target.kind != LATENCY)
+        stated = ",".join(target.stated for target in targets)
+        if len({target.kind for target in targets}) < len(targets):
+            raise OptionError("target", f"{stated!r} names a kind twice")
+        both = cls(**{first.kind: 1.0})
+        both._set(first.kind, first.value, stated, tuple(others))
+        return both
+
+    @classmethod
     def parse(cls, text: str) -> Target:
-        """`flops=0.5`, `flops=50%`, `params=1M`, `size=2MB`; FLOPs if no kind is named. Raises OptionError."""
+        """`flops=0.5`, `flops=50%`, `params=1M`, `size=2MB`; FLOPs if no kind is named; several with commas.
+
+        Raises OptionError.
+        """
+        if text.count("=") > 1 and "," in text:
+            return cls.together([cls.parse(part.strip()) for part in text.split(",")])
         kind, equals, value = text.partition("=")
         if equals:
             return cls(**{kind.strip(): value.strip()})
@@ -75,6 +93,8 @@ class Target:
         if isinstance(given, str):
             return cls.parse(given)
         if isinstance(given, Mapping):
+            if len(given) > 1:
+                return cls.together([cls(**{str(kind): value}) for kind, value in given.items()])
             return cls(**{str(kind): value for kind, value in given.items()})
         if isinstance(given, bool) or not hasattr(given, "__float__"):
             raise OptionError("target", f"cannot be a {type(given).__name__}; write for example {TARGET!r}")
@@ -82,14 +102,15 @@ class Target:
 
     def as_share(self, costs: CostModel) -> Target:
         """The target as a share of what the model costs, which is 1 if that is less than the amount."""
-        if self.value <= 1:
-            return self
-        return self.of_share(self.value / max(costs.total(self.kind), 1e-30))
+        share, also = self.value, tuple(each.as_share(costs) for each in self.also)
+        if share > 1:
+            share /= max(costs.total(self.kind), 1e-30)
+        return self if (share, also) == (self.value, self.also) else self.of_share(share, also)
 
-    def of_share(self, value: float) -> Target:
+    def of_share(self, value: float, also: tuple[Target, ...] | None = None) -> Target:
         """What the same words mean where they come to this share."""
         share = Target(**{self.kind: 1.0})
-        share._set(self.kind, min(1.0, value), self.stated)
+        share._set(self.kind, min(1.0, value), self.stated, self.also if also is None else also)
         return share
 
     def __str__(self) -> str:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:  # heavy, and not needed for --help
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file.", show_default=False)]
 TargetText = Annotated[
     str,
-    typer.Option("--target", help="What may stay: flops=0.5, flops=50%, params=1M, size=2MB, channels=0.5."),
+    typer.Option(
+        "--target",
+        help="What may stay: flops=0.5, params=1M, size=2MB, latency=5ms; several with commas.",
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
 AttentionCut = Annotated[

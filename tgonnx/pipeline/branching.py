@@ -36,7 +36,7 @@ from tgonnx.selection.branch_order import (
     relative_norms,
     saved_by,
 )
-from tgonnx.selection.budget import fit
+from tgonnx.selection.budget import all_met, fit
 from tgonnx.selection.criteria import ranks
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import Evidence, Inputs, Scores
@@ -173,13 +173,14 @@ def select_blocks(
 ) -> Mask:
     """`chooser` with what there is: samples, or else stand-ins. Raises DataError, too."""
     if bounds.cuts_weights:
-        return chooser(coupling, bounds, how, seed, None, Branching(()))(target)
-    if data is None:
+        branching, evidence = Branching(()), None
+    elif data is None:
         branching, evidence = Branching(stand_ins(coupling.model)[0], real=False), None
     else:
         evidence = evidence_from(coupling, data, seed)
         branching = Branching(Calibration(open_dataset(data, coupling.model.original).train, seed=seed))
-    return chooser(coupling, bounds, how, seed, evidence, branching)(target)
+    choose = chooser(coupling, bounds, how, seed, evidence, branching)
+    return all_met(coupling, choose(target), target.as_share(coupling.cost_model), choose)
 
 
 def least_left(coupling: Coupling, bounds: Bounds, kind: str) -> float:

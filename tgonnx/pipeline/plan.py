@@ -21,7 +21,7 @@ from tgonnx.pipeline.clock import Clock, by_the_clock
 from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.branch_order import closable
-from tgonnx.selection.budget import shop_of
+from tgonnx.selection.budget import all_met, shop_of
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.weight_choice import check_kind
 from tgonnx.training.recipe import BATCH
@@ -53,20 +53,21 @@ class Plan:
         """What a mask leaves of the target's kind of cost, a ratio; of latency as it is predicted."""
         return mask.counted(self.coupling).cost_model.ratio(mask.open, self.target.kind)
 
+    def measured(self, mask: Mask) -> float:
+        """What a mask leaves of the time, by the clock; as it is predicted where there is none."""
+        if self.clock is None:
+            return self.left(mask)
+        return self.clock.share(self.family.cut(self.model.proto, self.coupling, mask))
+
     def commit(self, scores: npt.NDArray[np.float64]) -> Mask:
         """The mask that keeps the best units and meets the goal."""
         return self.met(lambda goal: self.family.commit(self.coupling, scores, goal, self.bounds))
 
     def met(self, commit: Callable[[Target], Mask]) -> Mask:
         """The mask that `commit` makes for the goal; of latency for the prediction that meets it by the clock."""
-        clock, proto = self.clock, self.model.proto
-        if clock is None:
-            return commit(self.goal)
-
-        def share(mask: Mask) -> float:
-            return clock.share(self.family.cut(proto, self.coupling, mask))
-
-        return by_the_clock(self.goal, commit, self.left, share)
+        timed = self.clock is not None
+        mask = by_the_clock(self.goal, commit, self.left, self.measured) if timed else commit(self.goal)
+        return all_met(self.coupling, mask, self.target.of_share(self.goal.value), commit)
 
 
 def reachable(coupling: Coupling, target: Target, bounds: Bounds) -> Target:

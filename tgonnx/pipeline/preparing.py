@@ -272,7 +272,8 @@ def _resolved(lesson: Lesson, wanted: Sequence[Target]) -> dict[str, Any]:
         name: getattr(value, "__qualname__", value) for name, value in settings.items()
     }
     chosen = {name: value for name, value in plain.items() if name not in OWN}
-    shares = (target.as_share(plan.coupling.cost_model) for target in wanted)
+    goals = (target.as_share(plan.coupling.cost_model) for target in wanted)
+    shares = (share for goal in goals for share in (goal, *goal.also))
     target = ", ".join(
         share.stated if share.kind == LATENCY else f"{share.kind}={share.value!r}" for share in shares
     )

@@ -71,6 +71,7 @@ class PruneResult(Shown):
     was here. `target_met`: it is at most the target, of latency to within what clocks can tell.
     `samples` counts those of each part of the data: train, validation, test.
     `counted_at` are the shapes of inputs of open size that FLOPs are counted at.
+    `also` has what is left of other kinds of cost that were asked for, all of them met.
     `notes` say what a reader of the figures should know: text, each with a `code`. `history` has one record per epoch.
     `details` are what a report tells of layers, groups and pinned axes, as plain data; `run_dir` is the folder of the
     run, if one was kept.
@@ -89,6 +90,7 @@ class PruneResult(Shown):
     counted_at: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     samples: Mapping[str, int] = field(default_factory=dict)
     timed: Timed | None = None
+    also: Mapping[str, float] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     run_dir: Path | None = None
 
@@ -122,6 +124,7 @@ class PruneResult(Shown):
         ]
         if self.mask.branches:
             facts.append(("removed", f"{len(self.mask.branches)} residual branches"))
+        facts += [("also", f"{kind}: {left:.3f} is left") for kind, left in self.also.items()]
         facts += [("note", note) for note in self.notes[:3]]
         return Summary("PruneResult", facts, ("", "before", "after", "left"), rows)
 
@@ -195,7 +198,9 @@ def result_of(
         notes += measured_notes(measure, pruned, standing) + rising_note(measure, journal.records)
     before = Figures(cost.cost(), original.ByteSize(), *figures[0])
     after = Figures(mask.counted(plan.coupling).cost_model.cost(mask.open), pruned.ByteSize(), *figures[1])
+    counted = mask.counted(plan.coupling).cost_model
+    also = {each.kind: counted.ratio(mask.open, each.kind) for each in target.also}
     return PruneResult(
         pruned, mask, before, after, name, tuple(journal.records), check, target, achieved, notes,
-        plan.model.counted_at, samples, timed, details_of(plan.coupling, mask, scores),
+        plan.model.counted_at, samples, timed, also, details_of(plan.coupling, mask, scores),
     )  # fmt: skip

@@ -51,6 +51,8 @@ def sweep(
         wanted
     ):
         raise OptionError("sweep", "needs one target or more, all different and of one kind")
+    if any(target.also for target in wanted):
+        raise OptionError("sweep", "has one kind of cost: no second one goes with it")
     options = Options.of("sweep", (recipe, bounds, run), fields, attention, progress)
     if options.recipe.max_drop is not None or options.recipe.lossless or options.recipe.mask is not None:
         raise OptionError(
@@ -122,6 +124,8 @@ def smallest_within(job: Job, options: Options, points: float) -> PruneResult:
     """
     lesson = job.lesson
     watched = None if lesson is None else lesson.measure.watched
+    if job.plan.target.also:
+        raise OptionError("max_drop", "goes along one kind of cost: no second one goes with it")
     if lesson is None or watched is None:
         raise DataError("--max-drop needs data, and so many that some are left for validation")
     if not watched.fit.figure.is_share:

@@ -151,6 +151,9 @@ def prune_json(out: str, result: PruneResult, before: Facts, after: Facts) -> di
         "out": out,
         "target": {"kind": result.target.kind, "ratio": result.target.value},
         "achieved": result.achieved,
+        "also": {
+            each.kind: {"ratio": each.value, "left": result.also[each.kind]} for each in result.target.also
+        },
         "counted_at": {name: list(shape) for name, shape in result.counted_at.items()},
         "target_met": result.target_met,
         "metric": result.metric_name,

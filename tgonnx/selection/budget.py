@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from tgonnx.selection.mask_file import Open
 
 BLOCK = 8  # onnxruntime's fast convolutions work on blocks of this many channels
 DEFAULT = Bounds()
+HALVINGS = 10  # of the share that is asked for, until other targets are met, too
 CLOSE = 0.99  # a target is met closely above this share of it
 
 
@@ -143,6 +144,35 @@ def shop_of(
     """Where blocks are bought and sold for one kind of cost, within bounds."""
     fewest = np.maximum(floors(coupling, bounds), 1)
     return Shop(coupling, coupling.cost_model.measure(kind), scores, fewest, bounds.round_to)
+
+
+def all_met(coupling: Coupling, mask: Mask, target: Target, commit: Callable[[Target], Mask]) -> Mask:
+    """The mask, or if it leaves more than other targets allow one that leaves less; `commit` makes it for a share.
+
+    Raises TargetError if they cannot be met together.
+    """
+
+    def missed(mask: Mask) -> list[Target]:
+        costs = mask.counted(coupling).cost_model
+        return [each for each in target.also if costs.ratio(mask.open, each.kind) > each.value + 1e-9]
+
+    if not missed(mask):
+        return mask
+    low, high, found = 0.0, target.value, None
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        try:
+            tried = commit(target.of_share(middle))
+        except TargetError:
+            low = middle
+            continue
+        if missed(tried):
+            high = middle
+        else:
+            found, low = tried, middle
+    if found is None:
+        raise TargetError(f"{target}: cannot be met together: {', '.join(map(repr, missed(mask)))}")
+    return found
 
 
 def _fewest(coupling: Coupling, steps: npt.NDArray[np.int64], bounds: Bounds) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ from tgonnx.analysis.target import Given, Target
 from tgonnx.errors import OptionError, UnsupportedError
 from tgonnx.options import CRITERION, of_class, whole_number, with_fields
 from tgonnx.selection.bounds import Bounds, Ranking
-from tgonnx.selection.budget import DEFAULT, fit, floors
+from tgonnx.selection.budget import DEFAULT, all_met, fit, floors
 from tgonnx.selection.dead import dead_units
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.mask_file import Open
@@ -45,7 +45,10 @@ def select(
             "granularity", "this function chooses channels and heads: use tgonnx.select or tgonnx.prune"
         )
     how = Ranking(criterion=criterion, allocation=allocation)
-    return fit(coupling, ranks(coupling, how, whole_number("seed", seed), evidence), wanted, within)
+    places = ranks(coupling, how, whole_number("seed", seed), evidence)
+    share = wanted.as_share(coupling.cost_model)
+    mask = fit(coupling, places, wanted, within)
+    return all_met(coupling, mask, share, lambda goal: fit(coupling, places, goal, within))
 
 
 def ranks(coupling: Coupling, how: Ranking, seed: int = 0, evidence: Evidence | None = None) -> Scores:

@@ -34,4 +34,4 @@ def as_text(target: Target) -> str:
         asked = Target.parse(target.stated)
     except OptionError:  # a share of the size, which text needs a unit for
         asked = target
-    return f"{asked.kind}={asked.value:.12g}"
+    return ",".join(f"{each.kind}={each.value:.12g}" for each in (asked, *asked.also))
