@@ -183,7 +183,7 @@ def result_of(
     if achieved > target.value * (1 + slack(target)) + 1e-9:
         text = f"target {target} not met: at least {achieved:.3f} of the {target.kind} must stay"
         notes += (Note("target-not-met", text),)
-    elif achieved < (CLOSE - slack(target)) * target.value:
+    elif achieved < (CLOSE - slack(target)) * target.value and not target.also:
         text = f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found"
         notes += (Note("below-target", text),)
     figures: list[tuple[float | None, Mapping[str, float]]] = [(None, {}), (None, {})]

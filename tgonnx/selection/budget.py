@@ -171,7 +171,9 @@ def all_met(coupling: Coupling, mask: Mask, target: Target, commit: Callable[[Ta
         else:
             found, low = tried, middle
     if found is None:
-        raise TargetError(f"{target}: cannot be met together: {', '.join(map(repr, missed(mask)))}")
+        raise TargetError(
+            f"{target}: cannot be met together, for want of {', '.join(map(str, missed(mask)))}"
+        )
     return found
 
 
