@@ -24,6 +24,7 @@ from tgonnx.analysis.kinds import Axes
 from tgonnx.analysis.time_fit import Measured, fitted, non_negative
 from tgonnx.analysis.times import Profile, Staircase, elements_of, work_of
 from tgonnx.cli.app import main
+from tgonnx.cli.repeated import added_up
 from tgonnx.errors import OptionError, TargetError, UsageError
 from tgonnx.passes.remove_channels import remove_channels
 from tgonnx.pipeline.clock import Clock, by_the_clock
@@ -460,10 +461,17 @@ def test_targets_that_cannot_be_met_together(coupling: Coupling) -> None:
 
 
 def test_prune_to_two_targets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["prune", "m.onnx", "--target", "flops=0.6,params=0.3", "--json"]) == 0
+    assert main(["prune", "m.onnx", "--target", "flops=0.6", "--json", "--target=params=0.3"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["achieved"] <= 0.6
     assert told["also"]["params"]["left"] <= 0.3
     model = onnx.load("m.pruned.onnx")
     stamps = {entry.key: entry.value for entry in model.metadata_props}
     assert stamps["tgonnx.target"] == "flops=0.6,params=0.3"
+
+
+def test_targets_add_up_on_the_command_line() -> None:
+    assert added_up(["a", "--target", "x=1", "b", "--target=y=2"]) == ["a", "--target", "x=1,y=2", "b"]
+    assert added_up(["--target=x=1", "a"]) == ["--target", "x=1", "a"]
+    assert added_up(["a", "--target"]) == ["a", "--target"]
+    assert added_up([]) == []

@@ -15,13 +15,14 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
 
 from tgonnx.cli import cutting, looking, measuring, reporting, starting, tuning
 from tgonnx.cli.common import app
+from tgonnx.cli.repeated import added_up
 
 __all__ = ["app", "cutting", "looking", "main", "measuring", "reporting", "starting", "tuning"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    given = added_up(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     command = typer.main.get_command(app)
     return finished(lambda: command.main(given, prog_name="tgonnx", standalone_mode=False), given)
 

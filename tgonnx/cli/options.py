@@ -23,7 +23,7 @@ TargetText = Annotated[
     str,
     typer.Option(
         "--target",
-        help="What may stay: flops=0.5, params=1M, size=2MB, latency=5ms; several with commas.",
+        help="What may stay: flops=0.5, params=1M, size=2MB, latency=5ms; several must all be met.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
