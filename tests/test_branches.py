@@ -101,7 +101,7 @@ def test_gated_is_pruned_for_every_set_of_closed_branches(name: str) -> None:
     feeds = feeds_of(coupling.model.original)
     for closed in subsets([branch.name for branch in coupling.branches]):
         mask = random_mask(coupling.closing(closed), 0.6, len(closed))
-        for chosen in (mask, tg.tg.Mask.all_open(coupling.closing(closed))):
+        for chosen in (mask, tg.Mask.all_open(coupling.closing(closed))):
             pruned = apply(coupling, chosen)
             onnx.checker.check_model(
                 onnx.shape_inference.infer_shapes(pruned, strict_mode=True), full_check=True
@@ -175,7 +175,7 @@ def test_a_sum_that_is_an_output_or_read_in_a_subgraph_keeps_its_name() -> None:
     model.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=other))
     model.graph.output.append(helper.make_tensor_value_info("y", 1, ["N", 16]))
     coupling = tg.analyze(tg.load(model))
-    pruned = apply(coupling, tg.tg.Mask.all_open(coupling.closing(["t"])))
+    pruned = apply(coupling, tg.Mask.all_open(coupling.closing(["t"])))
     feeds = {"x": np.ones((2, 16), np.float32)}
     found = open_session(pruned).run(feeds)
     np.testing.assert_array_equal(found["t"], feeds["x"])
@@ -223,7 +223,7 @@ def test_branches_of_real_graphs(packed: Path) -> None:
     coupling = tg.analyze(tg.load(model))
     closed = [branch.name for branch in coupling.branches[::2]]
     assert bool(closed) == (packed.name.split(".")[0] not in WITHOUT)
-    for mask in (tg.tg.Mask.all_open(coupling.closing(closed)), random_mask(coupling.closing(closed), 0.5)):
+    for mask in (tg.Mask.all_open(coupling.closing(closed)), random_mask(coupling.closing(closed), 0.5)):
         pruned = apply(coupling, mask)
         onnx.checker.check_model(onnx.shape_inference.infer_shapes(pruned, strict_mode=True), full_check=True)
         predicted = mask.counted(coupling).cost_model.cost(mask.open)
