@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
     from tgonnx.runtime.operator_times import OperatorTime
 
 
+LARGE = 1 << 29  # bytes of a model whose operators are not timed one by one
+
+
 @dataclass(frozen=True)
 class Places:
     """Where a model and its figures go; none of the `inputs` may be overwritten."""
@@ -99,11 +102,14 @@ def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Pl
 def _operators(
     result: PruneResult, original: Model, threads: int
 ) -> tuple[list[OperatorTime], list[OperatorTime]] | None:
-    """What each operator takes before and after; None where onnxruntime does not run the models by itself."""
+    """What each operator takes before and after; None where onnxruntime does not run the models by itself, and for
+    models so large that copies are dear."""
     from tgonnx.errors import ModelError, UnsupportedError
     from tgonnx.pipeline.slowness import operators_of
     from tgonnx.runtime.one_sample import timing_feeds
 
+    if original.original.ByteSize() > LARGE:
+        return None
     try:
         feeds = timing_feeds(original.original, result.counted_at, 1, threads)
         return operators_of(original.original, result.model, feeds, threads)

@@ -24,7 +24,7 @@ from tgonnx.io.interrupts import temporary_folder
 from tgonnx.runtime.sessions import recording_session
 
 ADDED = ""  # the node of what the runtime adds
-_LEAST, _MOST, _SECONDS = 8, 60, 0.5  # runs of a model, and about how long they may take
+_LEAST, _MOST, _SECONDS = 2, 60, 0.5  # runs of a model, and about how long they may take
 _WARM_UP = 2
 _QUANTILE = 25  # of what a run takes: what disturbs only ever adds
 _KERNEL = "_kernel_time"
