@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from rich.console import Console
-from tables import as_markdown, as_table, graphs  # a neighbour, found as this script's folder is on the path
+from tables import graphs, show  # a neighbour, found as this script's folder is on the path
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.model import Model, Source
@@ -147,12 +147,7 @@ def main() -> int:
         progress.print(" ".join(cells(rows[-1])), highlight=False, soft_wrap=True)
     if not rows:
         parser.error(f"{options.folder}: no .onnx files")
-    lines = [cells(row) for row in rows]
-    if options.markdown:
-        print(as_markdown(HEADINGS, lines))
-    else:
-        failed = [bool(row.faults) for row in rows]
-        Console(width=None if sys.stdout.isatty() else 200).print(as_table(HEADINGS, lines, failed))
+    show(HEADINGS, [cells(row) for row in rows], [bool(row.faults) for row in rows], options.markdown)
     print("\n" + summary(rows))
     return int(any(row.faults for row in rows))
 

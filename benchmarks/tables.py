@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
 Cells = tuple[str, ...]
@@ -34,6 +35,14 @@ def as_markdown(headings: Cells, lines: Sequence[Cells]) -> str:
     """The table as Markdown."""
     parts = [headings, ("---",) * len(headings), *lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in parts)
+
+
+def show(headings: Cells, lines: Sequence[Cells], failed: Sequence[bool], markdown: bool) -> None:
+    """Print the table, for a document or for a terminal."""
+    if markdown:
+        print(as_markdown(headings, lines))
+    else:
+        Console(width=None if sys.stdout.isatty() else 200).print(as_table(headings, lines, failed))
 
 
 def as_table(headings: Cells, lines: Sequence[Cells], failed: Sequence[bool]) -> Table:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.errors import UnsupportedError
-from tgonnx.graph.proto import fresh_name
+from tgonnx.graph.proto import fresh_name, replace_nodes
 from tgonnx.passes import PassResult, perform
 
 BRANCH_GATES = "tgonnx.branch_gate_values"  # float32 [branches]
@@ -79,9 +79,7 @@ def _gated(proto: onnx.ModelProto, coupling: Coupling, closed: Collection[str] |
         if number is not None:
             nodes += _multiplied(graph, node, number, coupling, vector)
         nodes.append(node)
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_nodes(graph, nodes)
     return result
 
 

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.errors import UnsupportedError
+from tgonnx.graph.proto import replace_nodes
 from tgonnx.passes import PassResult, perform
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.mask_file import Elements
@@ -80,9 +81,7 @@ def _gated(proto: onnx.ModelProto, coupling: Coupling, kept: Elements | None) ->
     nodes, new = _products(graph, {name: stored[name] for name in sizes}, coupling.model.opset)
     for node in graph.node:
         node.input[:] = [new.get(name, name) for name in node.input]
-    old = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
-    del graph.node[:]
-    graph.node.extend([*nodes, *old])
+    replace_nodes(graph, [*nodes, *graph.node])
     return result
 
 

@@ -242,24 +242,17 @@ def test_prune_writes_a_page_or_figures(
         assert not Path("new.onnx").exists()
 
 
-def test_the_folder_of_a_run_learns_of_latencies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def short_run(*words: str) -> int:
+    """The exit code of a run of one epoch on a small task, in the current folder."""
     onnx.save(network(), "m.onnx")
     np.savez("d.npz", **samples(200))
-    command = [
-        "prune",
-        "m.onnx",
-        "-d",
-        "d.npz",
-        "--target",
-        "flops=0.7",
-        "--criterion",
-        "l1",
-        "--epochs",
-        "1",
-        "-q",
-    ]
-    assert main([*command, "--threads", "1", "--force"]) == 0
+    command = ["prune", "m.onnx", "-d", "d.npz", "--criterion", "l1", "--epochs", "1", "--threads", "1"]
+    return main([*command, "--force", "-q", *words])
+
+
+def test_the_folder_of_a_run_learns_of_latencies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert short_run("--target", "flops=0.7") == 0
     (story,) = read_stories(Path("runs/m-1"))
     assert story["before"]["latency"] > 0
     assert story["out"] == "m.pruned.onnx"
@@ -268,21 +261,7 @@ def test_the_folder_of_a_run_learns_of_latencies(tmp_path: Path, monkeypatch: py
 
 def test_a_sweep_has_one_page_and_one_for_each_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    onnx.save(network(), "m.onnx")
-    np.savez("d.npz", **samples(200))
-    command = [
-        "prune",
-        "m.onnx",
-        "-d",
-        "d.npz",
-        "--sweep",
-        "flops=0.8,0.6",
-        "--criterion",
-        "l1",
-        "--epochs",
-        "1",
-    ]
-    assert main([*command, "--threads", "1", "--force", "-q", "--report", "r.html"]) == 0
+    assert short_run("--sweep", "flops=0.8,0.6", "--report", "r.html") == 0
     run = Path("runs/m-1")
     for path in (Path("r.html"), run / "report.html"):
         assert "All sizes" in read(path.read_text()).words

@@ -12,7 +12,8 @@ import networkx as nx
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.kinds import Axes, Term
 from tgonnx.analysis.model import Node
-from tgonnx.analysis.times import first_output, largest_of
+from tgonnx.analysis.times import largest_of
+from tgonnx.graph.structure import first_output
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,14 @@ def _fused(
 
     One that multiplies is named after what reads it (an activation), another after what it reads.
     """
+    if not recorded:
+        return
     known = set(recorded)
-    for output in reversed(nodes) if recorded else ():  # what reads a node is settled before it
+    for output in reversed(nodes):  # what reads a node is settled before it
         if output not in known and output in work and len(readers[output]) == 1:
             yield output, readers[output][0]
             known.add(output)
-    for output, node in nodes.items() if recorded else ():
+    for output, node in nodes.items():
         if output not in known:
             near = [
                 *(name for name in node.inputs if name in known),

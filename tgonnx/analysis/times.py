@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from tgonnx.analysis.kinds import Axes, Counts, Products, Term, multiplications
 from tgonnx.errors import UsageError
+from tgonnx.graph.structure import first_output
 
 ADDED = "layout changes"  # what runtimes add between operators
 Lengths = npt.NDArray[np.float64]
@@ -127,8 +128,7 @@ def predicted(axes: Axes, profile: Profile) -> Times:
         terms.append((Term(rates.fixed, (), owner), FLAT))
         for output in rates.outputs:
             terms += [
-                (Term(rates.per_work * t.coefficient, t.axes, owner), style)
-                for t in (work.get(output, ()) if output not in gone else ())
+                (Term(rates.per_work * t.coefficient, t.axes, owner), style) for t in work.get(output, ())
             ]
         if (largest := largest_of(axes, rates.outputs, elements)) is not None:
             terms.append((Term(rates.per_element, largest, owner), style))
@@ -170,7 +170,3 @@ def largest_of(
     full = axes.lengths(axes.sizes)
     known = [elements[output] for output in outputs if output in elements]
     return max(reversed(known), key=lambda numbers: float(full[list(numbers)].prod()), default=None)
-
-
-def first_output(outputs: Sequence[str]) -> str:
-    return next(filter(None, outputs), "")

@@ -11,6 +11,11 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 from tgonnx.graph.declared import model_inputs
 
 
+def first_output(outputs: Iterable[str]) -> str:
+    """What a node is called by where its name may not tell: its first output that is put out; empty without any."""
+    return next(filter(None, outputs), "")
+
+
 def structure_hash(model: onnx.ModelProto) -> str:
     """SHA-256 over operators, attributes, names of values, and names, types and shapes of initializers, as hex.
 

@@ -56,7 +56,6 @@ def _told(bounds: Bounds) -> str:
 
 def _chosen(plan: Plan, criterion: str, run: Run, refitted: bool) -> Mask:
     """By the weights, and branches by what they add on stand-ins."""
-    how = Ranking(criterion=criterion)
     branching = Branching((), real=False, threads=run.threads)
     if plan.bounds.cuts_branches:
         inputs, known = stand_ins(plan.model)

@@ -197,8 +197,8 @@ def result_of(
         notes += far_notes(measure, standing, figures[1][1])
         notes += measured_notes(measure, pruned, standing) + rising_note(measure, journal.records)
     before = Figures(cost.cost(), original.ByteSize(), *figures[0])
-    after = Figures(mask.counted(plan.coupling).cost_model.cost(mask.open), pruned.ByteSize(), *figures[1])
     counted = mask.counted(plan.coupling).cost_model
+    after = Figures(counted.cost(mask.open), pruned.ByteSize(), *figures[1])
     also = {each.kind: counted.ratio(mask.open, each.kind) for each in target.also}
     return PruneResult(
         pruned, mask, before, after, name, tuple(journal.records), check, target, achieved, notes,

@@ -18,8 +18,8 @@ import numpy as np
 import onnx
 
 from tgonnx.errors import ModelError
+from tgonnx.graph.structure import first_output
 from tgonnx.graph.types import Array
-from tgonnx.io.checker import without_initializers
 from tgonnx.io.interrupts import temporary_folder
 from tgonnx.runtime.sessions import recording_session
 
@@ -47,7 +47,7 @@ def operator_times(
 
     Raises UnsupportedError if onnxruntime does not take the model, ModelError if it does not run on the feeds.
     """
-    outputs = [next(filter(None, node.output), ADDED) for node in model.graph.node]
+    outputs = [first_output(node.output) for node in model.graph.node]
     with temporary_folder() as folder:
         session = recording_session(_numbered(model), threads, folder / "times")
         runs, end = 0, time.perf_counter() + seconds
@@ -62,9 +62,9 @@ def operator_times(
 
 
 def _numbered(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the number of each node as its name, weights shared."""
-    copy = without_initializers(model)
-    copy.graph.initializer.extend(model.graph.initializer)
+    """A copy of the model with the number of each node as its name."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
     for number, node in enumerate(copy.graph.node):
         node.name = f"@{number}@"
     return copy

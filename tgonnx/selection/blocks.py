@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tgonnx.analysis.coupling import Coupling, Group
-from tgonnx.analysis.kinds import Axes, Counts, Measure
+from tgonnx.analysis.kinds import Counts, Measure
+from tgonnx.ops.aspects.relations import distinct
 from tgonnx.selection.mask_file import Open
 
 AHEAD = 3  # stops that are looked ahead: the next one alone may save nothing
@@ -153,19 +154,13 @@ class Shop:
 
 def _beside(coupling: Coupling) -> list[set[int]]:
     """For each group those that share a term of the cost with it, itself among them."""
-    axes = Axes(coupling)
-    for labels in (part for parts in coupling.labelling.axes.values() for part in parts):
-        axes.number(labels)
-    group_of_kind = {int(coupling.kind_of[g.units[0]]): n for n, g in enumerate(coupling.groups)}
-    for number, group in enumerate(coupling.groups):
-        group_of_kind |= dict.fromkeys(np.unique(coupling.kind_of[group.units]).tolist(), number)
     beside: dict[int, set[int]] = defaultdict(set)
     for node in coupling.model.nodes:
         near = set[int]()
         for name in (*node.inputs, *node.outputs):
             for labels in coupling.labelling.axes.get(name, ()):
-                kinds = np.flatnonzero(axes.per_unit[axes.number(labels)])
-                near |= {group_of_kind[kind] for kind in kinds.tolist()}
+                units = coupling.unit_of[distinct(labels)]
+                near.update(np.unique(coupling.group_of[units[units >= 0]]).tolist())
         for number in near:
             beside[number] |= near
     return [beside[number] | {number} for number in range(len(coupling.groups))]
