@@ -69,6 +69,8 @@ REFUSED: list[tuple[str, Any, str]] = [
         "head",
         "'head': what can be cut together is channel,head or block or channel,head,block",
     ),
+    ("nm", "4:2", "'4:2': write N:M, as in 2:4"),
+    ("nm", "2:4", "2:4 is of single weights: it needs granularity weight"),
     ("seed", -1, "-1 is not a whole number of at least 0"),
     ("threads", -1, "-1 is not a whole number of at least 0"),
     ("verify_seconds", -1, "-1 is not a number of at least 0"),
@@ -80,7 +82,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("target", "params=2MB", "bytes are a size"),
     ("target", "size=0.5", "a size has a unit"),
 ]
-IN_MASK = {"criterion", "round_to", "min_channels", "freeze", "only", "max_cut", "granularity"} | {
+IN_MASK = {"criterion", "round_to", "min_channels", "freeze", "only", "max_cut", "granularity", "nm"} | {
     "seed", "target", "attention"
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from tgonnx.analysis import solver
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.difference import Difference, difference
 from tgonnx.analysis.model import Model, Source
-from tgonnx.analysis.target import LATENCY, Given, Target
+from tgonnx.analysis.target import LATENCY, Given
 from tgonnx.analysis.times import Profile
 from tgonnx.errors import OptionError
 from tgonnx.loading import load, read
@@ -36,6 +36,7 @@ from tgonnx.runtime.ort_format import save_model
 from tgonnx.selection import criteria
 from tgonnx.selection.bounds import Bounds, Ranking
 from tgonnx.selection.mask import Mask
+from tgonnx.selection.weight_choice import asked
 
 if TYPE_CHECKING:  # only its name
     from tgonnx.data.sources import Data
@@ -73,8 +74,9 @@ def select(
     without any, by what they add on random inputs.
     Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
     """
-    coupling, evidence, wanted = _coupling(model), None, Target.of(target)
     (bounds,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
+    coupling, evidence = _coupling(model), None
+    wanted = asked(coupling, target, bounds)
     if wanted.kind == LATENCY and coupling.cost_model.profile is None:
         coupling.cost_model.use(profile(coupling))
     if not bounds.cuts_units_alone:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from tgonnx.analysis.coupling import Coupling
@@ -35,3 +38,20 @@ def names_of(coupling: Coupling) -> Mapping[str, set[str]]:
             if name in found:
                 found[name].add(node.label)
     return found
+
+
+def along_inputs(model: Model) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+    """Each of these weights with the places of its elements, [rows, channels] of the flattened weight.
+
+    What an output sums at one place of a kernel is a row, in the order of the input channels. A weight of several
+    nodes is seen as the first of them reads it.
+    """
+    from tgonnx.analysis.uses import Uses
+
+    uses = Uses(model.proto).by_weight
+    for name, size in model.single_weights.items():
+        use = uses[name][0]
+        places = use.matrix(np.arange(size).reshape(tuple(model.initializers[name].dims)))
+        groups, terms, outputs = places.shape
+        apart = places.reshape(groups, terms // use.product.window, use.product.window, outputs)
+        yield name, np.moveaxis(apart, 1, 3).reshape(-1, apart.shape[1])

@@ -36,6 +36,7 @@ from tgonnx.training.recipe import Recipe, Run
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
     import onnx
 
+    from tgonnx.analysis.cost import Target
     from tgonnx.analysis.coupling import Coupling
     from tgonnx.proof import Prover
     from tgonnx.runtime.equivalence import Check
@@ -64,7 +65,6 @@ def prune(
     subject: Subject,
 ) -> None:
     """Learn which channels to delete, delete them, train on, verify, and write the smaller model."""
-    from tgonnx.analysis.cost import Target
     from tgonnx.pipeline import prune as prune_model
     from tgonnx.pipeline import sweep as sweep_model
 
@@ -77,7 +77,7 @@ def prune(
         places.check()
     if recipe.mask and target != TARGET:
         raise OptionError("mask", "says what stays: leave --target out")
-    goal = None if recipe.mask else Target.parse(target)
+    goal = goal_of(target, unsaid=bool(recipe.mask or bounds.nm))
     run = results.kept(run, data)
     loaded = read_model(subject)  # once: the file may be another one when training is over
 
@@ -101,7 +101,7 @@ def prune(
             targets, results, model, inputs, loaded.original,
         )  # fmt: skip
         return
-    result = trained(prune_model, goal, goal.kind if goal else "flops")
+    result = trained(prune_model, goal, goal.kind if goal else "nonzeros" if bounds.nm else "flops")
     deliver(terminal, result, loaded, places, run.threads)
 
 
@@ -118,11 +118,10 @@ def mask(
     run: Annotated[Run, Only("seed")],
 ) -> None:
     """Choose units to cut without training, and write the choice to a file."""
-    from tgonnx.analysis.cost import Target
     from tgonnx.api import select
     from tgonnx.io.save import check_destination
 
-    wanted = Target.parse(target)
+    wanted = goal_of(target, unsaid=bool(bounds.nm))
     inputs = [path for path in (subject.model, data.data) if path]
     check_destination(file.out, file.overwrite, protect=inputs)
     coupling = prunable(terminal, subject, others=bounds.cuts_branches or bounds.cuts_weights)
@@ -210,6 +209,13 @@ def apply(
     save_model(pruned, out, overwrite, inputs)
     costs = coupling.cost_model
     _finish(terminal, out, costs.cost(), chosen.counted(coupling).cost_model.cost(chosen.open), told)
+
+
+def goal_of(target: str, unsaid: bool) -> Target | None:
+    """The target; None if it is the default and something else says what stays. Raises OptionError."""
+    from tgonnx.analysis.cost import Target
+
+    return None if unsaid and target == TARGET else Target.parse(target)
 
 
 def _prover(coupling: Coupling, data: Evidence, run: Run, mask: Mask) -> Prover:

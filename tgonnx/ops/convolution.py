@@ -351,7 +351,10 @@ def conv_products(node: NodeProto, constant: Mapping[int, tuple[int, ...]]) -> I
         return weight.reshape(groups, weight.shape[0] // groups, -1).swapaxes(1, 2)
 
     axis = 1 - len(constant[1])  # channels
-    yield Product(0, 1, rows, matrix, 2, lambda bias: bias.reshape(groups, -1), axis=axis, summed=(1,))
+    yield Product(
+        0, 1, rows, matrix, 2, lambda bias: bias.reshape(groups, -1), axis=axis, summed=(1,),
+        window=math.prod(constant[1][2:]),
+    )  # fmt: skip
 
 
 @products("ConvTranspose")
@@ -368,7 +371,10 @@ def transposed_products(node: NodeProto, constant: Mapping[int, tuple[int, ...]]
 
     rows = partial(spread_patches, window=geometry, groups=groups)
     axis = 1 - len(constant[1])  # channels
-    yield Product(0, 1, rows, matrix, 2, lambda bias: bias.reshape(groups, -1), axis=axis, summed=(1,))
+    yield Product(
+        0, 1, rows, matrix, 2, lambda bias: bias.reshape(groups, -1), axis=axis, summed=(1,),
+        window=math.prod(constant[1][2:]),
+    )  # fmt: skip
 
 
 @cost("ConvTranspose")

@@ -38,6 +38,7 @@ from tgonnx.runtime.known_part import known_part, unknown_operators, with_rest
 from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.mask import Mask
+from tgonnx.selection.weight_choice import asked
 from tgonnx.training.identity import hash_of_mask, identity
 from tgonnx.training.keeper import Keeper, open_keeper
 from tgonnx.training.notebook import notebook_listener
@@ -50,7 +51,7 @@ OWN = (  # of this process alone: a run goes on with other values of these
     "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test", "mask",
     "tensorboard",
 )  # fmt: skip
-YOUNGER = ("granularity", "only", "max_cut")  # options that runs which may go on have not heard of
+YOUNGER = ("granularity", "only", "max_cut", "nm")  # options that runs which may go on have not heard of
 NOTHING = 1e-9  # of the cost is left where all that cost something was in branches that went
 Choose = Callable[[Coupling, onnx.ModelProto], Mask]  # of what is trained, and the model as it was given
 
@@ -125,8 +126,10 @@ class Job:
 
 def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given], options: Options) -> Job:
     """The job of pruning a model to the least of some targets of one kind. Raises as `prune` does."""
-    wanted = [Target.of(target) for target in targets]
     recipe, bounds, run = options.recipe, options.bounds, options.run
+    wanted = [Target.of(target) for target in targets if target is not None or not bounds.nm]
+    if bounds.nm and recipe.max_drop is not None:
+        raise OptionError("nm", f"{bounds.nm} says how many weights stay: max_drop does not go with it")
     if bounds.cuts_weights and recipe.criterion == "auto" and not recipe.by_gates:
         recipe = replace(recipe, criterion=CRITERION)
     if not bounds.cuts_units and recipe.lossless:
@@ -172,6 +175,8 @@ def _planned(model: Model, wanted: Sequence[Target], bounds: Bounds, options: Op
         why = coupling.pinned[0] if coupling.pinned else None
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"
         raise UnsupportedError(f"{model.source}: nothing can be pruned{reason}")
+    if bounds.nm:
+        wanted = [asked(coupling, target, bounds) for target in wanted or (None,)]
     if any(target.kind == LATENCY for target in wanted):
         clock = _timed(coupling, options)
     elif options.recipe.latency_profile:

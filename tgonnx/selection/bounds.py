@@ -30,6 +30,16 @@ def _granularity(name: str, value: Any) -> str:
     raise OptionError(name, f"{value!r}: what can be cut together is {choices}")
 
 
+def _pattern(name: str, value: Any) -> str:
+    """Text like 2:4; empty for none."""
+    kept, _, of = str(value).partition(":")
+    if value == "":
+        return ""
+    if not (kept.isdecimal() and of.isdecimal() and 0 < int(kept) < int(of)):
+        raise OptionError(name, f"{value!r}: write N:M, as in 2:4, with N from 1 to M - 1")
+    return f"{int(kept)}:{int(of)}"
+
+
 def _criteria() -> Iterable[str]:
     from tgonnx.selection.scoring import CRITERIA
 
@@ -44,6 +54,7 @@ class Bounds:
     `min_channels`; groups that have a value or node that one of the globs `freeze` matches stay whole, and so do
     branches; where globs are given as `only`, all others do. Of what a glob of `max_cut` matches, at most that share of
     the units goes. `granularity` names what may be cut: channels and heads of attention, residual branches, or both.
+    Of single weights, `nm` keeps so many of every so many along the input axis, "2:4", and needs no target.
     """
 
     granularity: str = option(
@@ -73,9 +84,19 @@ class Bounds:
         many=True,
         metavar="GLOB=SHARE",
     )
+    nm: str = option(
+        "",
+        "Keep N of every M neighbours along the input axis of each weight, as 2:4, instead of a target; for weight.",
+        metavar="N:M",
+        form=_pattern,
+    )
 
     def __post_init__(self) -> None:
         settle(self)
+        if self.nm and not self.cuts_weights:
+            raise OptionError("nm", f"{self.nm} is of single weights: it needs granularity {WEIGHT}")
+        if self.nm and self.max_cut:
+            raise OptionError("max_cut", f"does not go with nm: {self.nm} of each weight stay")
         for glob, share in self.shares.items():
             if share > 1:
                 raise OptionError("max_cut", f"'{glob}={share:g}': a share is at most 1")
@@ -84,6 +105,12 @@ class Bounds:
     def shares(self) -> dict[str, float]:
         """The largest share that may go, by glob."""
         return numbers_of("max_cut", self.max_cut)
+
+    @property
+    def pattern(self) -> tuple[int, int] | None:
+        """How many elements stay of how many neighbours, if that is asked for."""
+        kept, _, of = self.nm.partition(":")
+        return (int(kept), int(of)) if of else None
 
     @property
     def cuts_units(self) -> bool:

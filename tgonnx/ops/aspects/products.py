@@ -49,7 +49,8 @@ class Product:
     operands of any number of channels. `bias` is the input that holds what is added to each output, and `added`
     rearranges it to [groups, outputs]; None where the operator has no such input. With `state`, the operand is not an
     input but this output. Outputs lie along `axis` of what the operator puts out;
-    terms and groups along the axes `summed` of the operand, and all other axes are rows.
+    terms and groups along the axes `summed` of the operand, and all other axes are rows. Of the terms, every `window`
+    neighbours are the places of a kernel over one channel.
     """
 
     operand: int
@@ -61,6 +62,7 @@ class Product:
     state: int | None = None
     axis: int = -1
     summed: tuple[int, ...] = (-1,)
+    window: int = 1
 
 
 def plain_rows(x: Array, draw: Draw) -> Array:
