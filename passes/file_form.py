@@ -6,12 +6,14 @@ Handled:
   as it exists;
 * sizes below one in the shapes of inputs, outputs and hints, by which old exporters say that a size is unknown;
 * sparse initializers and `sparse_value` constants, which are dense in normal form (up to `MAX_DENSE` elements;
-  larger ones stay, and pin what they touch) and sparse again in what is written;
+  larger ones stay, and pin what they touch) and sparse again in what is written; others that are mostly zero, where
+  that is asked for;
 * IR versions below 4, and the standard domain by its other name.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,6 +28,7 @@ from tgonnx.passes.normalize import sparse_constants
 
 FIRST_IR_WITH_CONSTANTS = 4  # before it, every initializer is an input
 FIRST_IR_WITH_SPARSE = 6
+FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)  # that runtimes make dense again
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,11 @@ class PutFormAside:
         return PassResult(model, before != after or bool(renamed) or any(opened))
 
 
-def give_form_back(model: ModelProto, original: ModelProto) -> ModelProto:
+def give_form_back(model: ModelProto, original: ModelProto, sparse: bool = False) -> ModelProto:
     """`model`, changed in place: declared as `original` is, of which it is a version in normal form.
 
-    Inputs that a caller must feed, and outputs, are declared exactly as they were; no other input is required.
+    Inputs that a caller must feed, and outputs, are declared exactly as they were; no other input is required. With
+    `sparse`, every weight is stored sparsely that takes fewer bytes so, where the IR version has that.
     """
     graph = model.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -72,7 +76,9 @@ def give_form_back(model: ModelProto, original: ModelProto) -> ModelProto:
     model.ir_version = original.ir_version
     if model.ir_version >= FIRST_IR_WITH_SPARSE:
         _sparsify(
-            graph, {t.values.name for t in original.graph.sparse_initializer} | sparse_constants(original)
+            graph,
+            {t.values.name for t in original.graph.sparse_initializer} | sparse_constants(original),
+            sparse,
         )
     return model
 
@@ -96,17 +102,20 @@ def _densify(graph: onnx.GraphProto) -> None:
             del graph.sparse_initializer[index]
 
 
-def _sparsify(graph: onnx.GraphProto, names: set[str]) -> None:
-    """Store these sparsely again, unless fewer than half of their elements are zero now."""
+def _sparsify(graph: onnx.GraphProto, names: set[str], others: bool) -> None:
+    """Store these sparsely again, unless fewer than half of their elements are zero now; others if that is smaller."""
     for index in reversed(range(len(graph.initializer))):
         tensor = graph.initializer[index]
-        if tensor.name not in names:
+        listed = tensor.name in names
+        if not listed and not (others and tensor.data_type in FLOATS and math.prod(tensor.dims) <= MAX_DENSE):
             continue
         values = numpy_helper.to_array(tensor)
         places = np.flatnonzero(values)
-        if 0 < 2 * len(places) <= values.size:
-            sparse = graph.sparse_initializer.add()
-            sparse.CopyFrom(_sparse(values, places, tensor.name))
+        if not 0 < 2 * len(places) <= values.size:
+            continue
+        made = _sparse(values, places, tensor.name)
+        if listed or made.ByteSize() < tensor.ByteSize():
+            graph.sparse_initializer.add().CopyFrom(made)
             del graph.initializer[index]
 
 

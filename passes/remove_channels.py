@@ -60,13 +60,16 @@ class RemoveChannels:
         return PassResult(result, not self.keeps_values or result != model)
 
 
-def apply(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
-    """The pruned model. With nothing closed, it is the original itself."""
+def apply(coupling: Coupling, mask: Mask, sparse: bool = False) -> onnx.ModelProto:
+    """The pruned model, its weights stored sparsely where that is asked for and smaller.
+
+    With nothing closed, it is the original itself.
+    """
     mask.check(coupling)
     if mask.keeps_everything:
         return coupling.model.original
     pruned = remove_channels(coupling.model.proto, coupling, mask)
-    return give_form_back(pruned, coupling.model.original)
+    return give_form_back(pruned, coupling.model.original, sparse)
 
 
 def remove_channels(proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:

@@ -137,16 +137,17 @@ def gate(model: AnyModel, mask: AnyMask) -> onnx.ModelProto:
     return gated(*_pair(model, mask))
 
 
-def apply(model: AnyModel, mask: AnyMask) -> onnx.ModelProto:
+def apply(model: AnyModel, mask: AnyMask, sparse: bool = False) -> onnx.ModelProto:
     """The model without the units that the mask closes. Raises UsageError, VerificationError.
 
-    `mask` is a `Mask`, the path of its file, or one bool for each unit.
+    `mask` is a `Mask`, the path of its file, or one bool for each unit. With `sparse`, weights that are mostly zero
+    are stored as sparse initializers, where they take fewer bytes so.
     """
     from tgonnx.passes.remove_channels import apply as cut
     from tgonnx.training.origin import say_origin
 
     coupling, chosen = _pair(model, mask)
-    pruned = cut(coupling, chosen)
+    pruned = cut(coupling, chosen, sparse)
     say_origin(pruned, coupling, chosen)
     return pruned
 

@@ -185,7 +185,7 @@ def apply(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where to write the pruned model.")],
     data: Evidence,
     subject: Annotated[Subject, Only("model", "shape", "fix_shape")],
-    run: Annotated[Run, VERIFIED],
+    run: Annotated[Run, Only("verify_seconds", "unverified", "sparse")],
     overwrite: Overwrite = False,
 ) -> None:
     """Cut what a mask closes. The result is verified before it is written."""
@@ -200,7 +200,7 @@ def apply(
     model_destination(out, overwrite, inputs)
     chosen = Mask.load(mask_path)
     coupling = prunable(terminal, subject, chosen.attention, bool(chosen.branches or chosen.weights))
-    pruned = cut(coupling, chosen)
+    pruned = cut(coupling, chosen, run.sparse)
     prover = _prover(coupling, data, run, chosen)
     with terminal.working("verifying"):
         check = prover.both(chosen, gate_model(coupling, chosen), pruned)

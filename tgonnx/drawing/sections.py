@@ -80,6 +80,7 @@ def _figures(before: Story, after: Story) -> list[tuple[str, float, float, Calla
         ("parameters", before["cost"]["params"], after["cost"]["params"], amount),
         ("channels", before["cost"]["channels"], after["cost"]["channels"], amount),
         ("file size", before["file_bytes"], after["file_bytes"], byte_count),
+        ("compressed", before.get("compressed_bytes"), after.get("compressed_bytes"), byte_count),
         ("CPU latency (p50)", before.get("latency"), after.get("latency"), lambda value: f"{value:.2f} ms"),
     ]
     return [row for row in rows if row[1] is not None and row[2] is not None]
@@ -143,6 +144,30 @@ def kept(story: Story) -> str:
     if any(layer["group"] is None for layer in layers):
         said += " Pale bars cannot be cut; the reasons are below."
     return f'<p class="dim">{said}</p>{kept_chart(layers).inline()}'
+
+
+def removed(story: Story) -> str:
+    """Branches that went, with what went with each."""
+    branches = story.get("branches", ())
+    if not branches:
+        return ""
+    rows = [
+        [safe(b["branch"]), safe(b["node"]), f"{b['nodes']:,}", f"{b['flops']:.1%}", f"{b['params']:.1%}"]
+        for b in branches
+    ]
+    said = "The shortcut is left where a branch was added to it. Shares are those of the whole original."
+    columns = ("branch", "added at", ">nodes", ">FLOPs", ">parameters")
+    return f'<p class="dim">{said}</p>{table(columns, rows)}'
+
+
+def zeros(story: Story) -> str:
+    """How many elements of each weight are left that got zeros."""
+    weights = story.get("weights", ())
+    rows = [
+        [safe(w["weight"]), f"{w['kept']:,} of {w['of']:,}", f"{w['kept'] / w['of']:.1%}"] for w in weights
+    ]
+    said = "Elements that are not zero. FLOPs and parameters are counted as if a runtime did not skip zeros."
+    return f'<p class="dim">{said}</p>{table(("weight", ">not zero", ">left"), rows)}' if rows else ""
 
 
 def groups(story: Story) -> str:
@@ -255,6 +280,8 @@ SECTIONS: tuple[tuple[str, Callable[[Story], str]], ...] = (
     ("Before and after", summary),
     ("Accuracy and cost over time", history),
     ("Kept channels by layer", kept),
+    ("Removed branches", removed),
+    ("Weights with zeros", zeros),
     ("What each group cost", groups),
     ("Time by operator", times),
     ("What stays, and why", pinned),

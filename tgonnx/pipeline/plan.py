@@ -43,6 +43,7 @@ class Plan:
     whole: bool = True  # or what stands before operators that nothing here runs
     given: Mask | None = None  # the choice, if nothing is to be searched for
     clock: Clock | None = None  # where the target is a latency, on this machine
+    sparse: bool = False  # whether weights that are mostly zero are stored sparsely
 
     def aimed(self, target: Target) -> Plan:
         """The same with another target."""

@@ -49,7 +49,7 @@ from tgonnx.training.run_folder import PROFILE
 
 OWN = (  # of this process alone: a run goes on with other values of these
     "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test", "mask",
-    "tensorboard",
+    "tensorboard", "sparse",
 )  # fmt: skip
 YOUNGER = ("granularity", "only", "max_cut", "nm")  # options that runs which may go on have not heard of
 NOTHING = 1e-9  # of the cost is left where all that cost something was in branches that went
@@ -182,7 +182,8 @@ def _planned(model: Model, wanted: Sequence[Target], bounds: Bounds, options: Op
     elif options.recipe.latency_profile:
         raise OptionError("latency_profile", "is for a target of latency, as in latency=0.6")
     least = min((target.as_share(coupling.cost_model) for target in wanted), key=lambda target: target.value)
-    return Plan(model, coupling, least, least, bounds, family_of(bounds), whole, clock=clock).aimed(least)
+    plan = Plan(model, coupling, least, least, bounds, family_of(bounds), whole, clock=clock)
+    return replace(plan, sparse=options.run.sparse).aimed(least)
 
 
 def _timed(coupling: Coupling, options: Options) -> Clock | None:
@@ -216,6 +217,7 @@ def _given(model: Model, original: onnx.ModelProto, options: Options, choose: Ch
     ratio = mask.counted(coupling).cost_model.ratio(mask.open, "flops")
     left = Target(flops=max(ratio, NOTHING))
     plan = Plan(model, coupling, left, left, options.bounds, whole=model.original is original, given=mask)
+    plan = replace(plan, sparse=options.run.sparse)
     return plan, replace(recipe, criterion=CHOSEN_BY, mask=None)
 
 

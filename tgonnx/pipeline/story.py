@@ -57,7 +57,32 @@ def details_of(coupling: Coupling, mask: Mask, scores: Scores | None = None) -> 
         "layers": [_layer(layer, names, mask, costs) for layer in layers],
         "groups": [_group(number, layers, mask, costs, scores) for number in range(len(names))],
         "pinned": _pinned(coupling.pinned),
+        "branches": [told for told in branches_told(coupling) if told["branch"] in mask.branches],
+        "weights": zeros_told(mask),
     }
+
+
+def branches_told(coupling: Coupling) -> list[dict[str, Any]]:
+    """Branches by the values that their sums put out; `flops` and `params` are the shares that go with each."""
+    everything, told = np.ones(coupling.units, bool), []
+    for branch in coupling.branches:
+        costs = coupling.closing([branch.name]).cost_model
+        told.append({
+            "branch": branch.name,
+            "node": branch.label,
+            "shortcut": branch.shortcut,
+            "nodes": len(branch.nodes),
+            **{kind: 1 - costs.ratio(everything, kind) for kind in ("flops", "params")},
+            "within": list(branch.within),
+        })  # fmt: skip
+    return told
+
+
+def zeros_told(mask: Mask) -> list[dict[str, Any]]:
+    """How many elements are left of each weight that has zeros."""
+    return [
+        {"weight": name, "kept": int(part.sum()), "of": int(part.size)} for name, part in mask.weights.items()
+    ]
 
 
 class _Costs:

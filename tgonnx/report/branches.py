@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 from tgonnx.analysis.coupling import Coupling
+from tgonnx.pipeline.story import branches_told
 from tgonnx.report.cells import quiet, row
 
 
@@ -30,19 +30,5 @@ def branch_tables(coupling: Coupling) -> list[Table]:
 
 
 def branch_json(coupling: Coupling) -> dict[str, Any]:
-    """Branches by the values that their sums put out; `flops` and `params` are the shares that go with each."""
-    everything = np.ones(coupling.units, bool)
-    told = []
-    for branch in coupling.branches:
-        costs = coupling.closing([branch.name]).cost_model
-        told.append(
-            {
-                "branch": branch.name,
-                "node": branch.label,
-                "shortcut": branch.shortcut,
-                "nodes": len(branch.nodes),
-                **{kind: 1 - costs.ratio(everything, kind) for kind in ("flops", "params")},
-                "within": list(branch.within),
-            }
-        )
-    return {"branches": told}
+    """The same as plain data."""
+    return {"branches": branches_told(coupling)}

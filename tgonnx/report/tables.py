@@ -35,7 +35,8 @@ SHORT_LIST = 12  # rows of a long table without -v
 class Facts:
     """One model in figures: cost, bytes of its file, milliseconds (p50), and a metric on held-out data.
 
-    `others` are the figures of further outputs by what they are called.
+    `others` are the figures of further outputs by what they are called; `compressed_bytes` are those of the file after
+    deflate, if that was looked at.
     """
 
     cost: Cost
@@ -43,6 +44,7 @@ class Facts:
     latency: float | None = None
     metric: float | None = None
     others: Mapping[str, float] = field(default_factory=dict)
+    compressed_bytes: int | None = None
 
 
 def comparison(
@@ -59,6 +61,7 @@ def comparison(
         ("parameters", before.cost.params, after.cost.params, amount),
         ("channels", before.cost.channels, after.cost.channels, amount),
         ("file size", before.file_bytes, after.file_bytes, byte_count),
+        ("compressed", before.compressed_bytes, after.compressed_bytes, byte_count),
         ("CPU latency (p50)", before.latency, after.latency, lambda value: f"{value:.2f} ms"),
     ]
     for name, old, new, write in rows:
@@ -106,7 +109,7 @@ def facts(result: PruneResult, original: onnx.ModelProto, threads: int = 0) -> t
 
 def _both(result: PruneResult, times: Sequence[float | None]) -> tuple[Facts, Facts]:
     before, after = (
-        Facts(part.cost, part.file_bytes, milliseconds, part.metric, part.others)
+        Facts(part.cost, part.file_bytes, milliseconds, part.metric, part.others, part.compressed_bytes)
         for part, milliseconds in zip((result.before, result.after), times, strict=True)
     )
     return before, after

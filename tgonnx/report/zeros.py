@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
-from tgonnx.io.summary import amount, byte_count
+from tgonnx.io.summary import amount
 from tgonnx.pipeline import PruneResult
-
-LEVEL = 6  # of the compression that a file is measured with
+from tgonnx.pipeline.story import zeros_told
 
 
 def zeros_text(result: PruneResult) -> str:
-    """How many elements are left, and how large the file is if it is compressed."""
-    told = zeros_json(result)
-    kept, total = (sum(layer[key] for layer in told["layers"]) for key in ("kept", "of"))
-    return (
-        f"{amount(kept)} of {amount(total)} elements of {len(told['layers'])} weights are not zero; "
-        f"the file has {byte_count(told['compressed_bytes'])} if compressed"
-    )
+    """How many elements are left, and how many weights are stored sparsely."""
+    layers = zeros_told(result.mask)
+    kept, total = (sum(layer[key] for layer in layers) for key in ("kept", "of"))
+    sparse = len(result.model.graph.sparse_initializer)
+    stored = f"; {sparse} are stored sparsely" if sparse else ""
+    return f"{amount(kept)} of {amount(total)} elements of {len(layers)} weights are not zero{stored}"
 
 
 def zeros_json(result: PruneResult) -> dict[str, Any]:
-    """The same of each weight that has zeros; FLOPs are counted as if a runtime did not skip them."""
-    layers = [
-        {"weight": name, "kept": int(part.sum()), "of": int(part.size)}
-        for name, part in result.mask.weights.items()
-    ]
+    """What is left of each weight that has zeros; FLOPs are counted as if a runtime did not skip them."""
     return {
-        "layers": layers,
-        "compressed_bytes": len(zlib.compress(result.model.SerializeToString(), LEVEL)),
+        "layers": zeros_told(result.mask),
+        "compressed_bytes": result.after.compressed_bytes,
+        "sparse": [tensor.values.name for tensor in result.model.graph.sparse_initializer],
     }

@@ -270,6 +270,9 @@ class Run:
     verify_seconds: float = option(
         VERIFY_SECONDS, "About how long sizes may be tried; two always are.", low=0
     )
+    sparse: bool = option(
+        False, "Store weights that are mostly zero as sparse initializers, where the file gets smaller."
+    )
     unverified: bool = option(False, "Write what cannot be verified, too, and mark it in its metadata.")
     run_dir: str = option("", "Keep the training there: checkpoints, history, mask.", metavar="FOLDER")
     resume: str = option("", "Go on with the run of this folder, which was interrupted.", metavar="RUN")
