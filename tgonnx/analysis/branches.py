@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tgonnx.ops.aspects.traits import picked, traits_of
@@ -53,6 +53,15 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class NoBranch:
+    """A sum of two values of data that has no branch, and why: `name` is what the node of that label puts out."""
+
+    name: str
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Gone:
     """What a model loses with some branches: places of nodes, and names of initializers."""
 
@@ -60,9 +69,14 @@ class Gone:
     initializers: frozenset[str] = frozenset()
 
 
-def find_branches(model: Model) -> tuple[Branch, ...]:
-    """The residual branches of a model, in the order of its nodes."""
-    return tuple(_Finder(model).run())
+def find_branches(model: Model) -> tuple[tuple[Branch, ...], tuple[NoBranch, ...]]:
+    """The residual branches of a model, in the order of its nodes, and the sums that have none."""
+    found = _Finder(model).run()
+    branches = [one for one in found if isinstance(one, Branch)]
+    for i, branch in enumerate(branches):
+        within = tuple(other.name for other in branches if branch.add in other.nodes)
+        branches[i] = replace(branch, within=within)
+    return tuple(branches), tuple(one for one in found if isinstance(one, NoBranch))
 
 
 class _Finder:
@@ -74,35 +88,35 @@ class _Finder:
             for name in _read_by(node):
                 self.readers[name].add(node.index)
 
-    def run(self) -> Iterator[Branch]:
+    def run(self) -> list[Branch | NoBranch]:
         below = _below(_post_dominators(self.model, self.makers))
-        found = []
-        for node in self.model.nodes:
-            if _adds(node) and (branch := self._of(node, below)) is not None:
-                found.append(branch)
-        for branch in found:
-            within = tuple(other.name for other in found if branch.add in other.nodes)
-            yield Branch(**(vars(branch) | {"within": within}))
+        sums = (n for n in self.model.nodes if _adds(n) and not self.model.static & {*n.inputs})
+        return [self._of(node, below) for node in sums]
 
-    def _of(self, node: Node, below: Mapping[Any, list[Any]]) -> Branch | None:
-        """The branch of an Add, if it has one."""
+    def _of(self, node: Node, below: Mapping[Any, list[Any]]) -> Branch | NoBranch:
+        """The branch of an Add, or why it has none."""
         if not self._alike((*node.inputs, node.outputs[0])):
-            return None
+            return _none(node, "operands and sum have not one shape at all sizes, and one type of floats")
         regions = [frozenset(_nodes_under(below, (node.index, i))) for i in (0, 1)]
         starts = [self._starts(region) for region in regions]
-        candidates = []
+        candidates, reasons = [], []
         for i in (0, 1):
             shortcut = node.inputs[1 - i]
             reads_it = shortcut in starts[i]
-            if not reads_it and not starts[i] & starts[1 - i]:
+            if not regions[i]:
+                reasons.append("what is added is an input, or is read elsewhere, too")
                 continue
-            if not regions[i] or not self._learns(regions[i]):
+            if not reads_it and not starts[i] & starts[1 - i]:
+                reasons.append("nothing that is added starts from what the other operand is or starts from")
+                continue
+            if not self._learns(regions[i]):
+                reasons.append("what flows only into it reads no weights")
                 continue
             weights = self._alone(regions[i])
             rank = (reads_it, self._elements(weights), len(regions[i]), -i)
             candidates.append((rank, i, weights))
         if not candidates:
-            return None
+            return _none(node, "; ".join(dict.fromkeys(reasons)))
         _, i, weights = max(candidates)
         return Branch(
             node.outputs[0], node.index, node.label, i, node.inputs[i], node.inputs[1 - i], regions[i], weights
@@ -150,6 +164,10 @@ class _Finder:
 
     def _elements(self, names: Iterable[str]) -> int:
         return sum(math.prod(self.model.initializers[name].dims) for name in names)
+
+
+def _none(node: Node, reason: str) -> NoBranch:
+    return NoBranch(node.outputs[0], node.label, reason)
 
 
 def _adds(node: Node) -> bool:

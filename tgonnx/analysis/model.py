@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from tgonnx.analysis.branches import Branch, find_branches
+from tgonnx.analysis.branches import Branch, NoBranch, find_branches
 from tgonnx.analysis.input_shapes import counted_shapes
 from tgonnx.analysis.shapes import Shape, Sweep
 from tgonnx.analysis.symbolic import Symbols
@@ -90,9 +90,18 @@ class Model(Shown):
         """What `analyze` has found, so that it is found once; by what of attention is cut."""
         return {}
 
-    @cached_property
+    @property
     def branches(self) -> tuple[Branch, ...]:
         """The residual branches, which may be removed whole."""
+        return self._sums[0]
+
+    @property
+    def no_branches(self) -> tuple[NoBranch, ...]:
+        """The sums that have no branch which may be removed, and why."""
+        return self._sums[1]
+
+    @cached_property
+    def _sums(self) -> tuple[tuple[Branch, ...], tuple[NoBranch, ...]]:
         return find_branches(self)
 
     @cached_property

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from onnx import numpy_helper
 
 if TYPE_CHECKING:
     from tgonnx.analysis.coupling import Coupling
@@ -27,6 +28,31 @@ def single_weights(model: Model) -> dict[str, int]:
         name: size
         for name, size in sizes.items()
         if name in used and len(model.initializers[name].dims) > 1 and size > 1
+    }
+
+
+def why_whole(model: Model, name: str) -> str:
+    """Why elements of an initializer cannot become zero; empty where they can, or it holds no floats."""
+    from tgonnx.analysis.uses import FLOATS, Uses
+
+    tensor = model.initializers[name]
+    if name in model.single_weights or tensor.data_type not in FLOATS:
+        return ""
+    if len(tensor.dims) < 2:
+        return "it has fewer than two axes"
+    return (
+        "it takes part in more than products"
+        if name not in Uses(model.proto).by_weight
+        else "it has one element"
+    )
+
+
+def counted_weights(model: Model) -> dict[str, tuple[int, int]]:
+    """How many elements of each of these weights are not zero, of how many."""
+    stored = model.initializers
+    return {
+        name: (int(np.count_nonzero(numpy_helper.to_array(stored[name]))), size)
+        for name, size in model.single_weights.items()
     }
 
 

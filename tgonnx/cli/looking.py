@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from tgonnx.errors import (
 from tgonnx.runtime.options import Comparing
 from tgonnx.training.recipe import Recipe, Run
 
+if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
+    from tgonnx.analysis.coupling import Coupling
+
 
 @command(LOOK, "tgonnx inspect model.onnx", "tgonnx inspect model.onnx --why 'layer1.*'")
 def inspect(
@@ -32,7 +35,7 @@ def inspect(
         typer.Option(
             "--why",
             metavar="'GLOB'",
-            help="What keeps the axes of these weights, and how.",
+            help="What keeps the axes of these weights, and how; why sums have no branch, and elements stay.",
         ),
     ] = None,
     sensitivity: Annotated[
@@ -44,7 +47,7 @@ def inspect(
     subject: Annotated[Subject, Only("model", "attention", "shape")],
 ) -> None:
     """Show what a model costs, what can be cut together, and what cannot be cut and why."""
-    from tgonnx.report import branches
+    from tgonnx.report import branches, zeros
     from tgonnx.report import tables as report
 
     pictures.check(subject.model)
@@ -58,14 +61,12 @@ def inspect(
     everything = terminal.verbose > 0
     written = pictures.of_coupling(coupling, everything)
     if why is not None:
-        asked = [pin for pin in coupling.pinned if why == pin.value or fnmatchcase(pin.value, why)]
-        if not asked:
-            raise UsageError(f"--why {why!r} matches no weight with an axis that stays")
-        told = [vars(pin) | {"way": [str(step) for step in coupling.why(pin)]} for pin in asked]
-        terminal.result({"why": told}, report.why_table(coupling, asked), *written)
+        _why(terminal, coupling, why, written)
         return
     terminal.result(
-        report.inspect_json(str(model), original, size, coupling, costs) | branches.branch_json(coupling)
+        report.inspect_json(str(model), original, size, coupling, costs)
+        | branches.branch_json(coupling)
+        | zeros.weights_json(coupling.model)
         if terminal.json
         else {},
         report.overview(str(model), original, size, coupling, costs.cost()),
@@ -75,6 +76,36 @@ def inspect(
         report.pinned_table(coupling.pinned, everything),
         *written,
     )
+
+
+def _why(terminal: Terminal, coupling: Coupling, why: str, written: list[str]) -> None:
+    """Why axes and elements of weights stay, and sums have no branch. Raises UsageError if nothing is called so."""
+    from tgonnx.analysis.weights import why_whole
+    from tgonnx.report import branches
+    from tgonnx.report import tables as report
+
+    def meant(*names: str) -> bool:
+        return any(name == why or fnmatchcase(name, why) for name in names)
+
+    model = coupling.model
+    pins = [pin for pin in coupling.pinned if meant(pin.value)]
+    sums = [each for each in model.no_branches if meant(each.name, each.label)]
+    whole = {
+        name: reason for name in model.initializers if meant(name) and (reason := why_whole(model, name))
+    }
+    if not pins and not sums and not whole:
+        raise UsageError(
+            f"--why {why!r} matches no weight with an axis that stays, and no sum without a branch"
+        )
+    told = {
+        "why": [vars(pin) | {"way": [str(step) for step in coupling.why(pin)]} for pin in pins],
+        "no_branch": [vars(each) for each in sums],
+        "elements": whole,
+    }
+    tables = [report.why_table(coupling, pins)] if pins else []
+    tables += [branches.no_branch_table(sums)] if sums else []
+    tables += [branches.whole_table(whole)] if whole else []
+    terminal.result(told, *tables, *written)
 
 
 def _sensitivity(terminal: Terminal, data: Samples, subject: Subject) -> None:
@@ -141,6 +172,7 @@ def diff(
         report.difference_json(found),
         report.cost_table(found),
         report.difference_table(found, terminal.verbose > 0),
+        *report.branches_text(found),
         *written,
     )
 

@@ -33,6 +33,12 @@ def stamp(pruned: onnx.ModelProto, original: onnx.ModelProto, mask: str, target:
     pruned.metadata_props.extend(others)
 
 
+def cut_from(model: onnx.ModelProto, original: onnx.ModelProto) -> bool:
+    """Whether a model says that it was cut from this one, whose names it then has."""
+    said = {entry.value for entry in model.metadata_props if entry.key == ORIGINAL}
+    return bool(said) and hash_of(original) in said
+
+
 def say_original(pruned: onnx.ModelProto, original: onnx.ModelProto) -> None:
     """Name another original in a model that was stamped: the whole of which a part was cut."""
     for entry in pruned.metadata_props:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
+from tgonnx.analysis.branches import NoBranch
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.pipeline.story import branches_told
 from tgonnx.report.cells import quiet, row
@@ -32,3 +34,19 @@ def branch_tables(coupling: Coupling) -> list[Table]:
 def branch_json(coupling: Coupling) -> dict[str, Any]:
     """The same as plain data."""
     return {"branches": branches_told(coupling)}
+
+
+def no_branch_table(found: Sequence[NoBranch]) -> Table:
+    """Sums that have no branch which could go, and why."""
+    table = quiet("Why they have no branch", "sum", "node", "reason")
+    for each in found:
+        row(table, each.name, each.label, each.reason)
+    return table
+
+
+def whole_table(reasons: Mapping[str, str]) -> Table:
+    """Weights whose elements cannot become zero, and why."""
+    table = quiet("Why their elements stay", "weight", "reason")
+    for name, reason in reasons.items():
+        row(table, name, reason)
+    return table

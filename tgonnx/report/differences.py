@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -25,7 +26,14 @@ def cost_table(found: Difference) -> Table:
         ("parameters", found.before.params, found.after.params),
     ):
         row(table, name, amount(old), amount(new), _left(old, new))
+    if any(weight.thinned for layer in found.layers for weight in layer.weights):
+        row(table, "not zero, of what is left", *map(amount, found.nonzeros), _left(*found.nonzeros))
     return table
+
+
+def branches_text(found: Difference) -> list[str]:
+    """The branches that are gone, on a line; none where there are none."""
+    return [f"removed the branches of {', '.join(found.branches)}"] if found.branches else []
 
 
 def difference_table(found: Difference, everything: bool) -> Table:
@@ -68,6 +76,8 @@ def difference_json(found: Difference) -> dict[str, Any]:
         "before": asdict(found.before),
         "after": asdict(found.after),
         "layers": layers,
+        "removed_branches": list(found.branches),
+        "nonzeros": list(found.nonzeros),
     }
 
 
@@ -103,7 +113,10 @@ def _shape(shape: Shape | None) -> str:
 def _channels(weight: WeightChange) -> str:
     if weight.before is None or weight.after is None:
         return "new" if weight.before is None else "gone"
-    return ", ".join(f"{new}/{old}" for _, old, new in weight.channels) or "all"
+    cut = ", ".join(f"{new}/{old}" for _, old, new in weight.channels) or "all"
+    if not weight.thinned or weight.kept is None:
+        return cut
+    return f"{cut}, {weight.kept[1] / max(math.prod(weight.after), 1):.1%} not zero"
 
 
 def _left(old: float, new: float) -> str:

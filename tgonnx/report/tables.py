@@ -23,6 +23,7 @@ from tgonnx.pipeline import PruneResult
 from tgonnx.pipeline.result import Timed
 from tgonnx.report.cells import quiet as _table
 from tgonnx.report.cells import row as _row
+from tgonnx.report.zeros import weights_line
 from tgonnx.runtime.doctor import Diagnosis
 from tgonnx.runtime.equivalence import Check
 from tgonnx.runtime.latency import Latency, latency
@@ -197,9 +198,15 @@ def overview(name: str, model: onnx.ModelProto, file_bytes: int, coupling: Coupl
         ("", counted_text(coupling.model.counted_at)),
         ("parameters", amount(cost.params)),
         ("prunable", f"{prunable}, {cost.channels:,} channels" if coupling.units else "nothing"),
+        ("branches", _counted(len(coupling.branches), "residual branches may go whole")),
+        ("single weights", weights_line(coupling.model)),
     ):
         table.add_row(Text(key, style="dim"), Text(visible(value)))
     return table
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number else "none"
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-"""What a run tells of weights that became zero."""
+"""What is told of single weights: of those that may become zero, and of those that did."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from tgonnx.analysis.model import Model
+from tgonnx.analysis.weights import counted_weights
 from tgonnx.io.summary import amount
 from tgonnx.pipeline import PruneResult
 from tgonnx.pipeline.story import zeros_told
@@ -25,3 +27,18 @@ def zeros_json(result: PruneResult) -> dict[str, Any]:
         "compressed_bytes": result.after.compressed_bytes,
         "sparse": [tensor.values.name for tensor in result.model.graph.sparse_initializer],
     }
+
+
+def weights_line(model: Model) -> str:
+    """How many elements may become zero, and how many are not."""
+    counts = counted_weights(model)
+    kept, total = (sum(part[place] for part in counts.values()) for place in (0, 1))
+    if not total:
+        return "none"
+    return f"{amount(total)} elements of {len(counts)} kernels and matrices, {kept / total:.1%} not zero"
+
+
+def weights_json(model: Model) -> dict[str, Any]:
+    """The same of each weight."""
+    counts = counted_weights(model).items()
+    return {"weights": [{"weight": name, "kept": kept, "of": total} for name, (kept, total) in counts]}
