@@ -388,7 +388,10 @@ def test_the_command_line_knows_blocks(tmp_path: Path, capsys: pytest.CaptureFix
     ("value", "why"),
     [
         ("blocks", "unknown granularity 'blocks'; there are block, "),
-        ("channel", "'channel': what can be cut together is channel,head or block or channel,head,block"),
+        ("", "unknown granularity ''; there are "),
+        ([], "is empty; there are channel, head, head-dim, block, weight"),
+        ("block,weight", "'block,weight': weight goes with nothing else"),
+        ("head-dim,block,head", "heads go whole or lose width, not both"),
         (3, "is a int, not names with commas between them"),
     ],
 )
@@ -400,6 +403,7 @@ def test_granularities_that_are_none_are_refused(value: Any, why: str) -> None:
 def test_granularities_are_read_in_any_order() -> None:
     assert tg.Bounds(granularity="block, head,channel").granularity == "channel,head,block"
     assert tg.Bounds(granularity=["head", "channel"]).granularity == "channel,head"  # type: ignore[arg-type]
+    assert tg.Bounds(granularity="block,head-dim").granularity == "head-dim,block"
     assert tg.Bounds() == tg.Bounds(granularity="channel,head")
 
 

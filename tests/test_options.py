@@ -64,11 +64,12 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("max_cut", "w1=-1", "-1 is not a number of at least 0"),
     ("max_cut", "w1=1.5", "'w1=1.5': a share is at most 1"),
     ("granularity", "blocks", "'blocks'; there are block, "),
-    (
-        "granularity",
-        "head",
-        "'head': what can be cut together is channel,head or block or channel,head,block",
-    ),
+    ("granularity", "channel,weight", "'channel,weight': weight goes with nothing else"),
+    ("granularity", "head,head-dim", "'head,head-dim': heads go whole or lose width, not both"),
+    ("granularity", "head", "head leaves nothing to cut: all units must stay"),
+    ("min_units", "block=1", "names block, and granularity channel,head cuts none"),
+    ("min_units", "channels=1", "'channels'; there are channel, "),
+    ("min_units", "channel=0.5", "0.5 is not a whole number of at least 1"),
     ("nm", "4:2", "'4:2': write N:M, as in 2:4"),
     ("nm", "2:4", "2:4 is of single weights: it needs granularity weight"),
     ("seed", -1, "-1 is not a whole number of at least 0"),
@@ -82,7 +83,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("target", "params=2MB", "bytes are a size"),
     ("target", "size=0.5", "a size has a unit"),
 ]
-IN_MASK = {"criterion", "round_to", "min_channels", "freeze", "only", "max_cut", "granularity", "nm"} | {
+IN_MASK = {"criterion", "round_to", "min_channels", "freeze", "only", "max_cut", "granularity", "nm", "min_units"} | {
     "seed", "target", "attention"
 }  # fmt: skip
 

@@ -75,7 +75,12 @@ def select(
     Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
     """
     (bounds,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
-    coupling, evidence = _coupling(model), None
+    attention = bounds.attention_of(ATTENTIONS[0])
+    coupling, evidence = _coupling(model, attention), None
+    if attention not in (ATTENTIONS[0], coupling.attention):
+        raise OptionError(
+            "granularity", f"{bounds.granularity}: analyze(model, {attention!r}) makes a coupling for it"
+        )
     wanted = asked(coupling, target, bounds)
     if wanted.kind == LATENCY and coupling.cost_model.profile is None:
         coupling.cost_model.use(profile(coupling))

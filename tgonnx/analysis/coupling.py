@@ -77,7 +77,8 @@ class Coupling(Shown):
     """The result of `analyze`.
 
     `unit_of[label]` is the unit of each label, -1 where it is pinned; `class_of[label]` names its class. `ties` are
-    what made the classes, each with the number of its node. `closed` names the branches that are not counted, `thinned`
+    what made the classes, each with the number of its node. `of_attention` numbers the groups of heads (or of what
+    all heads lose alike), all others being of channels. `closed` names the branches that are not counted, `thinned`
     how many elements are not zero of weights of which some are, and `whole` is the coupling that counts all.
     """
 
@@ -91,6 +92,7 @@ class Coupling(Shown):
     sites: tuple[PlacedSite, ...]
     pinned: tuple[Pinned, ...]
     attention: Attention = "heads"
+    of_attention: frozenset[int] = frozenset()
     closed: tuple[str, ...] = ()
     thinned: Mapping[str, int] = field(default_factory=dict)
     whole: Coupling | None = None
@@ -132,6 +134,12 @@ class Coupling(Shown):
             for number, group in enumerate(self.groups)
             if gone and {m.value for m in group.members if m.value in stored} <= gone
         )
+
+    def family_of(self, group: int) -> str:
+        """What the units of a group are: `channel`, `head` or `head-dim`."""
+        if group not in self.of_attention:
+            return "channel"
+        return "head" if self.attention == "heads" else "head-dim"
 
     @cached_property
     def units(self) -> int:
@@ -239,8 +247,14 @@ class Coupling(Shown):
         return {
             "units": self.units,
             "groups": [
-                {"name": g.name, "units": g.size, "width": g.width, "members": [str(m) for m in g.members]}
-                for g in self.groups
+                {
+                    "name": g.name,
+                    "of": self.family_of(number),
+                    "units": g.size,
+                    "width": g.width,
+                    "members": [str(m) for m in g.members],
+                }
+                for number, g in enumerate(self.groups)
             ],
             "pinned": [vars(p) for p in self.pinned],
         }

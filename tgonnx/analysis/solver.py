@@ -36,6 +36,8 @@ from tgonnx.ops.aspects.view import Operand, Unlabelled, View
 from tgonnx.ops.unprunable import COMPILED_DOMAINS
 from tgonnx.options import attention_of
 
+OF_HEADS = ("heads", "in each head")  # alternatives of operators that know what heads are
+
 
 def analyze(model: Model, attention: Attention = "heads") -> Coupling:
     """Find units, groups and sites. Needs shapes only, no weights; a model is analysed once.
@@ -172,7 +174,54 @@ class _Solver:
             tuple(self._placed_sites(unit_of)),
             self._pinned(roots, unit_of),
             attention,
+            self._of_attention(groups, unit_of),
         )
+
+    def _of_attention(self, groups: tuple[Group, ...], unit_of: npt.NDArray[np.int64]) -> frozenset[int]:
+        """Numbers of the groups of heads, or of their width.
+
+        Heads run beside the matrices in products of two activations. An axis of a weight that is a product of such a
+        factor and of something else is one of attention, whichever of the two is cut.
+        """
+        owner = {unit: number for number, group in enumerate(groups) for unit in group.units.tolist()}
+        heads, found = self._heads(), set[int]()
+        for choice in self.choices:
+            if choice.decided is None:
+                continue
+            factors = (distinct(alternative.factor) for alternative in choice.alternatives)
+            are = {bool(np.isin(self.classes.find(labels), heads).any()) for labels in factors}
+            if len(are) > 1 or choice.decided.name in OF_HEADS:
+                units = unit_of[distinct(choice.decided.factor)]
+                found |= {owner[unit] for unit in units[units >= 0].tolist()}
+        return frozenset(number for number in found if self._is_wide(groups[number], unit_of))
+
+    def _is_wide(self, group: Group, unit_of: npt.NDArray[np.int64]) -> bool:
+        """Whether a unit holds several indices of an axis of a weight, as heads do, and what all heads have."""
+        return any(
+            int((unit_of[self.labelling.axes[member.value][member.axis]] == group.units[0]).sum()) > 1
+            for member in group.members
+            if member.value in self.model.initializers
+        )
+
+    def _heads(self) -> Labels:
+        """The classes of all axes before the matrices that both operands of a product of activations have.
+
+        What is pinned for another reason than that a choice was made, as samples and positions are, is none.
+        """
+        found, axes = [np.zeros(0, np.int64)], self.labelling.axes
+
+        def classes(name: str, end: int | None = None) -> Labels:
+            parts = [distinct(labels) for labels in axes[name][:end]]
+            return self.classes.find(np.concatenate([np.zeros(0, np.int64), *parts]))
+
+        for index in sorted({index for index, site in self.sites if site.paired}):
+            node = self.model.nodes[index]
+            if all(name in axes for name in (*node.inputs[:2], node.outputs[0])):
+                both = np.intersect1d(classes(node.inputs[0]), classes(node.inputs[1]))
+                found.append(np.intersect1d(both, classes(node.outputs[0], -2)))
+        roots = unique(np.concatenate(found))
+        loose = [Classes.FREE, *(choice.reason for choice in self.choices)]
+        return roots[np.isin(self.classes.reason[roots], loose)]
 
     def _groups(
         self, roots: Labels, free: npt.NDArray[np.bool_]

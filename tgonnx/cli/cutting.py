@@ -124,7 +124,8 @@ def mask(
     wanted = goal_of(target, unsaid=bool(bounds.nm))
     inputs = [path for path in (subject.model, data.data) if path]
     check_destination(file.out, file.overwrite, protect=inputs)
-    coupling = prunable(terminal, subject, others=bounds.cuts_branches or bounds.cuts_weights)
+    attention = bounds.attention_of(attention_of(subject.attention))
+    coupling = prunable(terminal, subject, attention, bounds.cuts_branches or bounds.cuts_weights)
     chosen = select(
         coupling,
         wanted,

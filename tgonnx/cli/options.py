@@ -32,7 +32,7 @@ AttentionCut = Annotated[
     typer.Option(
         "--attention",
         metavar=f"[{'|'.join(ATTENTIONS)}]",
-        help="What of attention is cut: whole heads, or the width of all heads.",
+        help="What of attention is cut: whole heads, or the width of all heads (granularity head-dim).",
     ),
 ]
 Shapes = Annotated[

@@ -31,10 +31,11 @@ from tgonnx.selection.branch_order import (
     BATCHES,
     Errors,
     closable,
-    enough,
     in_order,
+    most_saved,
     relative_norms,
     saved_by,
+    within_bounds,
 )
 from tgonnx.selection.budget import all_met, fit
 from tgonnx.selection.criteria import ranks
@@ -73,7 +74,7 @@ class Branching:
         else:
             errors = relative_norms(coupling, self.inputs, self.threads)
         order = in_order(coupling, errors, target.kind, names)
-        alone = enough(coupling, order, target)
+        order, alone = within_bounds(coupling, order, target, bounds)
         if scores is None or not bounds.cuts_units:
             if alone is None:
                 least = 1 - saved_by(coupling, order, target.kind)
@@ -187,4 +188,4 @@ def least_left(coupling: Coupling, bounds: Bounds, kind: str) -> float:
     """The share of a kind of cost that stays without all branches that may go. Raises UnsupportedError without any."""
     if not coupling.branches:
         raise UnsupportedError(f"{coupling.model.source}: there is no residual branch that could go")
-    return 1 - saved_by(coupling, closable(coupling, bounds), kind)
+    return 1 - saved_by(coupling, most_saved(coupling, bounds, kind), kind)

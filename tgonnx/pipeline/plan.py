@@ -20,7 +20,7 @@ from tgonnx.pipeline.branching import least_left
 from tgonnx.pipeline.clock import Clock, by_the_clock
 from tgonnx.runtime.sessions import open_session
 from tgonnx.selection.bounds import Bounds
-from tgonnx.selection.branch_order import closable
+from tgonnx.selection.branch_order import most_saved
 from tgonnx.selection.budget import all_met, shop_of
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.weight_choice import check_kind
@@ -82,7 +82,7 @@ def reachable(coupling: Coupling, target: Target, bounds: Bounds) -> Target:
             return target
         if not bounds.cuts_units or not coupling.units:
             return Target(**{target.kind: least})
-        coupling = coupling.closing(closable(coupling, bounds))
+        coupling = coupling.closing(most_saved(coupling, bounds, target.kind))
     if coupling.cost_model.block(target.kind):
         least = shop_of(coupling, np.zeros(coupling.units), target.kind, bounds).mask(target.value)[1]
         return target if least <= target.value else Target(**{target.kind: min(1.0, least + 1e-6)})

@@ -51,7 +51,13 @@ OWN = (  # of this process alone: a run goes on with other values of these
     "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test", "mask",
     "tensorboard", "sparse",
 )  # fmt: skip
-YOUNGER = ("granularity", "only", "max_cut", "nm")  # options that runs which may go on have not heard of
+YOUNGER = (
+    "granularity",
+    "only",
+    "max_cut",
+    "nm",
+    "min_units",
+)  # options that runs which may go on have not heard of
 NOTHING = 1e-9  # of the cost is left where all that cost something was in branches that went
 Choose = Callable[[Coupling, onnx.ModelProto], Mask]  # of what is trained, and the model as it was given
 
@@ -84,7 +90,7 @@ class Options:
             of_class("bounds", given[1], Bounds),
             of_class("run", given[2], Run),
         )
-        attention_of(attention)
+        attention = bounds.attention_of(attention_of(attention))
         if progress is not None and not callable(progress):
             raise OptionError("progress", f"is a {type(progress).__name__}, not a function")
         return cls(recipe, bounds, run, attention, progress or notebook_listener())

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tgonnx.errors import OptionError
-from tgonnx.options import CRITERION, numbers_of, one_of, option, settle
+from tgonnx.options import CRITERION, Attention, numbers_of, one_of, option, settle, whole_number
 
 ALLOCATIONS = ("auto", "uniform", "global")
-UNITS, BLOCK, WEIGHT = ("channel", "head"), "block", "weight"  # what can be cut
-GRANULARITIES = (UNITS, (BLOCK,), (*UNITS, BLOCK), (WEIGHT,))
-
-
-KNOWN = (*UNITS, BLOCK, WEIGHT)
+CHANNEL, HEAD, HEAD_DIM, BLOCK, WEIGHT = "channel", "head", "head-dim", "block", "weight"
+UNITS = (CHANNEL, HEAD)  # what is cut if nobody says
+KNOWN = (*UNITS, HEAD_DIM, BLOCK, WEIGHT)  # what can be cut
 
 
 def _granularity(name: str, value: Any) -> str:
@@ -23,11 +21,13 @@ def _granularity(name: str, value: Any) -> str:
     if not isinstance(words, Iterable):
         raise OptionError(name, f"is a {type(value).__name__}, not names with commas between them")
     given = {one_of(name, word.strip() if isinstance(word, str) else word, KNOWN) for word in words}
-    for known in GRANULARITIES:
-        if given == {*known}:
-            return ",".join(known)
-    choices = " or ".join(",".join(known) for known in GRANULARITIES)
-    raise OptionError(name, f"{value!r}: what can be cut together is {choices}")
+    if not given:
+        raise OptionError(name, f"is empty; there are {', '.join(KNOWN)}")
+    if WEIGHT in given and len(given) > 1:
+        raise OptionError(name, f"{value!r}: {WEIGHT} goes with nothing else")
+    if {HEAD, HEAD_DIM} <= given:
+        raise OptionError(name, f"{value!r}: heads go whole or lose width, not both")
+    return ",".join(known for known in KNOWN if known in given)
 
 
 def _pattern(name: str, value: Any) -> str:
@@ -51,15 +51,16 @@ class Bounds:
     """What a choice of units must respect. Raises OptionError, which is a UsageError.
 
     Groups keep multiples of `round_to` units (None: of up to 8, as far as the target can be met closely) and at least
-    `min_channels`; groups that have a value or node that one of the globs `freeze` matches stay whole, and so do
-    branches; where globs are given as `only`, all others do. Of what a glob of `max_cut` matches, at most that share of
-    the units goes. `granularity` names what may be cut: channels and heads of attention, residual branches, or both.
-    Of single weights, `nm` keeps so many of every so many along the input axis, "2:4", and needs no target.
+    `min_channels`, or as `min_units` says of each family; groups that have a value or node that one of the globs
+    `freeze` matches stay whole, and so do branches; where globs are given as `only`, all others do. Of what a glob of
+    `max_cut` matches, at most that share of the units goes. `granularity` names what may be cut: channels, heads of
+    attention or their width, residual branches; or weights. Of single weights, `nm` keeps so many of every so many
+    along the input axis, "2:4", and needs no target.
     """
 
     granularity: str = option(
         ",".join(UNITS),
-        "What may go: channel,head (channels, heads of attention), block (residual branches), channel,head,block, or "
+        "What may go: some of channel, head (of attention) or head-dim (their width) and block (residual branches), or "
         "weight (single weights become zero).",
         metavar="NAMES",
         form=_granularity,
@@ -72,6 +73,13 @@ class Bounds:
         low=1,
     )
     min_channels: int = option(1, "Keep at least this many units.", low=1)
+    min_units: tuple[str, ...] = option(
+        (),
+        "Keep at least so many of each group: 'channel=8,head=1'; of the model's branches: 'block=2'; of each weight: "
+        "'weight=9'.",
+        many=True,
+        metavar="NAME=NUMBER",
+    )
     freeze: tuple[str, ...] = option(
         (), "Never cut what a node or value of this name takes part in.", many=True, metavar="GLOB"
     )
@@ -95,6 +103,13 @@ class Bounds:
         settle(self)
         if self.nm and not self.cuts_weights:
             raise OptionError("nm", f"{self.nm} is of single weights: it needs granularity {WEIGHT}")
+        for name in self.fewest:
+            if one_of("min_units", name, KNOWN) not in self.members and not (
+                name == HEAD and self.cuts_heads
+            ):
+                raise OptionError("min_units", f"names {name}, and granularity {self.granularity} cuts none")
+        if self.nm and self.min_units:
+            raise OptionError("min_units", f"does not go with nm: {self.nm} of each weight stay")
         if self.nm and self.max_cut:
             raise OptionError("max_cut", f"does not go with nm: {self.nm} of each weight stay")
         for glob, share in self.shares.items():
@@ -107,15 +122,43 @@ class Bounds:
         return numbers_of("max_cut", self.max_cut)
 
     @property
+    def fewest(self) -> dict[str, int]:
+        """The fewest units that must stay, by what is cut."""
+        words = [part.strip() for word in self.min_units for part in word.split(",")]
+        return {
+            name: whole_number("min_units", int(count) if count == int(count) else count, 1)
+            for name, count in numbers_of("min_units", words).items()
+        }
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """What may be cut, word by word."""
+        return tuple(self.granularity.split(","))
+
+    def attention_of(self, asked: Attention) -> Attention:
+        """What of attention is cut: its width if that is said here or was `asked` for."""
+        return "head-dim" if HEAD_DIM in self.members else asked
+
+    @property
     def pattern(self) -> tuple[int, int] | None:
         """How many elements stay of how many neighbours, if that is asked for."""
         kept, _, of = self.nm.partition(":")
         return (int(kept), int(of)) if of else None
 
     @property
+    def cuts_channels(self) -> bool:
+        """Whether channels may go."""
+        return CHANNEL in self.members
+
+    @property
+    def cuts_heads(self) -> bool:
+        """Whether heads of attention may go, or what all heads have."""
+        return HEAD in self.members or HEAD_DIM in self.members
+
+    @property
     def cuts_units(self) -> bool:
-        """Whether channels and heads may go."""
-        return UNITS[0] in self.granularity
+        """Whether channels or heads may go."""
+        return self.cuts_channels or self.cuts_heads
 
     @property
     def cuts_units_alone(self) -> bool:
@@ -125,12 +168,12 @@ class Bounds:
     @property
     def cuts_weights(self) -> bool:
         """Whether single weights may become zero."""
-        return WEIGHT in self.granularity
+        return WEIGHT in self.members
 
     @property
     def cuts_branches(self) -> bool:
         """Whether residual branches may go."""
-        return BLOCK in self.granularity
+        return BLOCK in self.members
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from tgonnx.analysis.target import Target
 from tgonnx.errors import OptionError, TargetError
 from tgonnx.graph.types import Array
 from tgonnx.runtime.walk import Walk
-from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.bounds import BLOCK, Bounds
 from tgonnx.selection.budget import fit, matching_groups
 from tgonnx.selection.mask import Mask
 
@@ -86,6 +86,44 @@ def in_order(coupling: Coupling, errors: Errors, kind: str, names: Collection[st
     return [name for _, name in sorted(found, key=lambda pair: pair[0])]
 
 
+def leaving(coupling: Coupling, order: Sequence[str], bounds: Bounds) -> list[str]:
+    """The first of an order, without those that would leave fewer branches than the bounds want."""
+    fewest, closed = bounds.fewest.get(BLOCK, 0), list[str]()
+    for name in order:
+        after = {*closed, name}
+        left = sum(
+            branch.name not in after and after.isdisjoint(branch.within) for branch in coupling.branches
+        )
+        if left >= fewest:
+            closed.append(name)
+    return closed
+
+
+def within_bounds(
+    coupling: Coupling, order: Sequence[str], target: Target, bounds: Bounds
+) -> tuple[list[str], tuple[str, ...] | None]:
+    """What may go of an order, and `enough` of it; where bounds on their number leave too little, what saves most."""
+    loose = leaving(coupling, order, bounds)
+    found = enough(coupling, loose, target)
+    if found is None and len(loose) < len(order):
+        loose = leaving(coupling, _dearest(coupling, order, target.kind), bounds)
+        found = enough(coupling, loose, target)
+    return loose, found
+
+
+def _dearest(coupling: Coupling, names: Sequence[str], kind: str) -> list[str]:
+    """Branches, those that save most first."""
+    return sorted(names, key=lambda name: -saved_by(coupling, [name], kind))
+
+
+def most_saved(coupling: Coupling, bounds: Bounds, kind: str) -> tuple[str, ...]:
+    """The branches that may go together and save most."""
+    names = closable(coupling, bounds)
+    return (
+        tuple(leaving(coupling, _dearest(coupling, names, kind), bounds)) if BLOCK in bounds.fewest else names
+    )
+
+
 def enough(coupling: Coupling, order: Sequence[str], target: Target) -> tuple[str, ...] | None:
     """The first of an order that meet a target, a share, without those that it is met without; None if all do not."""
     low, high = 0, len(order)
@@ -109,8 +147,7 @@ def _met(coupling: Coupling, closed: Collection[str], target: Target) -> bool:
 def fit_branches(coupling: Coupling, scores: Errors, target: Target, bounds: Bounds) -> Mask:
     """The mask that meets a target with the branches of lowest score closed, [branches]. Raises TargetError."""
     target = target.as_share(coupling.cost_model)
-    order = _lowest(coupling, scores, bounds)
-    alone = enough(coupling, order, target)
+    order, alone = within_bounds(coupling, _lowest(coupling, scores, bounds), target, bounds)
     if alone is None:
         least = 1 - saved_by(coupling, order, target.kind)
         raise TargetError(f"{target}: at least {least:.3f} of the {target.kind} is in no branch that may go")
@@ -125,7 +162,7 @@ def fit_both(coupling: Coupling, scores: Errors, target: Target, bounds: Bounds)
     """
     target = target.as_share(coupling.cost_model)
     units, branches = scores[: coupling.units], scores[coupling.units :]
-    order = _lowest(coupling, branches, bounds)
+    order = leaving(coupling, _lowest(coupling, branches, bounds), bounds)
     score_of = {
         branch.name: score for branch, score in zip(coupling.branches, branches.tolist(), strict=True)
     }

@@ -16,7 +16,7 @@ from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.kinds import Kind
 from tgonnx.errors import BoundsError, OptionError, TargetError
 from tgonnx.selection.blocks import Shop
-from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.bounds import CHANNEL, HEAD, HEAD_DIM, UNITS, Bounds
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.mask_file import Open
 
@@ -56,12 +56,20 @@ def matching_groups(
 def floors(coupling: Coupling, bounds: Bounds = DEFAULT) -> npt.NDArray[np.int64]:
     """The fewest units that each group may keep."""
     sizes = np.array([group.size for group in coupling.groups], np.int64)
-    fewest = np.minimum(bounds.min_channels, sizes)
+    least, whole = bounds.fewest, set[int]()
+    fewest: npt.NDArray[np.int64] = np.full(len(sizes), bounds.min_channels, np.int64)
+    for number in range(len(sizes)):
+        of_attention = number in coupling.of_attention
+        names = (HEAD, HEAD_DIM) if of_attention else (CHANNEL,)
+        fewest[number] = max(fewest[number], *(least.get(name, 1) for name in names))
+        if not (bounds.cuts_heads if of_attention else bounds.cuts_channels):
+            whole.add(number)
+    fewest = np.minimum(fewest, sizes)
     for glob, share in bounds.shares.items():
         for number in matching_groups(coupling, [glob], "max_cut", bounds.cuts_branches):
             most = int(sizes[number] * share + 1e-9)  # that may go
             fewest[number] = max(fewest[number], sizes[number] - most)
-    whole = matching_groups(coupling, bounds.freeze, "freeze", bounds.cuts_branches)
+    whole |= matching_groups(coupling, bounds.freeze, "freeze", bounds.cuts_branches)
     if bounds.only:
         loose = matching_groups(coupling, bounds.only, "only", bounds.cuts_branches)
         whole |= {*range(len(sizes))} - loose
@@ -185,7 +193,10 @@ def _fewest(coupling: Coupling, steps: npt.NDArray[np.int64], bounds: Bounds) ->
 
 def _refuse_bounds(coupling: Coupling, bounds: Bounds) -> None:
     """Raise BoundsError if nothing may be cut, naming the option without which something might."""
-    loose: dict[str, Any] = {"freeze": (), "only": (), "max_cut": (), "min_channels": 1, "round_to": 1}
+    loose: dict[str, Any] = {
+        "freeze": (), "only": (), "max_cut": (), "min_channels": 1, "min_units": (), "round_to": 1,
+        "granularity": ",".join(UNITS),
+    }  # fmt: skip
     given = {
         name: getattr(bounds, name) for name in loose if getattr(bounds, name) not in (None, loose[name])
     }

@@ -15,7 +15,7 @@ from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.target import Given, Target
 from tgonnx.analysis.weights import along_inputs, names_of
 from tgonnx.errors import BoundsError, OptionError, TargetError
-from tgonnx.selection.bounds import Bounds
+from tgonnx.selection.bounds import WEIGHT, Bounds
 from tgonnx.selection.mask import Mask
 
 Scores = npt.NDArray[np.float64]
@@ -39,8 +39,8 @@ def weight_scores(coupling: Coupling, criterion: str, seed: int = 0) -> Scores:
 def fit_weights(coupling: Coupling, scores: Scores, target: Target, bounds: Bounds) -> Mask:
     """The mask that keeps as many of the highest scores, [elements], as a target of `nonzeros` allows.
 
-    Each weight keeps its highest at least. With a pattern in the bounds, that says what stays. Raises TargetError if
-    more must stay, OptionError for another kind of target.
+    Each weight keeps its highest at least, or as many as the bounds say. With a pattern in the bounds, that says what
+    stays. Raises TargetError if more must stay, OptionError for another kind of target.
     """
     if bounds.pattern:
         return _patterned(coupling, scores, bounds.pattern, bounds)
@@ -49,7 +49,7 @@ def fit_weights(coupling: Coupling, scores: Scores, target: Target, bounds: Boun
     ranks = np.array(scores, np.float64)
     for place, name in _places(coupling):
         part = ranks[place]
-        part[int(np.argmax(part))] = np.inf
+        part[np.argsort(-part, kind="stable")[: bounds.fewest.get(WEIGHT, 1)]] = np.inf
         part[_bound(coupling, name, bounds, part)] = np.inf
     keep, must = int(target.value * len(ranks) + 1e-6), int(np.isinf(ranks).sum())
     if must > keep:
