@@ -3,11 +3,12 @@
     python benchmarks/branches.py FOLDER [NAME ...] [--markdown] [--seed 0]
 
 FOLDER holds .onnx files, or packed ones (.onnx.xz) with the zoo_pack.py that unpacks them. Of each graph a random half
-of the branches is removed. Shown are how many branches there are and how many are nested in others; how many went;
+of the branches is removed, layers of plain chains among them. Shown are how many branches there are, how many are
+nested in others, and how many are layers; how many went;
 what is left of parameters and FLOPs; and the largest difference between gated and pruned model. A graph passes if that
-is at most 1e-4, with half of the channels removed beside the branches, too; if the model with all gates open computes
-what the original does; if the predicted figures are those of the pruned file; and if checker, strict shape inference
-and the promises to callers hold. Exit code 1: some graph does not. Graphs without branches pass: nothing is removed.
+is at most 1e-4, with half of the channels removed beside those that are no layers, too; if the model with all gates
+open computes what the original does; if the predicted figures are those of the pruned file; and if checker, strict
+shape inference and the promises to callers hold. Exit code 1: some graph does not. Graphs without branches pass: nothing is removed.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Row:
     nodes: int = 0
     branches: int = 0
     nested: int = 0
+    layers: int = 0
     removed: int = 0
     params: float = 1.0  # what is left, a ratio
     flops: float = 1.0
@@ -75,6 +77,7 @@ def _measure(model: Model, row: Row, seed: int) -> None:
     names = [branch.name for branch in model.branches]
     row.nodes, row.branches = len(model.original.graph.node), len(names)
     row.nested = sum(bool(branch.within) for branch in model.branches)
+    row.layers = sum(branch.layer for branch in model.branches)
     if not names:
         return
     coupling = analyze(model)
@@ -88,7 +91,8 @@ def _measure(model: Model, row: Row, seed: int) -> None:
     row.params, row.flops = (costs.ratio(everything, kind) for kind in ("params", "flops"))
     row.difference = _cut(coupling, Mask.all_open(closed), feeds, row)
     if coupling.units:
-        row.both = _cut(coupling, random_mask(closed, KEEP, seed), feeds, row)
+        residual = {branch.name for branch in model.branches if not branch.layer} & {*closed.closed}
+        row.both = _cut(coupling, random_mask(coupling.closing(residual), KEEP, seed), feeds, row)
 
 
 def _cut(coupling: Coupling, mask: Mask, feeds: Sequence[Feeds], row: Row) -> float:
@@ -109,14 +113,15 @@ def _cut(coupling: Coupling, mask: Mask, feeds: Sequence[Feeds], row: Row) -> fl
 
 
 HEADINGS = (
-    "graph", "nodes", "branches", "nested", "removed", "params", "FLOPs", "difference", "with channels", "s", "result",
+    "graph", "nodes", "branches", "nested", "layers", "removed", "params", "FLOPs", "difference", "with channels", "s",
+    "result",
 )  # fmt: skip
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """The table's cells of one row."""
     result = "; ".join(dict.fromkeys(row.faults)) or ("exact" if row.branches else "no branches")
-    counts = (str(value) for value in (row.nodes, row.branches, row.nested, row.removed))
+    counts = (str(value) for value in (row.nodes, row.branches, row.nested, row.layers, row.removed))
     ratios = (f"{value:.3f}" for value in (row.params, row.flops))
     differences = (f"{value:.0e}" for value in (row.difference, row.both))
     return (row.name, *counts, *ratios, *differences, f"{row.seconds:.1f}", result)

@@ -85,7 +85,13 @@ class _Compensation:
     ) -> None:
         self.cut, self.batches, self.crossed = cut, batches, crossed
         self.coupling, self.kept = coupling, np.append(mask.open, True)
-        self.removed = {*mask.branches}
+        self.removed = {  # values that are something else now
+            name
+            for branch in coupling.branches
+            if branch.name in mask.branches
+            for name in coupling.model.nodes[branch.add].outputs
+            if name
+        }
         self.before, self.after = Uses(full), Uses(cut)
         self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in full.graph.initializer}
         self.values = {tensor.name: numpy_helper.to_array(tensor) for tensor in cut.graph.initializer}

@@ -1,5 +1,7 @@
 """Gate residual branches: what an Add adds to its shortcut is multiplied by a gate, all shapes being as they were.
 
+What a layer of a plain chain puts out is mixed with what it takes.
+
 All gates are one vector, the graph value `BRANCH_GATES`, one number for each branch in the order of
 `Coupling.branches`. What makes the vector is the caller's: constants, a graph input, or part of a trainable gate.
 """
@@ -14,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tgonnx.analysis.branches import Branch
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.proto import fresh_name, replace_nodes
@@ -72,30 +75,46 @@ def _gated(proto: onnx.ModelProto, coupling: Coupling, closed: Collection[str] |
             f"{coupling.model.source}: the model holds gates already ({BRANCH_GATES!r}); "
             "train the model it was made from"
         )
-    numbers = {branch.name: number for number, branch in enumerate(coupling.branches)}
+    made: dict[str, list[onnx.NodeProto]] = {}  # by the value that they make of
+    readers: dict[str, str] = {}
+    for number, branch in enumerate(coupling.branches):
+        gate = _gate(graph, number, vector, coupling.model.first.types[branch.value])
+        if branch.layer:
+            one = f"{vector}_{number}_one"
+            kind = helper.tensor_dtype_to_np_dtype(coupling.model.first.types[branch.value])
+            graph.initializer.append(numpy_helper.from_array(np.ones(1, kind), one))
+            made[branch.sum] = [*gate, *_mixed(branch, gate[-1].output[0], one, f"{vector}_{number}")]
+        else:
+            readers[branch.value] = f"{vector}_{number}_gated"
+            inputs = [branch.value, gate[-1].output[0]]
+            made[branch.value] = [*gate, helper.make_node("Mul", inputs, [readers[branch.value]])]
+    raw = {b.sum: f"{vector}_{i}_raw" for i, b in enumerate(coupling.branches) if b.layer}
     nodes = []
     for node in graph.node:
-        number = numbers.get(node.output[0]) if node.output else None
-        if number is not None:
-            nodes += _multiplied(graph, node, number, coupling, vector)
-        nodes.append(node)
+        node.input[:] = [readers.get(name, name) for name in node.input]
+        names = [*node.output]
+        node.output[:] = [raw.get(name, name) for name in names]
+        nodes += [node, *(extra for name in names for extra in made.get(name, ()))]
     replace_nodes(graph, nodes)
     return result
 
 
-def _multiplied(
-    graph: onnx.GraphProto, node: onnx.NodeProto, number: int, coupling: Coupling, vector: str
-) -> list[onnx.NodeProto]:
-    """The nodes that multiply an Add's branch by its gate, which the Add is made to read."""
-    branch = coupling.branches[number]
-    elem_type = coupling.model.first.types[branch.value]
+def _gate(graph: onnx.GraphProto, number: int, vector: str, elem_type: int) -> list[onnx.NodeProto]:
+    """The nodes that take one gate out of the vector, [1], in the type of what it multiplies."""
     stem = f"{vector}_{number}"
     graph.initializer.append(numpy_helper.from_array(np.array([number]), f"{stem}_place"))
     made = [helper.make_node("Gather", [vector, f"{stem}_place"], [stem], axis=0)]
-    gate = stem
     if elem_type != TensorProto.FLOAT:
-        gate = f"{stem}_cast"
-        made.append(helper.make_node("Cast", [stem], [gate], to=elem_type))
-    made.append(helper.make_node("Mul", [branch.value, gate], [f"{stem}_gated"]))
-    node.input[branch.operand] = f"{stem}_gated"
+        made.append(helper.make_node("Cast", [stem], [f"{stem}_cast"], to=elem_type))
     return made
+
+
+def _mixed(branch: Branch, gate: str, one: str, stem: str) -> list[onnx.NodeProto]:
+    """What a layer puts out times its gate, and what it takes times the rest of one: at one or zero, either exactly."""
+    kept, passed, closed = f"{stem}_kept", f"{stem}_passed", f"{stem}_closed"
+    return [
+        helper.make_node("Sub", [one, gate], [closed]),
+        helper.make_node("Mul", [f"{stem}_raw", gate], [kept]),
+        helper.make_node("Mul", [branch.shortcut, closed], [passed]),
+        helper.make_node("Add", [kept, passed], [branch.sum]),
+    ]

@@ -33,7 +33,7 @@ def _image(
 
 def made(signature: str, text: str, shapes: Shapes, seed: int = 0) -> onnx.ModelProto:
     """A model of opset 18 whose weights are drawn."""
-    head = '<ir_version: 9, opset_import: ["" : 18]> g'
+    head = '<ir_version: 9, opset_import: ["" : 18, "com.microsoft" : 1]> g'
     model = parser.parse_model(f"{head} {signature} {{ {text} }}")
     rng = np.random.default_rng(seed)
     for name, shape in shapes.items():
@@ -103,7 +103,7 @@ def used_elsewhere() -> onnx.ModelProto:
 
 
 def broadcast() -> onnx.ModelProto:
-    """A shortcut of a pixel an image, which the sum spreads, and a branch of one. No branches."""
+    """A shortcut of a pixel an image, which the sum spreads, and a branch of one. No branches, and a layer: v."""
     text = """p = GlobalAveragePool(x)  h = Conv<pads=[1,1,1,1]>(p, w1)  q = Conv<pads=[1,1,1,1]>(x, w2)  t = Add(p, q)
     z = GlobalAveragePool(t)  v = Conv(z, w1b)  y = Add(t, v)  u = Relu(h)"""
     shapes: Shapes = {"w1": (8, 8, 3, 3), "w1b": (8, 8, 1, 1), "w2": (8, 8, 3, 3)}
@@ -111,10 +111,54 @@ def broadcast() -> onnx.ModelProto:
 
 
 def no_weights() -> onnx.ModelProto:
-    """Sums of what was not learned: an activation, and a bias of the full shape. No branches."""
+    """Sums of what was not learned: an activation, and a bias of the full shape. A layer: h."""
     text = "h = Conv(x, w)  c = Mul(h, h)  d = Mul(c, half)  t = Add(h, d)  y = Add(t, half)"
     signature = "(float[N,8,H,W] x) => (float[N,8,H,W] y) <float half = {0.5}>"
     return _image(text, {"w": (8, 8, 1, 1)}, signature)
+
+
+def several() -> onnx.ModelProto:
+    """Two ways and a shortcut that meet in a Sum, then a Sum of two. Branches: both ways into t, and y."""
+    text = """h = Conv<pads=[1,1,1,1]>(x, w1)  r = Relu(h)  o = Conv(r, w2)  p = Conv(x, w3)  q = Sigmoid(p)
+    t = Sum(o, x, q)  n = Relu(t)  m = Conv<pads=[1,1,1,1]>(n, w4)  y = Sum(m, n)"""
+    shapes: Shapes = {"w1": (12, 8, 3, 3), "w2": (8, 12, 1, 1), "w3": (8, 8, 1, 1), "w4": (8, 8, 3, 3)}
+    return _image(text, shapes)
+
+
+def fused() -> onnx.ModelProto:
+    """Attention and feed-forward part that meet in SkipLayerNormalization, as onnxruntime fuses them.
+
+    The first puts out the sum, too, which is what the second adds to. Branches: f_in, y.
+    """
+    text = f"""a_in = Identity(x) {_ATTENTION}  f_in, mean, var, s_ = com.microsoft.SkipLayerNormalization
+    <epsilon = 0.00001>(a_out, x, s1, o1, b0)  {_FEED_FORWARD}
+    y = com.microsoft.SkipLayerNormalization<epsilon = 0.00001>(f_out, s_, s2)"""
+    shapes = _OF_ATTENTION | _OF_FEED_FORWARD | _NORMS | {"b0": (16,)}
+    model = _sequence(text, shapes)
+    for node in model.graph.node:
+        if "mean" in node.output:  # which text cannot leave out
+            node.output[1:3] = ["", ""]
+    return model
+
+
+def chain() -> onnx.ModelProto:
+    """A plain chain: layers h and l, which put out what they take, beside others that do not. No sums."""
+    text = """a = Conv<pads=[1,1,1,1]>(x, w1)  b = Relu(a)  c = Conv<pads=[1,1,1,1]>(b, w2, b2)
+    d = BatchNormalization(c, s, o, m, v)  h = Relu(d)  i = MaxPool<kernel_shape=[2,2]>(h)
+    j = Conv<pads=[1,1,1,1]>(i, w3)  l = Relu(j)  y = Conv(l, w4)"""
+    shapes: Shapes = {
+        "w1": (12, 8, 3, 3),
+        "w2": (12, 12, 3, 3),
+        "b2": (12,),
+        "w3": (12, 12, 3, 3),
+        "w4": (8, 12, 1, 1),
+    }
+    shapes |= {"s": (12,), "o": (12,), "m": (12,), "v": (12,)}
+    model = _image(text, shapes, "(float[N,8,H,W] x) => (float[N,8,P,Q] y)")
+    for tensor in model.graph.initializer:
+        if tensor.name == "v":  # variances
+            tensor.CopyFrom(numpy_helper.from_array(np.abs(numpy_helper.to_array(tensor)) + 0.5, "v"))
+    return model
 
 
 BRANCHY = {  # and the sums of the branches, by name
@@ -125,6 +169,9 @@ BRANCHY = {  # and the sums of the branches, by name
     "nested": (nested, {"a", "b", "y"}),
     "projection": (projection, {"t", "y"}),
     "used_elsewhere": (used_elsewhere, set[str]()),
-    "broadcast": (broadcast, set[str]()),
-    "no_weights": (no_weights, set[str]()),
+    "broadcast": (broadcast, {"v"}),
+    "no_weights": (no_weights, {"h"}),
+    "several": (several, {"t from o", "t from q", "y"}),
+    "fused": (fused, {"f_in", "y"}),
+    "chain": (chain, {"h", "l"}),
 }

@@ -90,7 +90,9 @@ def _places(coupling: Coupling) -> dict[str, frozenset[int]]:
     branches = [*enumerate(coupling.branches)]
     for node in model.nodes:
         inside = {
-            place for place, branch in branches if node.index in branch.nodes or node.index == branch.add
+            place
+            for place, branch in branches
+            if node.index in branch.nodes or (node.index == branch.add and branch.alone)
         }
         for name in (node.label, *filter(None, node.outputs)):  # times are owned by what was timed: an output
             add(name, inside)

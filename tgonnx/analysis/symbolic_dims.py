@@ -14,6 +14,7 @@ from tgonnx.analysis.one_node import Typed
 from tgonnx.graph.algebra import Element, Size
 from tgonnx.ops.aspects.asked import Asked, Claims
 from tgonnx.ops.aspects.tables import dims
+from tgonnx.ops.aspects.traits import traits_of
 
 if TYPE_CHECKING:
     from tgonnx.analysis.symbolic import Symbols
@@ -29,7 +30,10 @@ def dims_of(node: onnx.NodeProto, symbols: Symbols) -> list[Claims | None] | Non
         found = rule(asked) if rule is not None else None
     except KeyError:  # the shape of an input is not known
         found = None
-    return _inferred(node, symbols) if found is None else [found]
+    if found is None:
+        return _inferred(node, symbols)
+    place = traits_of(node).sum_at
+    return [found, *[None] * (place - 1), found] if 0 < place < len(node.output) else [found]
 
 
 def _inferred(node: onnx.NodeProto, symbols: Symbols) -> list[Claims | None]:

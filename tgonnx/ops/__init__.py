@@ -25,9 +25,10 @@ from tgonnx.ops import (
     trainable_gate,
     unprunable,
 )
-from tgonnx.ops.aspects.tables import cost, definition, gated, gradient, products, resize, rule, sizes
+from tgonnx.ops.aspects.tables import alone, cost, definition, gated, gradient, products, resize, rule, sizes
 
 __all__ = [
+    "alone",
     "attention",
     "classical",
     "convolution",

@@ -10,11 +10,16 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from onnx import NodeProto, helper
+
 from tgonnx.graph.builder import Value
+from tgonnx.graph.proto import attribute_of
+from tgonnx.ops.aspects.asked import Asked, Claims
 from tgonnx.ops.aspects.gating import Gating
 from tgonnx.ops.aspects.relations import Relation, Site, Term
 from tgonnx.ops.aspects.row import Outputs, Row
-from tgonnx.ops.aspects.tables import cost, definition, gated, products, resize, rule
+from tgonnx.ops.aspects.tables import alone, cost, definition, dims, gated, products, resize, rule
+from tgonnx.ops.aspects.traits import Traits, traits
 from tgonnx.ops.aspects.view import Operand, Unlabelled, View, broadcast, same
 from tgonnx.ops.convolution import conv, conv_cost, conv_products, resize_groups
 from tgonnx.ops.linear import gemm, gemm_cost, gemm_products, matrix_product
@@ -150,6 +155,9 @@ def fused_matmul_definition(row: Row, opset: int) -> Outputs:
 # --- normalisations ---------------------------------------------------------------------------------------
 
 
+traits("SkipLayerNormalization", domain=MICROSOFT, are=Traits(addends=(0, 1), sum_at=3))
+
+
 @rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
 def skip_layer_norm(view: View) -> Iterator[Relation]:
     """The sum of inputs 0 and 1 and a bias, normalised; output 3 is the sum."""
@@ -182,6 +190,34 @@ def gated_skip_layer_norm(g: Gating) -> None:
     y = g.standardize(total, [last], g.view.attribute("epsilon", 1e-12), center=shift > 0)
     y = g.emit("Mul", y, inputs[2])
     g.finish(g.emit("Add", y, inputs[shift]) if shift > 0 and g.view.has(shift) else y)
+
+
+@dims("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+def skip_layer_norm_dims(asked: Asked) -> Claims:
+    return asked.dims(0)
+
+
+@alone("SkipLayerNormalization", domain=MICROSOFT)
+def skip_layer_norm_alone(node: NodeProto, left: str) -> list[NodeProto]:
+    """A LayerNormalization, of opset 17, of what is left and the bias; output 3 is that sum."""
+    inputs, outputs = [*node.input, "", "", ""], [*node.output, "", "", ""]
+    scale, shift, bias = inputs[2:5]
+    made, total = [], outputs[3] or f"{outputs[0]}_total"
+    if bias:
+        made.append(helper.make_node("Add", [left, bias], [total]))
+    elif outputs[3]:
+        made.append(helper.make_node("Identity", [left], [total]))
+    else:
+        total = left
+    normed = helper.make_node(
+        "LayerNormalization",
+        [total, scale, *filter(None, [shift])],
+        outputs[:1],
+        name=node.name,
+        axis=-1,
+        epsilon=float(attribute_of(node, "epsilon", 1e-12)),
+    )
+    return [*made, normed]
 
 
 @definition("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)

@@ -74,6 +74,7 @@ def branches_told(coupling: Coupling) -> list[dict[str, Any]]:
             "nodes": len(branch.nodes),
             **{kind: 1 - costs.ratio(everything, kind) for kind in ("flops", "params")},
             "within": list(branch.within),
+            "layer": branch.layer,
         })  # fmt: skip
     return told
 

@@ -17,7 +17,8 @@ def branch_tables(coupling: Coupling) -> list[Table]:
     """The branches with what would go with each; no table where there are none."""
     if not coupling.branches:
         return []
-    table = quiet("Residual branches", "branch", "shortcut", ">nodes", ">FLOPs", ">parameters", "within")
+    columns = ("branch", "shortcut", ">nodes", ">FLOPs", ">parameters", "within")
+    table = quiet("Residual branches, and layers of plain chains", *columns)
     for told in branch_json(coupling)["branches"]:
         shares = (f"{told[kind]:.1%}" for kind in ("flops", "params"))
         row(
@@ -26,7 +27,7 @@ def branch_tables(coupling: Coupling) -> list[Table]:
             told["shortcut"],
             str(told["nodes"]),
             *shares,
-            ", ".join(told["within"][-1:]),
+            "a layer" if told["layer"] else ", ".join(told["within"][-1:]),
         )
     return [table]
 

@@ -24,25 +24,31 @@ Errors = npt.NDArray[np.float64]
 
 
 def relative_norms(coupling: Coupling, inputs: Sequence[Mapping[str, Array]], threads: int = 0) -> Errors:
-    """The square of what each branch adds as a share of the square of the sum, [branches].
+    """The square of what each branch adds as a share of the square of the sum, [branches]; of a layer, of its change.
 
     Raises ModelError if the model does not run on the inputs.
     """
     branches, batches = coupling.branches, inputs[:BATCHES]
-    names = {name for branch in branches for name in (branch.value, branch.name)}
-    squares = dict.fromkeys(names, 0.0)
+    names = {name for b in branches for name in (b.value, b.sum, *([b.shortcut] if b.layer else []))}
+    added, sums = np.zeros(len(branches)), np.zeros(len(branches))
     for values in Walk(coupling.model.proto, batches, names, 0, threads)(sorted(names)):
-        for name, value in values.items():
-            squares[name] += float(np.square(value.astype(np.float64)).sum())
-    return np.array([squares[b.value] / max(squares[b.name], 1e-30) for b in branches])
+        for place, branch in enumerate(branches):
+            value = values[branch.value].astype(np.float64)
+            less = values[branch.shortcut].astype(np.float64) if branch.layer else 0.0
+            added[place] += float(np.square(value - less).sum())
+            sums[place] += float(np.square(values[branch.sum].astype(np.float64)).sum())
+    return np.asarray(added / np.maximum(sums, 1e-30))
 
 
 def closable(coupling: Coupling, bounds: Bounds) -> tuple[str, ...]:
     """The branches that may go: none that holds what is frozen or may go in part only, and none beside `only`.
 
+    Layers of a plain chain only where channels stay: what they take and put out need not lose the same ones.
+
     Raises OptionError for a glob that matches nothing.
     """
-    known = {branch.name: set(_names(coupling, branch)) for branch in coupling.branches}
+    loose_ones = (b for b in coupling.branches if not (b.layer and bounds.cuts_units))
+    known = {branch.name: set(_names(coupling, branch)) for branch in loose_ones}
 
     def matching(option: str, patterns: Iterable[str]) -> set[str]:
         found: set[str] = set()
@@ -65,7 +71,7 @@ def closable(coupling: Coupling, bounds: Bounds) -> tuple[str, ...]:
 
 def _names(coupling: Coupling, branch: Branch) -> Iterator[str]:
     """What is called by a name in a branch: nodes, their values and weights, and its sum."""
-    yield from (branch.name, branch.label)
+    yield from (branch.name, branch.label, branch.sum)
     for index in branch.nodes:
         node = coupling.model.nodes[index]
         yield from (node.label, *node.outputs)

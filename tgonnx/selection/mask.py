@@ -140,6 +140,7 @@ class Mask(Shown):
             raise self._refused(
                 f"the mask removes the branch of {min(missing)!r}, and the model has none there"
             )
+        self._check_layers(coupling)
         if len(self.open) != coupling.units or self.groups != _outline(coupling):
             raise self._refused(
                 f"the mask has {len(self.open)} units in other groups than the model's {coupling.units}"
@@ -150,6 +151,19 @@ class Mask(Shown):
         counts = np.bincount(coupling.kind_of[self.open], minlength=int(coupling.kind_of.max(initial=-1)) + 1)
         if any(not counts[list(kinds)].any() for kinds in coupling.guards):
             raise self._refused("the mask leaves an axis without channels")
+
+    def _check_layers(self, coupling: Coupling) -> None:
+        """Raise UsageError if a layer is left out that puts out other channels than it takes."""
+        if len(self.open) != coupling.units or self.open.all():
+            return
+        stays, axes = np.append(self.open, True), coupling.labelling.axes
+        for branch in coupling.branches:
+            if branch.layer and branch.name in self.branches:
+                pairs = zip(axes.get(branch.shortcut, ()), axes.get(branch.sum, ()), strict=True)
+                if any((stays[coupling.units_of(a)] != stays[coupling.units_of(b)]).any() for a, b in pairs):
+                    raise self._refused(
+                        f"the mask removes the layer of {branch.name!r} and keeps other channels of what it takes"
+                    )
 
     def _refused(self, reason: str) -> UsageError:
         return UsageError(f"{self.source}: {reason}" if self.source else reason)

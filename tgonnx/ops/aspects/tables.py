@@ -14,6 +14,8 @@ An operator's block stands in one file of this package and reads
     @dims("Reshape")     sizes that depend on dynamic axes, where the standard's inference gives up
     @elements("Add")     single numbers of shape arithmetic
     @products("Conv")    the products that it sums, as rows times a matrix (`products.py`)
+    @alone("SkipLayerNormalization", domain="com.microsoft")
+                         what is left of it where one of two that met in its sum is left
     @sizes("Attention", domain="com.microsoft")
                          the shapes of its outputs, where onnx has no schema and we have no definition
 
@@ -53,6 +55,7 @@ if TYPE_CHECKING:  # only names of types: what fills the tables imports what it 
     Definition = Callable[[Row, int], Outputs | None]  # the opset; None where the operator is fine as it is
     Sizes = Callable[[Row], Shapes]
     Products = Callable[[NodeProto, Mapping[int, tuple[int, ...]]], Iterator[Product]]
+    Alone = Callable[[NodeProto, str], list[NodeProto]]  # of a node, and the addend that is left
     Dims = Callable[[Asked], Claims | None]  # KeyError where the shape of an input is not known
     Elements = Callable[
         ..., Element | None
@@ -102,6 +105,7 @@ definition: Table[Definition] = Table("definition")
 sizes: Table[Sizes] = Table("sizes")
 dims: Table[Dims] = Table("dims")
 elements: Table[Elements] = Table("elements")
+alone: Table[Alone] = Table("alone")
 products: Table[Products] = Table("products")  # of a node, and the shapes of inputs that are constant
 TABLES: tuple[Table[Any], ...] = (
     rule,
@@ -116,4 +120,5 @@ TABLES: tuple[Table[Any], ...] = (
     dims,
     elements,
     products,
+    alone,
 )

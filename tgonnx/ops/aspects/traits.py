@@ -42,6 +42,8 @@ class Traits:
     ] = ()  # inputs that are averages over the data of training: mean, then variance
 
     # --- its arithmetic
+    addends: tuple[int, ...] = ()  # inputs that meet in a sum
+    sum_at: int = 0  # the output, of the shape of the first, that is this sum where output 0 is made of it
     plus: int = 0  # 1: it adds its inputs; -1: it takes the second from the first
     times: int = 0  # 1: it multiplies its inputs; -1: it divides the first by the second
     power: float = 1.0  # it takes its input to this power
