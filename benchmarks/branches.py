@@ -8,7 +8,8 @@ nested in others, and how many are layers; how many went;
 what is left of parameters and FLOPs; and the largest difference between gated and pruned model. A graph passes if that
 is at most 1e-4, with half of the channels removed beside those that are no layers, too; if the model with all gates
 open computes what the original does; if the predicted figures are those of the pruned file; and if checker, strict
-shape inference and the promises to callers hold. Exit code 1: some graph does not. Graphs without branches pass: nothing is removed.
+shape inference and the promises to callers hold. Exit code 1: some graph does not. Graphs without branches pass:
+nothing is removed.
 """
 
 from __future__ import annotations
