@@ -284,8 +284,8 @@ def test_a_result_draws_and_reports_itself(run: tuple[Path, PruneResult], tmp_pa
     assert (tmp_path / "kept.svg").read_text() == drawing.standalone()
     with pytest.raises(UsageError, match="exists already"):
         drawing.save(tmp_path / "kept.svg")
-    with pytest.raises(UsageError, match=r"x\.png: pictures are written as SVG; write '.*x\.svg'"):
-        drawing.save(tmp_path / "x.png")
+    with pytest.raises(UsageError, match=r"x\.gif: pictures are \.svg or \.png; write '.*x\.svg'"):
+        drawing.save(tmp_path / "x.gif")
     result.report(tmp_path / "r.html")
     assert "Kept channels by layer" in read((tmp_path / "r.html").read_text()).words
     result.report(tmp_path / "r.json")
@@ -439,7 +439,7 @@ def test_inspect_draws_the_coupling(tmp_path: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(("option", "name", "part"), [
-    ("--svg", "c.png", "pictures are written as SVG"),
+    ("--svg", "c.gif", "pictures are .svg or .png"),
     ("--svg", "m.onnx", "never overwritten"),
     ("--dot", "m.onnx", "never overwritten"),
     ("--dot", "none/c.dot", "does not exist"),

@@ -20,7 +20,9 @@ if TYPE_CHECKING:  # heavy packages are imported by the command that needs them,
 class Pictures:
     """Where pictures go, if they are asked for."""
 
-    svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Also draw it, as SVG.")] = None
+    svg: Annotated[
+        Path | None, typer.Option("--svg", metavar="FILE", help="Also draw it: .svg, or .png.")
+    ] = None
     dot: Annotated[
         Path | None, typer.Option("--dot", metavar="FILE", help="Also write what is coupled for Graphviz.")
     ] = None

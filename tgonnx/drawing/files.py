@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tgonnx.drawing.page import page, pictures, sweep_page
+from tgonnx.drawing.png import PNG, can_rasterise
 from tgonnx.errors import UsageError
 from tgonnx.io.save import check_destination, save_text
 
@@ -62,6 +63,8 @@ def write_report(folder: Path, stories: Sequence[Story]) -> None:
         raise UsageError(f"{place}: no folder can be made there: {error.strerror}") from None
     for name, drawing in pictures(stories[0]).items():
         drawing.save(place / name, overwrite=True)
+        if can_rasterise():
+            drawing.save((place / name).with_suffix(PNG), overwrite=True)
 
 
 def read_stories(folder: Path) -> list[Story]:

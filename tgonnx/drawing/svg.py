@@ -10,10 +10,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from tgonnx.drawing.png import PNG, as_png, require_png
 from tgonnx.drawing.style import DRAWING
 from tgonnx.drawing.text import safe
 from tgonnx.errors import UsageError
-from tgonnx.io.save import check_destination, save_text
+from tgonnx.io.save import check_destination, save_bytes, save_text
 
 MARGIN = 16  # pixels around a picture in a file of its own
 SVG = ".svg"
@@ -54,18 +55,24 @@ class Drawing:
         return self.standalone()
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write the picture, completely or not at all. Raises UsageError."""
-        save_text(self.standalone(), drawing_destination(path, overwrite), overwrite)
+        """Write the picture, completely or not at all, as .svg or .png. Raises UsageError."""
+        place = drawing_destination(path, overwrite)
+        if Path(path).suffix.lower() == PNG:
+            save_bytes(as_png(self.standalone(), path), place, overwrite)
+        else:
+            save_text(self.standalone(), place, overwrite)
 
 
 def drawing_destination(
     path: str | os.PathLike[str], overwrite: bool = False, protect: tuple[Path, ...] = ()
 ) -> Path:
-    """As `check_destination`, for a picture: its name must end in .svg. Raises UsageError."""
-    place = check_destination(path, overwrite, protect)
-    if Path(path).suffix.lower() != SVG:
+    """As `check_destination`, for a picture, whose name must end in .svg or .png. Raises UsageError."""
+    place, ending = check_destination(path, overwrite, protect), Path(path).suffix.lower()
+    if ending == PNG:
+        require_png(path)
+    elif ending != SVG:
         other = str(Path(path).with_suffix(SVG))
-        raise UsageError(f"{path}: pictures are written as SVG; write {other!r}, which any browser opens")
+        raise UsageError(f"{path}: pictures are .svg or .png; write {other!r}, which any browser opens")
     return place
 
 
