@@ -85,7 +85,7 @@ class _Compensation:
     ) -> None:
         self.cut, self.batches, self.crossed = cut, batches, crossed
         self.coupling, self.kept = coupling, np.append(mask.open, True)
-        self.removed = {*mask.branches}
+        self.removed = {part.sum for part in coupling.parts(mask.branches)}
         self.before, self.after = Uses(full), Uses(cut)
         self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in full.graph.initializer}
         self.values = {tensor.name: numpy_helper.to_array(tensor) for tensor in cut.graph.initializer}

@@ -1,4 +1,6 @@
-"""Gate residual branches: what an Add adds to its shortcut is multiplied by a gate, all shapes being as they were.
+"""Gate parts: what is added of a residual branch or an alternative is multiplied by a gate; shapes stay.
+
+A mean is one over the open alternatives: it is multiplied by their number and divided by the sum of the gates.
 
 All gates are one vector, the graph value `BRANCH_GATES`, one number for each branch in the order of
 `Coupling.branches`. What makes the vector is the caller's: constants, a graph input, or part of a trainable gate.
@@ -6,7 +8,8 @@ All gates are one vector, the graph value `BRANCH_GATES`, one number for each br
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,18 +17,20 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tgonnx.analysis.alternatives import MEANS
+from tgonnx.analysis.branches import Part
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.proto import fresh_name, replace_nodes
 from tgonnx.passes import PassResult, perform
 
-BRANCH_GATES = "tgonnx.branch_gate_values"  # float32 [branches]
+BRANCH_GATES = "tgonnx.branch_gate_values"  # float32 [branches], or [alternatives]
 ALL_GATES = "tgonnx.all_gate_values"  # float32 [units + branches], where both learn
 
 
 @dataclass(frozen=True)
 class GateBranches:
-    """Gate every branch of `coupling`: with `closed` names, by constants, else by a graph input `BRANCH_GATES`."""
+    """Gate all that can go of `coupling`: with `closed` names, by constants, else by a graph input `BRANCH_GATES`."""
 
     name: ClassVar = "gate-branches"
     in_place: ClassVar = False
@@ -39,7 +44,7 @@ class GateBranches:
         return self.closed is not None and not self.closed
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
-        if not self.coupling.branches:
+        if not self.coupling.branches and not self.closed:
             return PassResult(model, False)
         return PassResult(_gated(model, self.coupling, self.closed), True)
 
@@ -61,41 +66,67 @@ def _gated(proto: onnx.ModelProto, coupling: Coupling, closed: Collection[str] |
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     taken |= {tensor.name for tensor in graph.initializer}
     vector = BRANCH_GATES if closed is None else fresh_name(BRANCH_GATES, taken)
+    parts = _gated_parts(coupling, closed or ())
     if closed is not None:
-        opened = np.array([branch.name not in closed for branch in coupling.branches], np.float32)
+        opened = np.array([part.name not in closed for part in parts], np.float32)
         graph.initializer.append(numpy_helper.from_array(opened, vector))
     elif BRANCH_GATES not in taken:
-        size = [len(coupling.branches)]
-        graph.input.append(helper.make_tensor_value_info(BRANCH_GATES, TensorProto.FLOAT, size))
+        graph.input.append(helper.make_tensor_value_info(BRANCH_GATES, TensorProto.FLOAT, [len(parts)]))
     else:
         raise UnsupportedError(
             f"{coupling.model.source}: the model holds gates already ({BRANCH_GATES!r}); "
             "train the model it was made from"
         )
-    numbers = {branch.name: number for number, branch in enumerate(coupling.branches)}
+    gated: dict[str, list[tuple[int, Part]]] = defaultdict(list)  # by the sum
+    for number, part in enumerate(parts):
+        gated[part.sum].append((number, part))
     nodes = []
     for node in graph.node:
-        number = numbers.get(node.output[0]) if node.output else None
-        if number is not None:
-            nodes += _multiplied(graph, node, number, coupling, vector)
+        here = gated[node.output[0]] if node.output else []
+        types = coupling.model.first.types
+        gates = [_gate(graph, number, vector, types[part.value]) for number, part in here]
+        nodes += [node for made, _ in gates for node in made]
+        for (number, part), (_, gate) in zip(here, gates, strict=True):
+            nodes.append(helper.make_node("Mul", [part.value, gate], [f"{vector}_{number}_gated"]))
+            node.input[part.operand] = f"{vector}_{number}_gated"
         nodes.append(node)
+        if here and node.op_type == MEANS:
+            nodes += _of_the_open(graph, node, [gate for _, gate in gates], types[here[0][1].value])
     replace_nodes(graph, nodes)
     return result
 
 
-def _multiplied(
-    graph: onnx.GraphProto, node: onnx.NodeProto, number: int, coupling: Coupling, vector: str
-) -> list[onnx.NodeProto]:
-    """The nodes that multiply an Add's branch by its gate, which the Add is made to read."""
-    branch = coupling.branches[number]
-    elem_type = coupling.model.first.types[branch.value]
+def _gated_parts(coupling: Coupling, closed: Collection[str]) -> list[Part]:
+    """All that can go, and what does."""
+    parts: list[Part] = [*coupling.branches]
+    known = {part.name for part in parts}
+    return [*parts, *(part for part in coupling.parts(closed) if part.name not in known)]
+
+
+def _gate(
+    graph: onnx.GraphProto, number: int, vector: str, elem_type: int
+) -> tuple[list[onnx.NodeProto], str]:
+    """The gate of this number, of the type of what it multiplies, as nodes and their result."""
     stem = f"{vector}_{number}"
     graph.initializer.append(numpy_helper.from_array(np.array([number]), f"{stem}_place"))
     made = [helper.make_node("Gather", [vector, f"{stem}_place"], [stem], axis=0)]
-    gate = stem
-    if elem_type != TensorProto.FLOAT:
-        gate = f"{stem}_cast"
-        made.append(helper.make_node("Cast", [stem], [gate], to=elem_type))
-    made.append(helper.make_node("Mul", [branch.value, gate], [f"{stem}_gated"]))
-    node.input[branch.operand] = f"{stem}_gated"
-    return made
+    if elem_type == TensorProto.FLOAT:
+        return made, stem
+    return [*made, helper.make_node("Cast", [stem], [f"{stem}_cast"], to=elem_type)], f"{stem}_cast"
+
+
+def _of_the_open(
+    graph: onnx.GraphProto, mean: onnx.NodeProto, gates: Sequence[str], elem_type: int
+) -> list[onnx.NodeProto]:
+    """The nodes that make the mean of all operands one of those that are open; what has no gate is."""
+    name, count = mean.output[0], len(mean.input)
+    dtype = helper.tensor_dtype_to_np_dtype(elem_type)
+    for ending, number in (("count", count), ("always", count - len(gates))):
+        array = np.array([number]).astype(dtype)
+        graph.initializer.append(numpy_helper.from_array(array, f"{name}_{ending}"))
+    mean.output[0] = f"{name}_of_all"
+    return [
+        helper.make_node("Sum", [*gates, f"{name}_always"], [f"{name}_open"]),
+        helper.make_node("Div", [f"{name}_count", f"{name}_open"], [f"{name}_factor"]),
+        helper.make_node("Mul", [mean.output[0], f"{name}_factor"], [name]),
+    ]

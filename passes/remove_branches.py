@@ -1,9 +1,10 @@
-"""Cut residual branches: what read the sum reads the shortcut.
+"""Cut parts: residual branches, whose sums leave their shortcuts, and alternatives, whose sums leave the others.
 
 Handled:
-* nodes that only closed branches read go, and the initializers that nothing else reads;
-* a shortcut that is itself the sum of a closed branch: what is left of that is read;
-* a sum that is an output of the graph, or is read in a subgraph: an Identity of the shortcut keeps its name;
+* nodes that only closed parts read go, and the initializers that nothing else reads;
+* where one operand is left of a sum, that is read in its place; a shortcut that is itself such a sum, too;
+* where several are left, the sum (or the mean) is that of these;
+* a sum that is an output of the graph, or is read in a subgraph: an Identity of what is left keeps its name;
 * shapes that the file states of inner values which are gone.
 """
 
@@ -15,7 +16,8 @@ from typing import ClassVar
 
 import onnx
 
-from tgonnx.analysis.branches import Branch
+from tgonnx.analysis.branches import Part, still_read
+from tgonnx.analysis.model import Model
 from tgonnx.errors import VerificationError
 from tgonnx.graph.proto import captured_names, remove_unused
 from tgonnx.passes import PassResult, perform
@@ -23,55 +25,57 @@ from tgonnx.passes import PassResult, perform
 
 @dataclass(frozen=True)
 class RemoveBranches:
-    """Leave the shortcuts of these branches, of whatever number of channels."""
+    """Leave what else is added to these parts of `whole`, of whatever number of channels."""
 
     name: ClassVar = "remove-branches"
     in_place: ClassVar = False
 
-    branches: tuple[Branch, ...]
+    whole: Model
+    parts: tuple[Part, ...]
 
     @property
     def keeps_values(self) -> bool:
         """With nothing to cut."""
-        return not self.branches
+        return not self.parts
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
-        if not self.branches:
+        if not self.parts:
             return PassResult(model, False)
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        _cut(copy.graph, self.branches)
+        _cut(copy.graph, self.whole, self.parts)
         return PassResult(copy, True)
 
 
-def remove_branches(proto: onnx.ModelProto, branches: Sequence[Branch]) -> onnx.ModelProto:
-    """A copy without these branches, of which channels may have been cut before.
+def remove_branches(proto: onnx.ModelProto, whole: Model, parts: Sequence[Part]) -> onnx.ModelProto:
+    """A copy without these parts of `whole`, of which channels may have been cut before.
 
     Raises VerificationError naming the node if one is not there.
     """
-    return perform(RemoveBranches(tuple(branches)), proto).model
+    return perform(RemoveBranches(whole, tuple(parts)), proto).model
 
 
-def _cut(graph: onnx.GraphProto, branches: Sequence[Branch]) -> None:
+def _cut(graph: onnx.GraphProto, whole: Model, parts: Sequence[Part]) -> None:
     makers = {name: node for node in graph.node for name in node.output}
-    left = {branch.name: branch.shortcut for branch in branches}
-    for branch in branches:
-        node = makers.get(branch.name)
-        if node is None or {*node.input} != {branch.value, branch.shortcut}:
-            raise VerificationError(
-                f"node {branch.label}: it does not add {branch.value!r} to {branch.shortcut!r} any more"
-            )
-    for branch in branches:
-        while left[branch.name] in left:
-            left[branch.name] = left[left[branch.name]]
+    for part in parts:
+        node = makers.get(part.sum)
+        if node is None or [*node.input] != [*whole.nodes[part.add].inputs]:
+            raise VerificationError(f"node {part.label}: it does not add {part.value!r} to others any more")
+    one: dict[str, str] = {}  # sums of which one operand is left
+    for place, names in still_read(whole, parts).items():
+        output = whole.nodes[place].outputs[0]
+        if len(names) == 1:
+            one[output] = one.get(names[0], names[0])
+        else:
+            makers[output].input[:] = names
     for node in graph.node:
-        node.input[:] = [left.get(name, name) for name in node.input]
+        node.input[:] = [one.get(name, name) for name in node.input]
     kept = {value.name for value in graph.output} | captured_names(graph)
-    for branch in branches:
-        if branch.name in kept:
-            node = makers[branch.name]
+    for name, left in one.items():
+        if name in kept:
+            node = makers[name]
             node.op_type, node.domain = "Identity", ""
-            node.input[:] = [left[branch.name]]
+            node.input[:] = [left]
             del node.attribute[:]
     remove_unused(graph)
     made = {name for node in graph.node for name in node.output}

@@ -72,7 +72,7 @@ def apply(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
 def remove_channels(proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:
     """Cut a copy of `proto`, which has the structure that `coupling` was made from (its weights may differ).
 
-    Branches go after the channels: what is cut in them is not missed, and shortcuts have the channels of their sums.
+    Parts go after the channels: what is cut in them is not missed, and shortcuts have the channels of their sums.
     Raises VerificationError naming the node whose shape would not be what the labels say.
     """
     cut = perform(RemoveChannels(coupling, mask), proto).model
@@ -80,7 +80,7 @@ def remove_channels(proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> o
         cut = zero_weights(cut, mask.weights)
     if not mask.branches:
         return cut
-    return remove_branches(cut, [branch for branch in coupling.branches if branch.name in mask.branches])
+    return remove_branches(cut, coupling.model, coupling.parts(mask.branches))
 
 
 class _Surgeon:

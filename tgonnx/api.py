@@ -73,8 +73,10 @@ def select(
     without any, by what they add on random inputs.
     Raises UsageError for a wrong option, TargetError if the target is below what the pinned channels cost.
     """
-    coupling, evidence, wanted = _coupling(model), None, Target.of(target)
+    coupling, evidence = _coupling(model), None
     (bounds,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
+    wanted = Target.of("flops=1" if target is None and bounds.choose else target)
+    coupling = coupling.choosing(bounds.choices)
     if wanted.kind == LATENCY and coupling.cost_model.profile is None:
         coupling.cost_model.use(profile(coupling))
     if not bounds.cuts_units_alone:

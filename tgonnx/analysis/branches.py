@@ -19,7 +19,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tgonnx.ops.aspects.traits import picked, traits_of
 
@@ -51,6 +51,60 @@ class Branch:
     weights: frozenset[str]
     within: tuple[str, ...] = ()
 
+    @property
+    def sum(self) -> str:
+        """The value that the Add puts out."""
+        return self.name
+
+    @property
+    def going(self) -> frozenset[int]:
+        """The nodes that go with it."""
+        return self.nodes | {self.add}
+
+
+class Part(Protocol):
+    """What can be taken out of a model whole: it stands at an operand of a node that does without."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in masks."""
+
+    @property
+    def add(self) -> int:
+        """The place of the node that reads it."""
+
+    @property
+    def label(self) -> str:
+        """That node for people."""
+
+    @property
+    def sum(self) -> str:
+        """What that node puts out."""
+
+    @property
+    def operand(self) -> int:
+        """Where it is read."""
+
+    @property
+    def value(self) -> str:
+        """What is read there."""
+
+    @property
+    def nodes(self) -> frozenset[int]:
+        """The places of the nodes that flow only into it."""
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """The initializers that nothing else reads."""
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """The parts that it is nested in."""
+
+    @property
+    def going(self) -> frozenset[int]:
+        """The places of the nodes that go with it."""
+
 
 @dataclass(frozen=True)
 class Gone:
@@ -71,11 +125,11 @@ class _Finder:
         self.makers = {name: node.index for node in model.nodes for name in node.outputs if name}
         self.readers: dict[str, set[int]] = defaultdict(set)
         for node in model.nodes:
-            for name in _read_by(node):
+            for name in read_by(node):
                 self.readers[name].add(node.index)
 
     def run(self) -> Iterator[Branch]:
-        below = _below(_post_dominators(self.model, self.makers))
+        below = below_operands(self.model, {node.index for node in self.model.nodes if _adds(node)})
         found = []
         for node in self.model.nodes:
             if _adds(node) and (branch := self._of(node, below)) is not None:
@@ -125,7 +179,7 @@ class _Finder:
         for index in region:
             node = model.nodes[index]
             if not traits_of(node).reads_sizes:
-                found |= {name for name in _read_by(node) if self.makers.get(name) not in region}
+                found |= {name for name in read_by(node) if self.makers.get(name) not in region}
         return {name for name in found if name not in model.static and name not in model.first.known}
 
     def _learns(self, region: Iterable[int]) -> bool:
@@ -142,7 +196,7 @@ class _Finder:
     def _alone(self, region: frozenset[int]) -> frozenset[str]:
         """The initializers that only a region reads."""
         model = self.model
-        held = {name for index in region for name in _read_by(model.nodes[index])}
+        held = {name for index in region for name in read_by(model.nodes[index])}
         outputs = set(model.outputs)
         return frozenset(
             n for n in held if n in model.initializers and n not in outputs and self.readers[n] <= region
@@ -156,38 +210,34 @@ def _adds(node: Node) -> bool:
     return traits_of(node).plus > 0 and len(node.inputs) == 2 and node.inputs[0] != node.inputs[1]
 
 
-def _read_by(node: Node) -> set[str]:
+def read_by(node: Node) -> set[str]:
+    """The values that a node and its subgraphs read."""
     return {name for name in (*node.inputs, *node.captures) if name}
 
 
-def _post_dominators(model: Model, makers: Mapping[str, int]) -> dict[Any, Any]:
-    """What stands next on every way from a vertex to the outputs.
+def below_operands(model: Model, joints: Collection[int]) -> dict[Any, list[Any]]:
+    """The tree of post-dominators, downwards: what is behind a vertex on every way to the outputs.
 
-    Vertices are places of nodes, and (place, i) for each operand of an Add, which stands between its maker and the
-    Add: what flows into the Add by one operand alone is behind that.
+    Vertices are places of nodes, and (place, i) for each operand of a node of `joints`, which stands between its
+    maker and the node: what flows into the node by one operand alone is behind that.
     """
     import networkx as nx
 
+    makers = {name: node.index for node in model.nodes for name in node.outputs if name}
     graph: nx.DiGraph = nx.DiGraph()  # from readers to makers
     graph.add_node(SINK)
     for name in model.outputs:
         if name in makers:
             graph.add_edge(SINK, makers[name])
     for node in model.nodes:
-        ends: list[tuple[Any, str]] = [(node.index, name) for name in _read_by(node)]
-        if _adds(node):
+        ends: list[tuple[Any, str]] = [(node.index, name) for name in read_by(node)]
+        if node.index in joints:
             ends = [((node.index, i), name) for i, name in enumerate(node.inputs)]
             graph.add_edges_from((node.index, vertex) for vertex, _ in ends)
         graph.add_edges_from((vertex, makers[name]) for vertex, name in ends if name in makers)
     live = nx.descendants(graph, SINK) | {SINK}
-    found: dict[Any, Any] = nx.immediate_dominators(graph.subgraph(live), SINK)
-    return found
-
-
-def _below(dominators: Mapping[Any, Any]) -> dict[Any, list[Any]]:
-    """The tree of dominators, downwards."""
-    below = defaultdict(list)
-    for vertex, above in dominators.items():
+    below: dict[Any, list[Any]] = defaultdict(list)
+    for vertex, above in nx.immediate_dominators(graph.subgraph(live), SINK).items():
         if vertex != above:
             below[above].append(vertex)
     return below
@@ -203,28 +253,49 @@ def _nodes_under(below: Mapping[Any, list[Any]], vertex: Any) -> Iterator[int]:
         waiting += below.get(one, ())
 
 
-def gone_with(model: Model, branches: Iterable[Branch]) -> Gone:
-    """What no output depends on any more when these branches are cut, and initializers that nothing else reads."""
-    closed = {branch.add: branch.shortcut for branch in branches}
-    if not closed:
+def gone_with(model: Model, parts: Iterable[Part]) -> Gone:
+    """What no output depends on any more when these parts are cut, and initializers that nothing else reads."""
+    left = still_read(model, parts)
+    if not left:
         return Gone()
-    before, after = _needed(model, {}), _needed(model, closed)
+    before, after = _needed(model, {}), _needed(model, left)
     nodes = frozenset(node.index for node in model.nodes if before[node.index] and not after[node.index])
-    read = {name for node in model.nodes if node.index not in nodes for name in _read_by(node)}
+    read = {name for node in model.nodes if node.index not in nodes for name in read_by(node)}
     read |= set(model.outputs)
-    held = {name for index in nodes for name in _read_by(model.nodes[index])}
+    held = {name for index in nodes for name in read_by(model.nodes[index])}
     return Gone(nodes, frozenset(name for name in held - read if name in model.initializers))
 
 
-def _needed(model: Model, closed: Mapping[int, str]) -> list[bool]:
-    """Whether an output depends on each node; a closed Add reads its shortcut alone, and is none of its own."""
+def still_read(model: Model, parts: Iterable[Part]) -> dict[int, tuple[str, ...]]:
+    """What the nodes that lose operands read of them when parts are cut, by their places in the model.
+
+    A node that loses all puts out nothing, and who reads that loses it, too.
+    """
+    closed: dict[int, set[int]] = defaultdict(set)
+    for part in parts:
+        closed[part.add].add(part.operand)
+    left: dict[int, tuple[str, ...]] = {}
+    nothing: set[str] = set()
+    for node in model.nodes if closed else ():
+        if node.index in closed or not nothing.isdisjoint(node.inputs):
+            gone = closed.get(node.index, ())
+            stay = [name for i, name in enumerate(node.inputs) if i not in gone and name not in nothing]
+            left[node.index] = tuple(stay)
+            if not stay:
+                nothing |= {*node.outputs}
+    return left
+
+
+def _needed(model: Model, left: Mapping[int, tuple[str, ...]]) -> list[bool]:
+    """Whether an output depends on each node; one with a single operand left passes it on, and is none of its own."""
     wanted, needed = set(model.outputs), [False] * len(model.nodes)
     for node in reversed(model.nodes):
         if wanted.isdisjoint(node.outputs):
             continue
-        if node.index in closed:
-            wanted.add(closed[node.index])
+        if node.index in left:
+            needed[node.index] = len(left[node.index]) > 1
+            wanted |= {*left[node.index]}
             continue
         needed[node.index] = True
-        wanted |= _read_by(node)
+        wanted |= read_by(node)
     return needed

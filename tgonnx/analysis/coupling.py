@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tgonnx.analysis.alternatives import Meeting, chosen_meetings
 from tgonnx.analysis.axis_graph import Axis, axis_graph, shortest_path
-from tgonnx.analysis.branches import Branch, Gone, gone_with
+from tgonnx.analysis.branches import Gone, Part, gone_with
 from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.labelling import Labelling
 from tgonnx.analysis.lengths import Length, find_lengths
@@ -77,8 +78,9 @@ class Coupling(Shown):
     """The result of `analyze`.
 
     `unit_of[label]` is the unit of each label, -1 where it is pinned; `class_of[label]` names its class. `ties` are
-    what made the classes, each with the number of its node. `closed` names the branches that are not counted, `thinned`
-    how many elements are not zero of weights of which some are, and `whole` is the coupling that counts all.
+    what made the classes, each with the number of its node. `meetings` are where alternatives are to be chosen.
+    `closed` names the branches and alternatives that are not counted, `thinned` how many elements are not zero of
+    weights of which some are, and `whole` is the coupling that counts all.
     """
 
     model: Model
@@ -91,27 +93,49 @@ class Coupling(Shown):
     sites: tuple[PlacedSite, ...]
     pinned: tuple[Pinned, ...]
     attention: Attention = "heads"
+    meetings: tuple[Meeting, ...] = ()
     closed: tuple[str, ...] = ()
     thinned: Mapping[str, int] = field(default_factory=dict)
     whole: Coupling | None = None
 
     @property
-    def branches(self) -> tuple[Branch, ...]:
-        """The residual branches of the model."""
-        return self.model.branches
+    def branches(self) -> tuple[Part, ...]:
+        """What can go whole: the residual branches of the model, or the alternatives that are to be chosen from."""
+        if not self.meetings:
+            return self.model.branches
+        return tuple(alternative for meeting in self.meetings for alternative in meeting.alternatives)
+
+    def parts(self, names: Iterable[str]) -> list[Part]:
+        """The residual branches and alternatives of these names, in the order of the nodes that read them.
+
+        Raises KeyError for a name that is none of either.
+        """
+        wanted, known = {*names}, dict[str, Part]()
+        known |= {branch.name: branch for branch in self.model.branches}
+        if wanted - {*known}:
+            known |= {a.name: a for meeting in self.model.meetings for a in meeting.alternatives}
+        if unknown := wanted - {*known}:
+            raise KeyError(min(unknown))
+        return sorted((known[name] for name in wanted), key=lambda part: (part.add, part.operand))
+
+    def choosing(self, words: Mapping[str, float]) -> Coupling:
+        """The same where alternatives are to be chosen: what globs of nodes name, and how many of each stay.
+
+        Raises OptionError.
+        """
+        if not words:
+            return self
+        return replace(self, meetings=chosen_meetings(self.model.meetings, words, self.model.source))
 
     def closing(self, names: Iterable[str]) -> Coupling:
-        """The same with these branches closed and no others: what is in them costs nothing.
+        """The same with these parts closed and no others: what is in them costs nothing.
 
-        Raises KeyError for a name that is none of a branch.
+        Raises KeyError for a name that is none of a part.
         """
-        known, wanted, whole = {branch.name for branch in self.branches}, set(names), self.whole or self
-        if wanted - known:
-            raise KeyError(min(wanted - known))
-        if not wanted:
+        parts, whole = self.parts(names), self.whole or self
+        if not parts:
             return whole
-        closed = tuple(branch.name for branch in self.branches if branch.name in wanted)
-        return replace(whole, closed=closed, whole=whole)
+        return replace(whole, closed=tuple(part.name for part in parts), whole=whole)
 
     def thinning(self, counts: Mapping[str, int]) -> Coupling:
         """The same with so many elements of these weights that are not zero, and all of the others."""
@@ -121,7 +145,7 @@ class Coupling(Shown):
     @cached_property
     def gone(self) -> Gone:
         """What goes with the closed branches."""
-        return gone_with(self.model, [branch for branch in self.branches if branch.name in self.closed])
+        return gone_with(self.model, self.parts(self.closed))
 
     @cached_property
     def gone_groups(self) -> frozenset[int]:

@@ -89,9 +89,7 @@ def _places(coupling: Coupling) -> dict[str, frozenset[int]]:
 
     branches = [*enumerate(coupling.branches)]
     for node in model.nodes:
-        inside = {
-            place for place, branch in branches if node.index in branch.nodes or node.index == branch.add
-        }
+        inside = {place for place, branch in branches if node.index in branch.going}
         for name in (node.label, *filter(None, node.outputs)):  # times are owned by what was timed: an output
             add(name, inside)
     for name in model.initializers:

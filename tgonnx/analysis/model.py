@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from tgonnx.analysis.alternatives import Meeting, find_meetings
 from tgonnx.analysis.branches import Branch, find_branches
 from tgonnx.analysis.input_shapes import counted_shapes
 from tgonnx.analysis.shapes import Shape, Sweep
@@ -94,6 +95,11 @@ class Model(Shown):
     def branches(self) -> tuple[Branch, ...]:
         """The residual branches, which may be removed whole."""
         return find_branches(self)
+
+    @cached_property
+    def meetings(self) -> tuple[Meeting, ...]:
+        """Where alternatives meet, which may be chosen from."""
+        return find_meetings(self)
 
     @cached_property
     def single_weights(self) -> dict[str, int]:

@@ -37,6 +37,7 @@ from tgonnx.selection.branch_order import (
     saved_by,
 )
 from tgonnx.selection.budget import all_met, fit
+from tgonnx.selection.choice_fit import fit_choices, least_of
 from tgonnx.selection.criteria import ranks
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import Evidence, Inputs, Scores
@@ -67,6 +68,8 @@ class Branching:
         Raises TargetError if it cannot be met, ModelError if the model does not run on the inputs.
         """
         target = target.as_share(coupling.cost_model)
+        if coupling.meetings:
+            return fit_choices(coupling, self._worth(coupling), target, bounds)
         names = closable(coupling, bounds)
         if self.real:
             errors = Trials(coupling, self.inputs, self.threads).of_each()
@@ -87,6 +90,12 @@ class Branching:
         if self.refit:
             return min(masks, key=lambda mask: self._error_after_refit(coupling, mask))
         return min(masks, key=Trials(coupling, self.inputs, self.threads).error)
+
+    def _worth(self, coupling: Coupling) -> Errors:
+        """How well each alternative does for all of its meeting, [alternatives]."""
+        if self.real:
+            return -Trials(coupling, self.inputs, self.threads).of_each_alone()
+        return relative_norms(coupling, self.inputs, self.threads)
 
     def _error_after_refit(self, coupling: Coupling, mask: Mask) -> float:
         """How far the outputs move, on batches that were not refitted on if there are others."""
@@ -165,7 +174,20 @@ class Trials:
 
     def of_each(self) -> Errors:
         """The error if each branch is closed alone, [branches]."""
-        return np.array([self.error(Mask.all_open(self.coupling.closing([name]))) for name in self._names])
+        return np.array([self._error_without([name]) for name in self._names])
+
+    def of_each_alone(self) -> Errors:
+        """The error if of its meeting each alternative alone is open, [alternatives]."""
+        return np.array(
+            [
+                self._error_without([other.name for other in meeting.alternatives if other is not kept])
+                for meeting in self.coupling.meetings
+                for kept in meeting.alternatives
+            ]
+        )
+
+    def _error_without(self, names: list[str]) -> float:
+        return self.error(Mask.all_open(self.coupling.closing(names)))
 
 
 def select_blocks(
@@ -185,6 +207,8 @@ def select_blocks(
 
 def least_left(coupling: Coupling, bounds: Bounds, kind: str) -> float:
     """The share of a kind of cost that stays without all branches that may go. Raises UnsupportedError without any."""
+    if coupling.meetings:
+        return least_of(coupling, kind)
     if not coupling.branches:
         raise UnsupportedError(f"{coupling.model.source}: there is no residual branch that could go")
     return 1 - saved_by(coupling, closable(coupling, bounds), kind)

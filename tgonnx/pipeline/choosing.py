@@ -83,7 +83,10 @@ def best_of(
 
 def _commits(plan: Plan, chosen: Chosen, task: Task, recipe: Settings) -> Iterator[onnx.ModelProto]:
     yield refresh_statistics(chosen.cut, task, recipe)
-    if recipe.compensate and not chosen.mask.weights:  # refitted weights are not zero any more
+    learned = bool(plan.coupling.meetings) and recipe.by_gates  # the sum of all is nothing to be near to
+    if (
+        recipe.compensate and not learned and not chosen.mask.weights
+    ):  # refitted weights are not zero any more
         original = plan.model.proto
         start = chosen.cut
         if chosen.full is not original:

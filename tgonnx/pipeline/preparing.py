@@ -43,14 +43,15 @@ from tgonnx.training.keeper import Keeper, open_keeper
 from tgonnx.training.notebook import notebook_listener
 from tgonnx.training.progress import Journal, Listener
 from tgonnx.training.rates import rate_for
-from tgonnx.training.recipe import CHOSEN_BY, OF_A_CHOICE, Recipe, Run, Settings
+from tgonnx.training.recipe import CHOSEN_BY, GATES, OF_A_CHOICE, Recipe, Run, Settings
 from tgonnx.training.run_folder import PROFILE
 
 OWN = (  # of this process alone: a run goes on with other values of these
     "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test", "mask",
     "tensorboard",
 )  # fmt: skip
-YOUNGER = ("granularity", "only", "max_cut")  # options that runs which may go on have not heard of
+YOUNGER = ("granularity", "only", "max_cut", "choose")  # options that runs which may go on have not heard of
+ALL = "flops=1"  # where alternatives are chosen from, nothing more is asked for by default
 NOTHING = 1e-9  # of the cost is left where all that cost something was in branches that went
 Choose = Callable[[Coupling, onnx.ModelProto], Mask]  # of what is trained, and the model as it was given
 
@@ -125,10 +126,12 @@ class Job:
 
 def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given], options: Options) -> Job:
     """The job of pruning a model to the least of some targets of one kind. Raises as `prune` does."""
-    wanted = [Target.of(target) for target in targets]
     recipe, bounds, run = options.recipe, options.bounds, options.run
+    wanted = [Target.of(ALL if target is None and bounds.choose else target) for target in targets]
     if bounds.cuts_weights and recipe.criterion == "auto" and not recipe.by_gates:
         recipe = replace(recipe, criterion=CRITERION)
+    if bounds.choose and recipe.criterion == "auto" and data is not None and not recipe.calibrate:
+        recipe = replace(recipe, criterion=GATES)  # a sum of all is no network to be near to
     if not bounds.cuts_units and recipe.lossless:
         raise OptionError(
             "granularity", "lossless is for channels: nothing else is searched for what does nothing"
@@ -167,7 +170,7 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
 
 def _planned(model: Model, wanted: Sequence[Target], bounds: Bounds, options: Options, whole: bool) -> Plan:
     """The plan for the least of the targets. Raises UnsupportedError if nothing can be pruned."""
-    coupling, clock = analyze(model, options.attention), None
+    coupling, clock = analyze(model, options.attention).choosing(bounds.choices), None
     if not coupling.units and bounds.cuts_units and not bounds.cuts_branches:
         why = coupling.pinned[0] if coupling.pinned else None
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"

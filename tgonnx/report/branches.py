@@ -13,7 +13,7 @@ from tgonnx.report.cells import quiet, row
 
 def branch_tables(coupling: Coupling) -> list[Table]:
     """The branches with what would go with each; no table where there are none."""
-    if not coupling.branches:
+    if not coupling.model.branches:
         return []
     table = quiet("Residual branches", "branch", "shortcut", ">nodes", ">FLOPs", ">parameters", "within")
     for told in branch_json(coupling)["branches"]:
@@ -33,7 +33,7 @@ def branch_json(coupling: Coupling) -> dict[str, Any]:
     """Branches by the values that their sums put out; `flops` and `params` are the shares that go with each."""
     everything = np.ones(coupling.units, bool)
     told = []
-    for branch in coupling.branches:
+    for branch in coupling.model.branches:
         costs = coupling.closing([branch.name]).cost_model
         told.append(
             {

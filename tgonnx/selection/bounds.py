@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tgonnx.errors import OptionError
-from tgonnx.options import CRITERION, numbers_of, one_of, option, settle
+from tgonnx.options import CRITERION, changed, numbers_of, one_of, option, settle
 
 ALLOCATIONS = ("auto", "uniform", "global")
 UNITS, BLOCK, WEIGHT = ("channel", "head"), "block", "weight"  # what can be cut
@@ -44,6 +44,7 @@ class Bounds:
     `min_channels`; groups that have a value or node that one of the globs `freeze` matches stay whole, and so do
     branches; where globs are given as `only`, all others do. Of what a glob of `max_cut` matches, at most that share of
     the units goes. `granularity` names what may be cut: channels and heads of attention, residual branches, or both.
+    With `choose`, nothing is cut but alternatives where several values meet (`tgonnx.analysis.alternatives`).
     """
 
     granularity: str = option(
@@ -74,8 +75,18 @@ class Bounds:
         metavar="GLOB=SHARE",
     )
 
+    choose: tuple[str, ...] = option(
+        (),
+        "Choose among what meets in an Add, a Sum or a Mean: 'mixed_*=1' keeps one alternative at each such node.",
+        many=True,
+        metavar="GLOB=COUNT",
+    )
+
     def __post_init__(self) -> None:
         settle(self)
+        numbers_of("choose", self.choose)
+        if self.choose and (others := [name for name in changed(self) if name not in ("choose", "round_to")]):
+            raise OptionError("choose", f"is for alternatives: {others[0]} does not go with it")
         for glob, share in self.shares.items():
             if share > 1:
                 raise OptionError("max_cut", f"'{glob}={share:g}': a share is at most 1")
@@ -86,9 +97,14 @@ class Bounds:
         return numbers_of("max_cut", self.max_cut)
 
     @property
+    def choices(self) -> dict[str, float]:
+        """How many alternatives stay, by the glob of the nodes where they meet."""
+        return numbers_of("choose", self.choose)
+
+    @property
     def cuts_units(self) -> bool:
         """Whether channels and heads may go."""
-        return UNITS[0] in self.granularity
+        return UNITS[0] in self.granularity and not self.choose
 
     @property
     def cuts_units_alone(self) -> bool:
@@ -102,8 +118,8 @@ class Bounds:
 
     @property
     def cuts_branches(self) -> bool:
-        """Whether residual branches may go."""
-        return BLOCK in self.granularity
+        """Whether residual branches or alternatives may go."""
+        return BLOCK in self.granularity or bool(self.choose)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tgonnx.analysis.branches import Branch
+from tgonnx.analysis.branches import Part
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.target import Target
 from tgonnx.errors import OptionError, TargetError
@@ -29,12 +29,12 @@ def relative_norms(coupling: Coupling, inputs: Sequence[Mapping[str, Array]], th
     Raises ModelError if the model does not run on the inputs.
     """
     branches, batches = coupling.branches, inputs[:BATCHES]
-    names = {name for branch in branches for name in (branch.value, branch.name)}
+    names = {name for branch in branches for name in (branch.value, branch.sum)}
     squares = dict.fromkeys(names, 0.0)
     for values in Walk(coupling.model.proto, batches, names, 0, threads)(sorted(names)):
         for name, value in values.items():
             squares[name] += float(np.square(value.astype(np.float64)).sum())
-    return np.array([squares[b.value] / max(squares[b.name], 1e-30) for b in branches])
+    return np.array([squares[b.value] / max(squares[b.sum], 1e-30) for b in branches])
 
 
 def closable(coupling: Coupling, bounds: Bounds) -> tuple[str, ...]:
@@ -42,6 +42,8 @@ def closable(coupling: Coupling, bounds: Bounds) -> tuple[str, ...]:
 
     Raises OptionError for a glob that matches nothing.
     """
+    if coupling.meetings:  # all but as many as stay
+        return tuple(branch.name for branch in coupling.branches)
     known = {branch.name: set(_names(coupling, branch)) for branch in coupling.branches}
 
     def matching(option: str, patterns: Iterable[str]) -> set[str]:
@@ -63,7 +65,7 @@ def closable(coupling: Coupling, bounds: Bounds) -> tuple[str, ...]:
     return tuple(name for name in known if name in loose - stay)
 
 
-def _names(coupling: Coupling, branch: Branch) -> Iterator[str]:
+def _names(coupling: Coupling, branch: Part) -> Iterator[str]:
     """What is called by a name in a branch: nodes, their values and weights, and its sum."""
     yield from (branch.name, branch.label)
     for index in branch.nodes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tgonnx.analysis.branches import still_read
 from tgonnx.analysis.coupling import Attention, Coupling
 from tgonnx.errors import UsageError
 from tgonnx.io.save import save_text
@@ -136,10 +137,7 @@ class Mask(Shown):
                 raise self._refused(
                     f"the mask keeps elements of {name!r} {list(part.shape)}, which the model has not"
                 )
-        if missing := {*self.branches} - {branch.name for branch in coupling.branches}:
-            raise self._refused(
-                f"the mask removes the branch of {min(missing)!r}, and the model has none there"
-            )
+        self._check_parts(coupling)
         if len(self.open) != coupling.units or self.groups != _outline(coupling):
             raise self._refused(
                 f"the mask has {len(self.open)} units in other groups than the model's {coupling.units}"
@@ -150,6 +148,24 @@ class Mask(Shown):
         counts = np.bincount(coupling.kind_of[self.open], minlength=int(coupling.kind_of.max(initial=-1)) + 1)
         if any(not counts[list(kinds)].any() for kinds in coupling.guards):
             raise self._refused("the mask leaves an axis without channels")
+
+    def _check_parts(self, coupling: Coupling) -> None:
+        """Raise UsageError unless the model has what is removed whole, and something is left where it goes."""
+        try:
+            parts = coupling.parts(self.branches)
+        except KeyError as error:
+            name = error.args[0]
+            raise self._refused(
+                f"the mask removes the branch of {name!r}, and the model has none there"
+            ) from None
+        model, left = coupling.model, still_read(coupling.model, parts)
+        empty = {name for place, names in left.items() if not names for name in model.nodes[place].outputs}
+        if not empty:
+            return
+        gone = coupling.closing(self.branches).gone.nodes
+        readers = (node for node in model.nodes if node.index not in left and node.index not in gone)
+        if bare := empty & {*model.outputs, *(name for node in readers for name in node.inputs)}:
+            raise self._refused(f"the mask removes all alternatives of {min(bare)!r}: one must stay")
 
     def _refused(self, reason: str) -> UsageError:
         return UsageError(f"{self.source}: {reason}" if self.source else reason)

@@ -14,12 +14,15 @@ so that gates come to rest.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 import numpy.typing as npt
 
 from tgonnx.analysis import kinds
 from tgonnx.analysis.cost import Target
 from tgonnx.analysis.coupling import Coupling
+from tgonnx.data.samples import Batch
 from tgonnx.passes.add_objective import (
     COST,
     HYSTERESIS,
@@ -78,8 +81,8 @@ def search(
     loop = Loop(trainer, task, "search", steps, recipe, journal, keeper)
     loop.stake = unit
     gates, held = family.count(coupling), _Held(coupling, target, bounds)
-    start = np.full(gates, min(0.5, recipe.gate_lr * steps / 20), np.float32)
-    trainer.load({LOGITS: start})  # zero is near enough to be reached in a short search
+    near = min(0.5, recipe.gate_lr * steps / 20)  # enough for zero to be reached in a short search
+    trainer.load({LOGITS: np.full(gates, 0.0 if family.rivals else near, np.float32)})
     mu, left, openness = 0.0, 1.0, np.ones(gates)
     if (state := loop.resume()) is not None:
         mu, left, openness = state.numbers["mu"], state.numbers["left"], state.arrays["openness"]
@@ -94,14 +97,16 @@ def search(
         scalars = {MU: mu * unit, RHO: rho, HYSTERESIS: hysteresis, "tgonnx.gate_lr": gate_lr}
         if recipe.train_weights:
             scalars["tgonnx.lr"] = recipe.lr * searching(done, recipe.warmup)
-        found = loop.step(index, batches, scalars)
+        shaken = near * max(0.0, 1 - done / SETTLE) if family.rivals else 0.0
+        found = _step(loop, index, batches, scalars, _noise(recipe.seed, index, gates, shaken))
         left = found[COST]
         if recipe.lambda_ is None:
             mu = max(0.0, mu + GAIN * min(1.0, GAIN_STEPS / steps) * (left - rho))
         logits = trainer.parameters([LOGITS])[LOGITS]
         if held.open(logits):
             trainer.load({LOGITS: logits})
-        openness = openness + ((logits > 0) - openness) / (MEMORY * steps + 1)
+        opened = family.opened(coupling, logits)
+        openness = openness + (opened - openness) / (MEMORY * steps + 1)
         loop.done(index, left, numbers={"mu": mu, "left": left}, arrays={"openness": openness})
     values = trainer.parameters()
     last = values.pop(LOGITS).astype(np.float64)
@@ -148,3 +153,22 @@ def lift(logits: Logits, coupling: Coupling, fewest: npt.NDArray[np.int64], to: 
             logits[best] = np.maximum(logits[best], to)
             lifted = True
     return lifted
+
+
+def _noise(seed: int, index: int, gates: int, size: float) -> Logits:
+    """What rivals are shaken by in a step: the closed ones must learn, too, what they are worth."""
+    drawn = np.random.default_rng((seed, index)).standard_normal(gates) if size else np.zeros(gates)
+    return (size * drawn).astype(np.float32)
+
+
+def _step(
+    loop: Loop, index: int, batches: Iterable[Batch], scalars: Mapping[str, float], noise: Logits
+) -> dict[str, float]:
+    """A step with logits that are off by the noise, which is taken away again."""
+    if not noise.any():
+        return loop.step(index, batches, scalars)
+    trainer = loop.trainer
+    trainer.load({LOGITS: trainer.parameters([LOGITS])[LOGITS] + noise})
+    found = loop.step(index, batches, scalars)
+    trainer.load({LOGITS: trainer.parameters([LOGITS])[LOGITS] - noise})
+    return found
