@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
 from tgonnx.analysis.coupling import Coupling
@@ -20,7 +18,7 @@ from tgonnx.analysis.kinds import Kind, Measure
 from tgonnx.analysis.target import Target
 from tgonnx.graph.builder import Value
 from tgonnx.passes.gate_branches import ALL_GATES, BRANCH_GATES, gate_branches
-from tgonnx.passes.gate_choices import gate_choices, open_ones
+from tgonnx.passes.gate_choices import gate_choices
 from tgonnx.passes.gate_weights import WEIGHT_GATES, gate_weights
 from tgonnx.passes.insert_gates import GATES, insert_gates
 from tgonnx.passes.remove_channels import remove_channels
@@ -31,9 +29,6 @@ from tgonnx.selection.choice_fit import fit_choices
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import Scores
 from tgonnx.selection.weight_choice import fit_weights
-
-Logits = npt.NDArray[np.float32]
-Opened = npt.NDArray[np.bool_]
 
 
 class Costs(Protocol):
@@ -53,9 +48,7 @@ class GateFamily:
       `costs` what is counted;
     * `commit` makes a mask of scores, one for each gate, that meets a target within bounds (raises TargetError);
     * `cut` deletes from a copy of a model what a mask closes;
-    * `opened` says which gates logits open, [gates];
-    * `rivals`: how many are open never changes. They are shuffled while they learn, as a closed one learns little, and
-      nothing is gained by costing just what the target says.
+    * `rivals`: how many are open never changes (`tgonnx.training.rivals`); to cost less than the target costs nothing.
     """
 
     name: str
@@ -66,7 +59,6 @@ class GateFamily:
     costs: Callable[[Coupling], Costs]
     commit: Callable[[Coupling, Scores, Target, Bounds], Mask]
     cut: Callable[[onnx.ModelProto, Coupling, Mask], onnx.ModelProto]
-    opened: Callable[[Coupling, Logits], Opened] = lambda coupling, logits: logits > 0
     rivals: bool = False
 
 
@@ -141,7 +133,6 @@ CHOICES = GateFamily(  # alternatives where several values meet
     costs=lambda coupling: BranchCost(coupling, of_units=False),
     commit=fit_choices,
     cut=remove_channels,
-    opened=open_ones,
     rivals=True,
 )
 FAMILIES = {family.name: family for family in (CHANNELS, BLOCKS, CHANNELS_AND_BLOCKS, WEIGHTS, CHOICES)}

@@ -31,7 +31,7 @@ def fit_choices(coupling: Coupling, scores: Scores, target: Target, bounds: Boun
     def allowed(opened: Open) -> bool:
         return _left(coupling, opened, target.kind) <= target.value + 1e-9
 
-    costs = _costs(coupling, target.kind)
+    costs = costs_of(coupling, target.kind)
     best = at_price(coupling, scores, costs, 0.0)
     if allowed(best):
         return _mask(coupling, best)
@@ -52,11 +52,11 @@ def fit_choices(coupling: Coupling, scores: Scores, target: Target, bounds: Boun
 
 def least_of(coupling: Coupling, kind: str) -> float:
     """The share of a kind of cost that the cheapest alternatives leave."""
-    costs = _costs(coupling, kind)
+    costs = costs_of(coupling, kind)
     return _left(coupling, at_price(coupling, np.zeros(len(costs)), costs, 1.0), kind)
 
 
-def _costs(coupling: Coupling, kind: str) -> Scores:
+def costs_of(coupling: Coupling, kind: str) -> Scores:
     """What goes with each alternative alone, as a share: about what it costs, [alternatives]."""
     count = len(coupling.branches)
     alone = (np.arange(count) != place for place in range(count))

@@ -39,6 +39,7 @@ from tgonnx.training.keeper import Keeper
 from tgonnx.training.loop import Loop
 from tgonnx.training.progress import Journal
 from tgonnx.training.recipe import Settings
+from tgonnx.training.rivals import WARM, Rivals
 from tgonnx.training.schedule import searching
 from tgonnx.training.state import Found
 from tgonnx.training.step import rehearsed_trainer, stake, training_copy
@@ -76,12 +77,15 @@ def search(
     copy = training_copy(family.insert(coupling.model.proto, coupling, None), recipe, first)
     unit = stake(copy, task, recipe)
     strength = STRENGTH * unit if recipe.lambda_ is None else recipe.lambda_
+    near = min(0.5, recipe.gate_lr * steps / 20)  # enough for zero to be reached in a short search
+    rivals = Rivals(coupling, target.kind, near, recipe) if family.rivals else None
+    if rivals is not None and recipe.lambda_ is None:
+        strength = 0.0  # what is too dear is not tried
     penalty = Penalty(family.costs(coupling), target.kind, strength, family)
     trainer = rehearsed_trainer(copy, task, recipe, first, journal, penalty)
     loop = Loop(trainer, task, "search", steps, recipe, journal, keeper)
     loop.stake = unit
     gates, held = family.count(coupling), _Held(coupling, target, bounds)
-    near = min(0.5, recipe.gate_lr * steps / 20)  # enough for zero to be reached in a short search
     trainer.load({LOGITS: np.full(gates, 0.0 if family.rivals else near, np.float32)})
     mu, left, openness = 0.0, 1.0, np.ones(gates)
     if (state := loop.resume()) is not None:
@@ -97,15 +101,18 @@ def search(
         scalars = {MU: mu * unit, RHO: rho, HYSTERESIS: hysteresis, "tgonnx.gate_lr": gate_lr}
         if recipe.train_weights:
             scalars["tgonnx.lr"] = recipe.lr * searching(done, recipe.warmup)
-        shaken = near * max(0.0, 1 - done / SETTLE) if family.rivals else 0.0
-        found = _step(loop, index, batches, scalars, _noise(recipe.seed, index, gates, shaken))
+        shift = None
+        if rivals is not None:
+            scalars["tgonnx.gate_lr"] = gate_lr if done >= WARM else 0.0
+            shift = rivals.shift(trainer.parameters([LOGITS])[LOGITS], index, done / SETTLE, rho)
+        found = _step(loop, index, batches, scalars, shift)
         left = found[COST]
-        if recipe.lambda_ is None:
+        if recipe.lambda_ is None and rivals is None:
             mu = max(0.0, mu + GAIN * min(1.0, GAIN_STEPS / steps) * (left - rho))
         logits = trainer.parameters([LOGITS])[LOGITS]
         if held.open(logits):
             trainer.load({LOGITS: logits})
-        opened = family.opened(coupling, logits)
+        opened = logits > 0 if rivals is None else rivals.opened(logits, rho)
         openness = openness + (opened - openness) / (MEMORY * steps + 1)
         loop.done(index, left, numbers={"mu": mu, "left": left}, arrays={"openness": openness})
     values = trainer.parameters()
@@ -155,20 +162,14 @@ def lift(logits: Logits, coupling: Coupling, fewest: npt.NDArray[np.int64], to: 
     return lifted
 
 
-def _noise(seed: int, index: int, gates: int, size: float) -> Logits:
-    """What rivals are shaken by in a step: the closed ones must learn, too, what they are worth."""
-    drawn = np.random.default_rng((seed, index)).standard_normal(gates) if size else np.zeros(gates)
-    return (size * drawn).astype(np.float32)
-
-
 def _step(
-    loop: Loop, index: int, batches: Iterable[Batch], scalars: Mapping[str, float], noise: Logits
+    loop: Loop, index: int, batches: Iterable[Batch], scalars: Mapping[str, float], shift: Logits | None
 ) -> dict[str, float]:
-    """A step with logits that are off by the noise, which is taken away again."""
-    if not noise.any():
+    """A step with logits that are off by a shift, which is taken away again."""
+    if shift is None:
         return loop.step(index, batches, scalars)
     trainer = loop.trainer
-    trainer.load({LOGITS: trainer.parameters([LOGITS])[LOGITS] + noise})
+    trainer.load({LOGITS: trainer.parameters([LOGITS])[LOGITS] + shift})
     found = loop.step(index, batches, scalars)
-    trainer.load({LOGITS: trainer.parameters([LOGITS])[LOGITS] - noise})
+    trainer.load({LOGITS: trainer.parameters([LOGITS])[LOGITS] - shift})
     return found
