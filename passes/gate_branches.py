@@ -17,11 +17,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tgonnx.analysis.alternatives import MEANS
 from tgonnx.analysis.branches import Part
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.proto import fresh_name, replace_nodes
+from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.passes import PassResult, perform
 
 BRANCH_GATES = "tgonnx.branch_gate_values"  # float32 [branches], or [alternatives]
@@ -90,7 +90,7 @@ def _gated(proto: onnx.ModelProto, coupling: Coupling, closed: Collection[str] |
             nodes.append(helper.make_node("Mul", [part.value, gate], [f"{vector}_{number}_gated"]))
             node.input[part.operand] = f"{vector}_{number}_gated"
         nodes.append(node)
-        if here and node.op_type == MEANS:
+        if here and traits_of(node).joins == "mean":
             nodes += _of_the_open(graph, node, [gate for _, gate in gates], types[here[0][1].value])
     replace_nodes(graph, nodes)
     return result

@@ -19,6 +19,7 @@ from tgonnx.analysis.times import Profile
 from tgonnx.errors import OptionError
 from tgonnx.loading import load, read
 from tgonnx.options import (
+    ALL,
     ATTENTIONS,
     CRITERION,
     VERIFY_SECONDS,
@@ -75,7 +76,7 @@ def select(
     """
     coupling, evidence = _coupling(model), None
     (bounds,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
-    wanted = Target.of("flops=1" if target is None and bounds.choose else target)
+    wanted = Target.of(ALL if target is None and bounds.choose else target)
     coupling = coupling.choosing(bounds.choices)
     if wanted.kind == LATENCY and coupling.cost_model.profile is None:
         coupling.cost_model.use(profile(coupling))

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING
 
 from tgonnx.analysis.branches import FLOATS, _nodes_under, below_operands, read_by
 from tgonnx.errors import OptionError
+from tgonnx.ops.aspects.traits import traits_of
 
 if TYPE_CHECKING:
     from tgonnx.analysis.model import Model, Node
-
-MEANS = "Mean"  # the operator whose result depends on how many are open
 
 
 @dataclass(frozen=True)
@@ -122,15 +121,16 @@ class _Finder:
         if not nodes:
             return
         below = below_operands(self.model, {node.index for node in nodes})
-        inner = {name for node in nodes if _adds(node) for name in node.inputs if self._is_inner(name)}
-        found = []
-        for node in nodes:
-            if node.outputs[0] in inner:
+        found, inner = [], set[int]()
+        for node in reversed(nodes):
+            if node.index in inner:
                 continue
             leaves = [*self._leaves(node)]
+            inner |= {leaf.index for leaf, _ in leaves}
             parts = [(leaf, frozenset(_nodes_under(below, (leaf[0].index, leaf[1])))) for leaf in leaves]
             if len(parts) > 1 and any(region for _, region in parts):
                 found.append((node, parts))
+        found.reverse()
         alternatives = [
             self._alternative(node.outputs[0], number, leaf, region)
             for node, parts in found
@@ -144,7 +144,7 @@ class _Finder:
 
     def _joins(self, node: Node) -> bool:
         """Does it add or average values of one type and shape, which depend on the inputs?"""
-        if node.proto.domain not in ("", "ai.onnx") or node.op_type not in ("Add", "Sum", MEANS):
+        if not traits_of(node).joins:
             return False
         names = [name for name in node.inputs if self._flows(name)]
         if len(names) < 2 or len({*names}) < len(names):
@@ -166,9 +166,16 @@ class _Finder:
         return all(shape == shapes[0] for shape in shapes[1:])
 
     def _is_inner(self, name: str) -> bool:
-        """Is it a sum that one other sum alone reads?"""
+        """Is it a sum that one other sum alone reads, be it after something constant was added to it?"""
         maker = self.makers.get(name)
-        return maker is not None and name in self.once and _adds(maker) and self._joins(maker)
+        if maker is None or name not in self.once or not _adds(maker):
+            return False
+        return self._joins(maker) or self._shifts(maker)
+
+    def _shifts(self, node: Node) -> bool:
+        """Does it add something constant to such a sum?"""
+        names = [name for name in node.inputs if self._flows(name)]
+        return len(names) == 1 and self._alike((*names, *node.outputs)) and self._is_inner(names[0])
 
     def _leaves(self, node: Node) -> Iterator[tuple[Node, int]]:
         for place, name in enumerate(node.inputs):
@@ -203,4 +210,4 @@ def _within(alternative: Alternative, others: Iterable[Alternative]) -> Alternat
 
 
 def _adds(node: Node) -> bool:
-    return node.op_type == "Add"
+    return traits_of(node).plus > 0

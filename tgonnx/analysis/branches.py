@@ -258,12 +258,10 @@ def gone_with(model: Model, parts: Iterable[Part]) -> Gone:
     left = still_read(model, parts)
     if not left:
         return Gone()
-    before, after = _needed(model, {}), _needed(model, left)
+    (before, _), (after, wanted) = _needed(model, {}), _needed(model, left)
     nodes = frozenset(node.index for node in model.nodes if before[node.index] and not after[node.index])
-    read = {name for node in model.nodes if node.index not in nodes for name in read_by(node)}
-    read |= set(model.outputs)
     held = {name for index in nodes for name in read_by(model.nodes[index])}
-    return Gone(nodes, frozenset(name for name in held - read if name in model.initializers))
+    return Gone(nodes, frozenset(name for name in held - wanted if name in model.initializers))
 
 
 def still_read(model: Model, parts: Iterable[Part]) -> dict[int, tuple[str, ...]]:
@@ -286,8 +284,11 @@ def still_read(model: Model, parts: Iterable[Part]) -> dict[int, tuple[str, ...]
     return left
 
 
-def _needed(model: Model, left: Mapping[int, tuple[str, ...]]) -> list[bool]:
-    """Whether an output depends on each node; one with a single operand left passes it on, and is none of its own."""
+def _needed(model: Model, left: Mapping[int, tuple[str, ...]]) -> tuple[list[bool], set[str]]:
+    """Whether an output depends on each node, and the values that are read for the outputs.
+
+    A node with a single operand left passes it on, and is none of its own.
+    """
     wanted, needed = set(model.outputs), [False] * len(model.nodes)
     for node in reversed(model.nodes):
         if wanted.isdisjoint(node.outputs):
@@ -298,4 +299,4 @@ def _needed(model: Model, left: Mapping[int, tuple[str, ...]]) -> list[bool]:
             continue
         needed[node.index] = True
         wanted |= read_by(node)
-    return needed
+    return needed, wanted

@@ -23,7 +23,7 @@ from tgonnx.io.notes import Note
 from tgonnx.io.stamp import say_original
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit, try_graph, validate
-from tgonnx.options import CRITERION, Attention, attention_of, changed, of_class, with_fields
+from tgonnx.options import ALL, CRITERION, Attention, attention_of, changed, of_class, with_fields
 from tgonnx.passes.gate_families import family_of
 from tgonnx.pipeline.clock import Clock
 from tgonnx.pipeline.learning import Lesson
@@ -51,7 +51,6 @@ OWN = (  # of this process alone: a run goes on with other values of these
     "tensorboard",
 )  # fmt: skip
 YOUNGER = ("granularity", "only", "max_cut", "choose")  # options that runs which may go on have not heard of
-ALL = "flops=1"  # where alternatives are chosen from, nothing more is asked for by default
 NOTHING = 1e-9  # of the cost is left where all that cost something was in branches that went
 Choose = Callable[[Coupling, onnx.ModelProto], Mask]  # of what is trained, and the model as it was given
 

@@ -123,7 +123,7 @@ class PruneResult(Shown):
             ("verified", f"{self.check.verdict}, {self.check.max_rel:.1e} relative"),
         ]
         if self.mask.branches:
-            facts.append(("removed", f"{len(self.mask.branches)} residual branches"))
+            facts.append(("removed", f"{len(self.mask.branches)} branches and alternatives"))
         facts += [("also", f"{kind}: {left:.3f} is left") for kind, left in self.also.items()]
         facts += [("note", note) for note in self.notes[:3]]
         return Summary("PruneResult", facts, ("", "before", "after", "left"), rows)
@@ -183,7 +183,7 @@ def result_of(
     if achieved > target.value * (1 + slack(target)) + 1e-9:
         text = f"target {target} not met: at least {achieved:.3f} of the {target.kind} must stay"
         notes += (Note("target-not-met", text),)
-    elif achieved < (CLOSE - slack(target)) * target.value and not target.also:
+    elif not plan.coupling.meetings and achieved < (CLOSE - slack(target)) * target.value and not target.also:
         text = f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found"
         notes += (Note("below-target", text),)
     figures: list[tuple[float | None, Mapping[str, float]]] = [(None, {}), (None, {})]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tgonnx.analysis.alternatives import Alternative
 from tgonnx.analysis.branches import still_read
 from tgonnx.analysis.coupling import Attention, Coupling
 from tgonnx.errors import UsageError
@@ -158,14 +159,19 @@ class Mask(Shown):
             raise self._refused(
                 f"the mask removes the branch of {name!r}, and the model has none there"
             ) from None
-        model, left = coupling.model, still_read(coupling.model, parts)
+        model, left, names = coupling.model, still_read(coupling.model, parts), {*self.branches}
+        for meeting in model.meetings if any(isinstance(part, Alternative) for part in parts) else ():
+            if all(alternative.name in names for alternative in meeting.alternatives):
+                raise self._refused(f"the mask removes all alternatives of {meeting.name!r}: one must stay")
         empty = {name for place, names in left.items() if not names for name in model.nodes[place].outputs}
         if not empty:
             return
         gone = coupling.closing(self.branches).gone.nodes
         readers = (node for node in model.nodes if node.index not in left and node.index not in gone)
         if bare := empty & {*model.outputs, *(name for node in readers for name in node.inputs)}:
-            raise self._refused(f"the mask removes all alternatives of {min(bare)!r}: one must stay")
+            raise self._refused(
+                f"the mask leaves nothing of {min(bare)!r}: the branch there and its shortcut go"
+            )
 
     def _refused(self, reason: str) -> UsageError:
         return UsageError(f"{self.source}: {reason}" if self.source else reason)

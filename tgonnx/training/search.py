@@ -14,24 +14,30 @@ so that gates come to rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto, helper
 
 from tgonnx.analysis import kinds
 from tgonnx.analysis.cost import Target
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.data.samples import Batch
+from tgonnx.engines.trainer import session
+from tgonnx.graph.proto import with_values
+from tgonnx.graph.types import Array
 from tgonnx.passes.add_objective import (
     COST,
     HYSTERESIS,
     MU,
     RHO,
+    TASK,
     Penalty,
 )
 from tgonnx.passes.gate_families import family_of
-from tgonnx.passes.prepare_training import LOGITS
+from tgonnx.passes.prepare_training import LOGITS, TrainingCopy
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.branch_order import closable
 from tgonnx.selection.budget import DEFAULT, floors
@@ -42,10 +48,11 @@ from tgonnx.training.recipe import Settings
 from tgonnx.training.rivals import WARM, Rivals
 from tgonnx.training.schedule import searching
 from tgonnx.training.state import Found
-from tgonnx.training.step import rehearsed_trainer, stake, training_copy
+from tgonnx.training.step import rehearsed_trainer, stake, training_copy, with_objective
 from tgonnx.training.task import Task
 
 Logits = npt.NDArray[np.float32]
+Loss = Callable[[npt.NDArray[np.bool_]], float]
 STRENGTH, GAIN = 5.0, 0.25  # of the augmented Lagrangian, for searches of GAIN_STEPS steps
 GAIN_STEPS = 300
 FLOOR = 0.3  # of its units that a group keeps open while searching: starved layers fine-tune badly
@@ -55,6 +62,8 @@ FIRM, FIRMEST = (
     0.5,
     0.75,
 )  # hysteresis at the beginning, and from SETTLE on: at 1, open gates cost nothing to keep
+JUDGED = 8  # batches on which choices are compared
+MOST_TRIED = 60  # choices that are compared in the end, or a quarter of the steps
 MEMORY = 0.1  # of the search: the steps over which it counts how often each gate was open
 
 
@@ -94,7 +103,7 @@ def search(
     for index, batches in loop.batches(recipe.seed):
         done = index / steps
         rho, hysteresis = target.value, 0.0
-        if recipe.lambda_ is None:
+        if recipe.lambda_ is None and rivals is None:
             rho = 1 - (1 - target.value) * min(1.0, done / ANNEAL)
             hysteresis = FIRM + (FIRMEST - FIRM) * min(1.0, done / SETTLE)
         gate_lr = recipe.gate_lr * (1 - done)
@@ -117,7 +126,11 @@ def search(
         loop.done(index, left, numbers={"mu": mu, "left": left}, arrays={"openness": openness})
     values = trainer.parameters()
     last = values.pop(LOGITS).astype(np.float64)
-    found_units = Found(openness + 1e-3 * np.tanh(last), values, left, unit)
+    scores = openness + 1e-3 * np.tanh(last)
+    if rivals is not None:
+        judge = _judge(copy, values, task, recipe)
+        scores = rivals.refined(scores, target.value, judge, max(MOST_TRIED, steps // 4))
+    found_units = Found(scores, values, left, unit)
     keeper.keep_found(found_units)
     return found_units
 
@@ -173,3 +186,20 @@ def _step(
     found = loop.step(index, batches, scalars)
     trainer.load({LOGITS: trainer.parameters([LOGITS])[LOGITS] - shift})
     return found
+
+
+def _judge(copy: TrainingCopy, values: Mapping[str, Array], task: Task, recipe: Settings) -> Loss:
+    """The loss of a choice with the weights that the search has left, on a few batches."""
+    drawn = [*islice(task.alike(recipe.batch, recipe.seed), JUDGED)]
+    feeds = [task.teacher.feeds(batch) for batch in drawn]
+    model = with_values(with_objective(copy, task, recipe, drawn[0]).model, values)
+    logits = next(tensor for tensor in model.graph.initializer if tensor.name == LOGITS)
+    model.graph.input.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, logits.dims))
+    model.graph.initializer.remove(logits)
+    runner = session(model, recipe.threads)
+
+    def loss(opened: npt.NDArray[np.bool_]) -> float:
+        given = {LOGITS: opened.astype(np.float32)}
+        return float(np.mean([runner.run([TASK], {**batch, **given})[0] for batch in feeds]))
+
+    return loss

@@ -43,6 +43,9 @@ class Traits:
 
     # --- its arithmetic
     plus: int = 0  # 1: it adds its inputs; -1: it takes the second from the first
+    joins: Literal["", "sum", "mean"] = (
+        ""  # it makes one of all its inputs, none of which is another than the rest
+    )
     times: int = 0  # 1: it multiplies its inputs; -1: it divides the first by the second
     power: float = 1.0  # it takes its input to this power
     raises: bool = False  # it takes its first input to the power that the second is
