@@ -121,6 +121,9 @@ def chooser(
 
     Raises UsageError, ModelError; what it returns raises TargetError, ModelError.
     """
+    if coupling.meetings and how.criterion == "random":
+        drawn = np.random.default_rng(seed).random(len(coupling.branches))
+        return lambda target: fit_choices(coupling, drawn, target, bounds)
     if bounds.cuts_weights:
         scores = weight_scores(coupling, how.criterion, seed)
         return lambda target: fit_weights(coupling, scores, target, bounds)
