@@ -2,9 +2,10 @@
 
     python benchmarks/choices.py [--seeds 3] [--targets 1 0.3] [--epochs 3]
 
-Fashion-MNIST (Debian package dataset-fashion-mnist): 20,000 images to learn from, accuracy on all 10,000 test images, which
-no choice sees. Gates choose while the supernet trains from random weights, and what they chose trains on; a random choice that meets
-the same target trains for as many samples from the start. Rows are kept in a file as they end: a run goes on where it was left.
+Fashion-MNIST (Debian package dataset-fashion-mnist): 20,000 images to learn from, accuracy on all 10,000 test images,
+which no choice sees. Gates choose while the supernet trains from random weights, and what they chose trains on; a
+random choice that meets the same target trains for as many samples from the start. Rows are kept in a file as they
+end: a run goes on where it was left.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 import tgonnx as tg
 
 ROWS = Path(__file__).resolve().parent / "results" / "choices.jsonl"
+KEYS = ("how", "target", "seed", "epochs")  # of a row
 LAYERS, IMAGES, CHOOSE = 8, 20000, "meet_*=1"
 
 
@@ -49,7 +51,7 @@ def supernet(seed: int = 0) -> onnx.ModelProto:
                 pads=[pad] * 4,
                 strides=[stride] * 2,
                 group=group,
-            )  # fmt: skip
+            )
         )
         return out
 
@@ -117,13 +119,12 @@ def main() -> None:
     given = parser.parse_args()
     values = images(packed=False)
     values |= {name: values[name][:IMAGES] for name in ("image", "label")}
+    values["scale"] = np.array(1 / 255, np.float32)
     known = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
     for seed in range(given.seeds):
         for target in given.targets:
             for how in ("gates", "random"):
-                if (how, target, seed, given.epochs) in {
-                    (r["how"], r["target"], r["seed"], r["epochs"]) for r in known
-                }:
+                if (how, target, seed, given.epochs) in {tuple(row[key] for key in KEYS) for row in known}:
                     continue
                 known.append(run(how, target, seed, values, given.epochs))
                 with ROWS.open("a") as stream:
