@@ -140,7 +140,7 @@ FAMILIES = {family.name: family for family in (CHANNELS, BLOCKS, CHANNELS_AND_BL
 
 def family_of(bounds: Bounds) -> GateFamily:
     """The family of what may be cut."""
-    if bounds.choose:
+    if bounds.chooses:
         return CHOICES
     if bounds.cuts_weights:
         return WEIGHTS

@@ -77,6 +77,8 @@ def select(
     coupling, evidence = _coupling(model), None
     (bounds,) = with_fields("select", fields, of_class("bounds", bounds, Bounds))
     wanted = Target.of(ALL if target is None and bounds.choose else target)
+    if bounds.alternative:
+        raise OptionError("alternative", "makes layers, whose weights no mask holds: prune does that")
     coupling = coupling.choosing(bounds.choices)
     if wanted.kind == LATENCY and coupling.cost_model.profile is None:
         coupling.cost_model.use(profile(coupling))

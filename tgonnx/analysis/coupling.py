@@ -123,9 +123,25 @@ class Coupling(Shown):
 
         Raises OptionError.
         """
+        words = {**dict.fromkeys(self.model.added, 1.0), **words}
         if not words:
             return self
         return replace(self, meetings=chosen_meetings(self.model.meetings, words, self.model.source))
+
+    @cached_property
+    def foreign(self) -> tuple[str, ...]:
+        """The parts that the original does not have: alternatives that were added to it."""
+        added = (meeting for meeting in self.meetings if meeting.name in self.model.added)
+        return tuple(other.name for meeting in added for other in meeting.alternatives[1:])
+
+    @property
+    def original(self) -> Coupling:
+        """The coupling that counts what the original has."""
+        return (self.whole or self)._without_foreign
+
+    @cached_property
+    def _without_foreign(self) -> Coupling:
+        return self.closing(self.foreign)
 
     def closing(self, names: Iterable[str]) -> Coupling:
         """The same with these parts closed and no others: what is in them costs nothing.

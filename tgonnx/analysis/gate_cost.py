@@ -33,15 +33,16 @@ class BranchCost:
                 f"{self.coupling.model.source}: the {kind} of a branch cannot be learned from: choose blocks by a "
                 "criterion (--criterion obs)"
             )
-        return BranchMeasure(self.coupling, found, self.of_units)
+        return BranchMeasure(self.coupling, found, self.of_units, self.coupling.cost_model.total(kind))
 
 
 class BranchMeasure:
     """One kind of cost whose gates are one vector: those of units, if they have any, then those of branches."""
 
-    def __init__(self, coupling: Coupling, whole: Products, of_units: bool) -> None:
+    def __init__(self, coupling: Coupling, whole: Products, of_units: bool, total: float) -> None:
         self.coupling, self.whole, self.of_units = coupling, whole, of_units
         self.uncounted, self.block = whole.uncounted, whole.block
+        self.total = total
         self._places = _places(coupling)
 
     def count(self, counts: Counts) -> float:
@@ -53,7 +54,7 @@ class BranchMeasure:
         return self.whole.by_owner(counts)
 
     def emit(self, emitter: Emitter, kept: Value) -> Value:
-        """The share of the cost that is left, a scalar, from how far units and branches are kept, [gates, 1]."""
+        """The share of the original's cost that is left, a scalar, from how far gates keep things, [gates, 1]."""
         e, axes = emitter, self.whole.axes
         units = self.coupling.units if self.of_units else 0
         of_units = e.constant(np.ones((self.coupling.units, 1), np.float32))
@@ -68,7 +69,7 @@ class BranchMeasure:
         sum_ = e.scalar(0.0)
         for places, terms in sorted(parts.items(), key=lambda part: sorted(part[0])):
             part = Products(axes, terms)
-            left = part.emit(e, of_units) * (part.count(axes.sizes) / float(values.sum()))
+            left = part.emit(e, of_units) * (part.count(axes.sizes) / self.total)
             for place in sorted(places):
                 left = left * e.op("Gather", kept, e.constant(np.array([units + place])), axis=0).sum(
                     None, False

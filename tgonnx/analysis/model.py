@@ -68,7 +68,8 @@ class Model(Shown):
 
     `original` is the model as it was read; `proto` is its normal form, which surgery cuts. `symbols` says which sizes
     depend on dynamic axes; `first` holds the shapes under the binding of them that analysis counts with. `sizes` are
-    the shapes of inputs that were asked for.
+    the shapes of inputs that were asked for. `added` names the sums of alternatives that are in the normal form alone:
+    of each, the first is what the original has there.
     """
 
     original: onnx.ModelProto
@@ -76,6 +77,7 @@ class Model(Shown):
     symbols: Symbols
     source: str
     sizes: Mapping[str, Shape] = field(default_factory=dict)
+    added: tuple[str, ...] = ()
 
     @property
     def first(self) -> Sweep:

@@ -93,7 +93,7 @@ class Branching:
 
     def _worth(self, coupling: Coupling) -> Errors:
         """How well each alternative does for all of its meeting, [alternatives]."""
-        if self.real:
+        if self.real or coupling.foreign:
             return -Trials(coupling, self.inputs, self.threads).of_each_alone()
         return relative_norms(coupling, self.inputs, self.threads)
 
@@ -162,7 +162,7 @@ class Trials:
         self._session = open_session(gated, threads)
         self._batches = [inputs[i] for i in range(min(BATCHES, len(inputs)))]
         self._names = [branch.name for branch in coupling.branches]
-        self._whole = self._outputs(np.ones(coupling.units, bool), ())
+        self._whole = self._outputs(np.ones(coupling.units, bool), coupling.foreign)
 
     def _outputs(self, opened: Open, closed: tuple[str, ...]) -> Outputs:
         gates = {GATES: opened.astype(np.float32)}
@@ -180,14 +180,13 @@ class Trials:
         return np.array([self._error_without([name]) for name in self._names])
 
     def of_each_alone(self) -> Errors:
-        """The error if of its meeting each alternative alone is open, [alternatives]."""
-        return np.array(
-            [
-                self._error_without([other.name for other in meeting.alternatives if other is not kept])
-                for meeting in self.coupling.meetings
-                for kept in meeting.alternatives
-            ]
-        )
+        """The error if of its meeting each alternative alone is open, all else being the original's, [alternatives]."""
+        foreign, errors = {*self.coupling.foreign}, []
+        for meeting in self.coupling.meetings:
+            for kept in meeting.alternatives:
+                others = {other.name for other in meeting.alternatives if other is not kept}
+                errors.append(self._error_without(sorted((foreign | others) - {kept.name})))
+        return np.array(errors)
 
     def _error_without(self, names: list[str]) -> float:
         return self.error(Mask.all_open(self.coupling.closing(names)))

@@ -13,8 +13,10 @@ from tgonnx.analysis import profile_file
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.solver import analyze
+from tgonnx.analysis.stand_ins import stand_ins
 from tgonnx.analysis.target import LATENCY, Given, Target
 from tgonnx.data.augment import augmentation
+from tgonnx.data.calibration import Calibration
 from tgonnx.data.samples import Dataset, parted, with_test
 from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import OptionError, UnsupportedError
@@ -24,6 +26,7 @@ from tgonnx.io.stamp import say_original
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit, try_graph, validate
 from tgonnx.options import ALL, CRITERION, Attention, attention_of, changed, of_class, with_fields
+from tgonnx.passes.add_alternatives import add_alternatives
 from tgonnx.passes.gate_families import family_of
 from tgonnx.pipeline.clock import Clock
 from tgonnx.pipeline.learning import Lesson
@@ -35,8 +38,8 @@ from tgonnx.pipeline.result import PruneResult
 from tgonnx.pipeline.ways import TRAINING, way_for
 from tgonnx.proof import Prover, data_feeds
 from tgonnx.runtime.known_part import known_part, unknown_operators, with_rest
-from tgonnx.runtime.sessions import open_session
-from tgonnx.selection.bounds import Bounds
+from tgonnx.runtime.sessions import Feeds, open_session
+from tgonnx.selection.bounds import OF_CHOICES, Bounds
 from tgonnx.selection.mask import Mask
 from tgonnx.training.identity import hash_of_mask, identity
 from tgonnx.training.keeper import Keeper, open_keeper
@@ -50,7 +53,12 @@ OWN = (  # of this process alone: a run goes on with other values of these
     "threads", "verify_seconds", "unverified", "run_dir", "resume", "checkpoint_seconds", "force", "test", "mask",
     "tensorboard",
 )  # fmt: skip
-YOUNGER = ("granularity", "only", "max_cut", "choose")  # options that runs which may go on have not heard of
+YOUNGER = (
+    "granularity",
+    "only",
+    "max_cut",
+    *OF_CHOICES,
+)  # options that runs which may go on have not heard of
 NOTHING = 1e-9  # of the cost is left where all that cost something was in branches that went
 Choose = Callable[[Coupling, onnx.ModelProto], Mask]  # of what is trained, and the model as it was given
 
@@ -129,7 +137,7 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
     wanted = [Target.of(ALL if target is None and bounds.choose else target) for target in targets]
     if bounds.cuts_weights and recipe.criterion == "auto" and not recipe.by_gates:
         recipe = replace(recipe, criterion=CRITERION)
-    if bounds.choose and recipe.criterion == "auto" and data is not None and not recipe.calibrate:
+    if bounds.chooses and recipe.criterion == "auto" and data is not None and not recipe.calibrate:
         recipe = replace(recipe, criterion=GATES)  # a sum of all is no network to be near to
     if not bounds.cuts_units and recipe.lossless:
         raise OptionError(
@@ -143,6 +151,8 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
     fitting = None if dataset is None else validate(dataset, model.original, recipe.asked())
     if dataset is not None and not model.sizes:
         model = at_sizes_of(dataset, model)
+    if bounds.alternative:
+        model = _with_alternatives(model, dataset, bounds, run)
     timed = options.mask is None and any(target.kind == LATENCY for target in wanted)
     if bounds.round_to is None and not recipe.train_weights and not timed:
         bounds = replace(bounds, round_to=1)  # nothing afterwards makes up for what rounding took
@@ -165,6 +175,17 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
     resolved = _resolved(lesson, wanted or [plan.target])
     keeper = _keeper(lesson, dataset, resolved, run, journal)
     return Job(plan, prover, lesson, keeper, whole, unknown, resolved)
+
+
+def _with_alternatives(model: Model, dataset: Dataset | None, bounds: Bounds, run: Run) -> Model:
+    """The model with alternatives in its normal form, fitted to samples or, without any, to stand-ins."""
+    samples: Sequence[Feeds] = stand_ins(model)[0]
+    if dataset is not None:
+        samples = Calibration(dataset.train, seed=run.seed)
+    proto, added = add_alternatives(model, bounds.layers, samples, run.threads)
+    return replace(
+        load(proto, model.sizes or None), original=model.original, source=model.source, added=added
+    )
 
 
 def _planned(model: Model, wanted: Sequence[Target], bounds: Bounds, options: Options, whole: bool) -> Plan:

@@ -196,7 +196,7 @@ def result_of(
             figures = [(measure.original.metric, others[0]), (standing.metric, others[1])]
         notes += far_notes(measure, standing, figures[1][1])
         notes += measured_notes(measure, pruned, standing) + rising_note(measure, journal.records)
-    before = Figures(cost.cost(), original.ByteSize(), *figures[0])
+    before = Figures(plan.coupling.original.cost_model.cost(), original.ByteSize(), *figures[0])
     counted = mask.counted(plan.coupling).cost_model
     after = Figures(counted.cost(mask.open), pruned.ByteSize(), *figures[1])
     also = {each.kind: counted.ratio(mask.open, each.kind) for each in target.also}

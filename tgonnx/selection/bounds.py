@@ -14,6 +14,7 @@ UNITS, BLOCK, WEIGHT = ("channel", "head"), "block", "weight"  # what can be cut
 GRANULARITIES = (UNITS, (BLOCK,), (*UNITS, BLOCK), (WEIGHT,))
 
 
+OF_CHOICES = ("choose", "alternative")  # options that make the choice one among alternatives
 KNOWN = (*UNITS, BLOCK, WEIGHT)
 
 
@@ -82,11 +83,21 @@ class Bounds:
         metavar="GLOB=COUNT",
     )
 
+    alternative: tuple[str, ...] = option(
+        (),
+        "Put alternatives beside convolutions, and keep one of each: 'layer*=depthwise,separable,1x1,identity'.",
+        many=True,
+        metavar="GLOB=NAMES",
+    )
+
     def __post_init__(self) -> None:
         settle(self)
-        numbers_of("choose", self.choose)
-        if self.choose and (others := [name for name in changed(self) if name not in ("choose", "round_to")]):
-            raise OptionError("choose", f"is for alternatives: {others[0]} does not go with it")
+        _ = self.choices, self.layers  # which are refused here
+        asked = [name for name in OF_CHOICES if getattr(self, name)]
+        if asked and (others := [name for name in changed(self) if name not in (*OF_CHOICES, "round_to")]):
+            raise OptionError(asked[0], f"is for alternatives: {others[0]} does not go with it")
+        if len(asked) > 1:
+            raise OptionError("alternative", "is chosen from by itself: choose in another run")
         for glob, share in self.shares.items():
             if share > 1:
                 raise OptionError("max_cut", f"'{glob}={share:g}': a share is at most 1")
@@ -102,9 +113,26 @@ class Bounds:
         return numbers_of("choose", self.choose)
 
     @property
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """The alternatives that are put beside convolutions, by glob."""
+        found = {}
+        for word in self.alternative:
+            glob, equals, names = word.rpartition("=")
+            kinds = tuple(name.strip() for name in names.split(",") if name.strip())
+            if not equals or not glob or not kinds:
+                raise OptionError("alternative", f"{word!r}: write GLOB=NAMES, as in 'layer1.*=1x1,identity'")
+            found[glob] = kinds
+        return found
+
+    @property
+    def chooses(self) -> bool:
+        """Whether alternatives are chosen from, and nothing else goes."""
+        return bool(self.choose or self.alternative)
+
+    @property
     def cuts_units(self) -> bool:
         """Whether channels and heads may go."""
-        return UNITS[0] in self.granularity and not self.choose
+        return UNITS[0] in self.granularity and not self.chooses
 
     @property
     def cuts_units_alone(self) -> bool:
@@ -119,7 +147,7 @@ class Bounds:
     @property
     def cuts_branches(self) -> bool:
         """Whether residual branches or alternatives may go."""
-        return BLOCK in self.granularity or bool(self.choose)
+        return BLOCK in self.granularity or self.chooses
 
 
 @dataclass(frozen=True, kw_only=True)

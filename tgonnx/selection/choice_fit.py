@@ -59,8 +59,13 @@ def least_of(coupling: Coupling, kind: str) -> float:
 def costs_of(coupling: Coupling, kind: str) -> Scores:
     """What goes with each alternative alone, as a share: about what it costs, [alternatives]."""
     count = len(coupling.branches)
-    alone = (np.arange(count) != place for place in range(count))
-    return np.array([1 - _left(coupling, opened, kind) for opened in alone])
+    everything, alone = all_left(coupling, kind), (np.arange(count) != place for place in range(count))
+    return np.array([everything - _left(coupling, opened, kind) for opened in alone])
+
+
+def all_left(coupling: Coupling, kind: str) -> float:
+    """What all alternatives together cost, as a share: more than 1 where the original has not all of them."""
+    return _left(coupling, np.ones(len(coupling.branches), bool), kind)
 
 
 def at_price(coupling: Coupling, scores: Scores, costs: Scores, price: float) -> Open:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.passes.gate_choices import open_ones
-from tgonnx.selection.choice_fit import at_price, costs_of
+from tgonnx.selection.choice_fit import all_left, at_price, costs_of
 from tgonnx.training.recipe import Settings
 
 Logits = npt.NDArray[np.floating]
@@ -37,7 +37,7 @@ class Rivals:
         self.coupling, self.near, self.seed = coupling, near, recipe.seed
         self.free = recipe.lambda_ is not None  # the price is in the objective
         self.costs = costs_of(coupling, kind)
-        self.rest = 1 - float(self.costs.sum())  # of the cost is in no alternative
+        self.rest = all_left(coupling, kind) - float(self.costs.sum())  # of the cost is in no alternative
 
     def shift(self, logits: Logits, index: int, done: float, share: float) -> Logits:
         """What logits are off by in a step, where the choice may cost `share`; from `done` = 1 on there is no noise."""
