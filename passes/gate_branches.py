@@ -79,7 +79,8 @@ def _gated(proto: onnx.ModelProto, coupling: Coupling, closed: Collection[str] |
         )
     gated: dict[str, list[tuple[int, Part]]] = defaultdict(list)  # by the sum
     for number, part in enumerate(parts):
-        gated[part.sum].append((number, part))
+        if not len(coupling.units_along(part)):  # those of a Concat are gated channel by channel
+            gated[part.sum].append((number, part))
     nodes = []
     for node in graph.node:
         here = gated[node.output[0]] if node.output else []

@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.passes.gate_branches import BRANCH_GATES, gate_branches
+from tgonnx.passes.insert_gates import GATES, insert_gates
 
 DUEL_GATES = "tgonnx.duel_gates"  # float32 [1, duels]: whether the first of two wins
 DUELS = "tgonnx.duels"  # float32 [duels, alternatives]: 1 for the first of each duel, -1 for the second
@@ -39,7 +40,9 @@ def gate_choices(proto: onnx.ModelProto, coupling: Coupling) -> onnx.ModelProto:
 
     Raises UnsupportedError if the model holds gates already.
     """
-    gated = gate_branches(proto, coupling)
+    places = coupling.gate_of_unit
+    joined = bool((places < len(coupling.branches)).any())
+    gated = gate_branches(insert_gates(proto, coupling, None) if joined else proto, coupling)
     graph = gated.graph
     (vector,) = (value for value in graph.input if value.name == BRANCH_GATES)
     graph.input.remove(vector)
@@ -56,9 +59,22 @@ def gate_choices(proto: onnx.ModelProto, coupling: Coupling) -> onnx.ModelProto:
         helper.make_node("Add", [f"{MARGINS}.scaled", f"{MARGINS}.bars"], [MARGINS]),
         helper.make_node("Reshape", [MARGINS, f"{MARGINS}.shape"], [BRANCH_GATES]),
     ]
+    if joined:
+        nodes += _units_gated(graph, places)
     for node in reversed(nodes):
         graph.node.insert(0, node)
     return gated
+
+
+def _units_gated(graph: onnx.GraphProto, places: npt.NDArray[np.int64]) -> list[onnx.NodeProto]:
+    """The nodes that give the gates of units from those of what they go with, in place of a graph input."""
+    graph.input.remove(next(value for value in graph.input if value.name == GATES))
+    graph.initializer.append(numpy_helper.from_array(places, f"{GATES}.places"))
+    graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), f"{GATES}.one"))
+    return [
+        helper.make_node("Concat", [BRANCH_GATES, f"{GATES}.one"], [f"{GATES}.all"], axis=0),
+        helper.make_node("Gather", [f"{GATES}.all", f"{GATES}.places"], [GATES], axis=0),
+    ]
 
 
 def duels_of(coupling: Coupling) -> npt.NDArray[np.float32]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import onnx
 from branchy_models import Shapes, made
+from onnx import numpy_helper
 
 _IMAGE = "(float[N,3,H,W] x) => (float[N,5] y)"
 _SEQUENCE = "(float[N,T,16] x) => (float[N,T,16] y)"
@@ -69,6 +71,27 @@ def of_tokens() -> onnx.ModelProto:
     return made(_SEQUENCE, text, {"s": (16,), "o": (16,), "w1": (16, 32), "w2": (32, 16), "w3": (16, 16, 3)})
 
 
+def side_by_side() -> onnx.ModelProto:
+    """As in Inception: what is joined along channels, normalised, and read by a convolution."""
+    text = f"""h = Conv<kernel_shape=[1,1]>(x, w0) {_operators("", "h")}
+    p = MaxPool<kernel_shape=[3,3],pads=[1,1,1,1]>(h)  q = Conv<kernel_shape=[1,1]>(p, wp)
+    j = Concat<axis=1>(a, b, c, q)  n = BatchNormalization(j, sc, bi, me, va)  r = Relu(n)
+    o = Conv<kernel_shape=[3,3],pads=[1,1,1,1]>(r, we) {_ENDING}"""
+    more: Shapes = {
+        "wp": (6, 8, 1, 1),
+        "we": (8, 30, 3, 3),
+        "sc": (30,),
+        "bi": (30,),
+        "me": (30,),
+        "va": (30,),
+    }
+    model = made(_IMAGE, text, _ENDS | _weights("") | more)
+    for tensor in model.graph.initializer:
+        if tensor.name == "va":  # no variance is below zero
+            tensor.CopyFrom(numpy_helper.from_array(np.abs(numpy_helper.to_array(tensor)) + 0.5, "va"))
+    return model
+
+
 SUPERNETS: Mapping[str, tuple[Callable[[], onnx.ModelProto], Mapping[str, int]]] = {
     "summed": (summed, {"s": 4}),
     "averaged": (averaged, {"s": 4}),
@@ -76,4 +99,5 @@ SUPERNETS: Mapping[str, tuple[Callable[[], onnx.ModelProto], Mapping[str, int]]]
     "nested": (nested, {"m": 3, "t": 3}),
     "of_layers": (of_layers, {"s": 3, "t": 3}),
     "of_tokens": (of_tokens, {"y": 3}),
+    "side_by_side": (side_by_side, {"j": 4}),
 }

@@ -13,13 +13,14 @@ import numpy as np
 import onnx
 import pytest
 from branchy_models import made
-from independent import run, session
+from independent import axes_of, compare, run, session
 from onnx import TensorProto, helper, numpy_helper
 from small_task import network
 from supernets import SUPERNETS
 from test_branch_gates import priced
 from test_runs import Stop, keeper_of, stops_at
 from test_training import FAST, task_for
+from zoo.pack import HERE, SUFFIX, unpack
 
 import tgonnx as tg
 from tgonnx.analysis.coupling import Coupling
@@ -77,7 +78,7 @@ def outputs_of(model: onnx.ModelProto, feeds: dict[str, Array]) -> Array:
 @NETS
 def test_alternatives_are_found(name: str) -> None:
     make, counts = SUPERNETS[name]
-    meetings = tg.load(make()).meetings
+    meetings = tg.analyze(tg.load(make())).offered
     assert {meeting.name: len(meeting.alternatives) for meeting in meetings} == counts
 
 
@@ -113,6 +114,47 @@ def test_all_open_is_the_original(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "packed", sorted(HERE.glob(f"*{SUFFIX}")), ids=lambda path: path.name.removesuffix(SUFFIX)
+)
+def test_choices_in_real_graphs(packed: Path) -> None:
+    """Whatever meets anywhere: some of it goes, at batches of 1 and 3."""
+    model, rng = unpack(packed), np.random.default_rng(0)
+    coupling, gone = tg.analyze(tg.load(model)), list[str]()
+    for meeting in coupling.offered:
+        stay = {*rng.permutation(len(meeting.alternatives))[:1].tolist()}
+        closed = rng.random() < 0.6
+        gone += [a.name for number, a in enumerate(meeting.alternatives) if closed and number not in stay]
+    mask = Mask.all_open(coupling.closing(gone))
+    mask.check(coupling)
+    pruned = apply(coupling, mask)
+    onnx.checker.check_model(onnx.shape_inference.infer_shapes(pruned, strict_mode=True), full_check=True)
+    predicted = mask.counted(coupling).cost_model.cost(mask.open)
+    counted = tg.analyze(tg.load(pruned)).cost_model.cost()
+    assert (predicted.flops, predicted.params) == (counted.flops, counted.params)
+    sizes = [{name: batch for name in axes_of(model)} for batch in (1, 3)]
+    opened = gate_branches(coupling.model.proto, coupling, ())
+    models = {"original": model, "all gates open": opened, "gated": gate(coupling, mask), "pruned": pruned}
+    assert compare(models, sizes) == ([], len(sizes))
+
+
+def test_what_is_joined_goes_only_where_nothing_else_is_emptied() -> None:
+    """A Concat that is split again has nothing to choose from, nor one whose operands are read elsewhere."""
+    text = "a = MatMul(x, w1)  b = MatMul(x, w2)  c = Concat<axis=1>(a, b)  {}  y = MatMul(d, w3)"
+    shapes = {"w1": (4, 6), "w2": (4, 6), "w3": (12, 3)}
+    for ending, expected in (
+        ("d = Relu(c)", 1),
+        ("s, t = Split<axis=1>(c, h)  u = MatMul(s, w4)  v = MatMul(t, w5)  d = Concat<axis=1>(u, v)", 1),
+        ("e = Mul(a, b)  d = Concat<axis=1>(a, e)", 0),
+    ):
+        more = {"w4": (6, 6), "w5": (6, 6)} if "w4" in ending else {}
+        model = made("(float[N,4] x) => (float[N,3] y)", text.format(ending), shapes | more)
+        model.graph.initializer.append(numpy_helper.from_array(np.array([6, 6]), "h"))
+        offered = [m for m in tg.analyze(tg.load(model)).offered if m.alternatives[0].axis is not None]
+        assert len(offered) == expected
+        assert all(meeting.name == ("c" if "Relu" in ending else "d") for meeting in offered)
+
+
 def test_by_hand() -> None:
     """What is left of a sum and of a mean is written down as a network of its own."""
     stored = {t.name: numpy_helper.to_array(t) for t in SUPERNETS["summed"][0]().graph.initializer}
@@ -135,13 +177,13 @@ def test_by_hand() -> None:
 @NETS
 def test_the_nodes_count_what_the_report_counts_and_the_file_has(name: str) -> None:
     coupling = coupling_of(name)
-    whole = coupling.cost_model
     for mask in masks(coupling):
         counted = mask.counted(coupling).cost_model
         again = tg.analyze(tg.load(apply(coupling, mask))).cost_model
         gates = np.array([b.name not in mask.branches for b in coupling.branches], np.float32)
         for kind in ("flops", "params"):
-            assert counted.count(kind, whole.sizes) == pytest.approx(again.total(kind))  # type: ignore[arg-type]
+            counts = counted.open_counts(mask.open)
+            assert counted.count(kind, counts) == pytest.approx(again.total(kind))  # type: ignore[arg-type]
             share, left = priced(coupling, kind, CHOICES, gates), counted.ratio(mask.open, kind)  # type: ignore[arg-type]
             shared = (
                 name == "of_tokens" and len(mask.branches) == 2

@@ -1,11 +1,12 @@
-"""Alternatives: what is added, or averaged, where several values meet, and may be chosen from.
+"""Alternatives: what is added, averaged or joined where several values meet, and may be chosen from.
 
 A meeting is a Sum, a Mean, or a tree of Adds whose inner sums nothing else reads, as exporters write the sum of
 a list. Its alternatives are the operands that depend on the inputs and have, at all sizes, type and shape of what comes
 out. What flows only into one of them goes with it, as in `tgonnx.analysis.branches`; an alternative of no nodes is
 the value itself, as a skip is. A constant operand stays.
 
-Closing alternatives leaves the sum of the others, or their mean. With one left there is nothing to add.
+Closing alternatives leaves the sum of the others, or their mean. With one left there is nothing to add. At a Concat, an
+operand that nothing else reads is an alternative: its channels go with it (`Coupling.offered` says where that can be).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Alternative:
     `name` is the value that the meeting puts out with the alternative's number in brackets. `value` stands at `operand`
     of the node at `add`, called `label`, whose output is `sum`: in a tree of Adds not always what the meeting puts out.
     `nodes` are those that flow only into it, `weights` the initializers that nothing else reads, and `within` the names
-    of the alternatives that it is nested in.
+    of the alternatives that it is nested in. `axis` is the one along which a Concat joins it to others, None in a sum.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Alternative:
     nodes: frozenset[int]
     weights: frozenset[str]
     within: tuple[str, ...] = ()
+    axis: int | None = None
 
     @property
     def going(self) -> frozenset[int]:
@@ -117,7 +119,7 @@ class _Finder:
         self.once = {name for name, count in reads.items() if count == 1}
 
     def run(self) -> Iterator[Meeting]:
-        nodes = [node for node in self.model.nodes if self._joins(node)]
+        nodes = [node for node in self.model.nodes if self._joins(node) or self._concatenates(node)]
         if not nodes:
             return
         below = below_operands(self.model, {node.index for node in nodes})
@@ -128,6 +130,8 @@ class _Finder:
             leaves = [*self._leaves(node)]
             inner |= {leaf.index for leaf, _ in leaves}
             parts = [(leaf, frozenset(_nodes_under(below, (leaf[0].index, leaf[1])))) for leaf in leaves]
+            if self._concatenates(node):  # what is read elsewhere, too, stays
+                parts = [part for part in parts if self._makes(part[1], node.inputs[part[0][1]])]
             if len(parts) > 1 and any(region for _, region in parts):
                 found.append((node, parts))
         found.reverse()
@@ -150,6 +154,17 @@ class _Finder:
         if len(names) < 2 or len({*names}) < len(names):
             return False
         return self._alike((*names, node.outputs[0]))
+
+    def _concatenates(self, node: Node) -> bool:
+        """Does it join floats that depend on the inputs, along an axis?"""
+        names = [name for name in node.inputs if self._flows(name)]
+        if traits_of(node).joins or not traits_of(node).joins_along or len({*names}) < max(2, len(names)):
+            return False
+        return all(self.model.first.types.get(name) in FLOATS for name in names)
+
+    def _makes(self, region: frozenset[int], name: str) -> bool:
+        maker = self.makers.get(name)
+        return maker is not None and maker.index in region
 
     def _flows(self, name: str) -> bool:
         return bool(name) and name not in self.model.static and name not in self.model.first.known
@@ -201,7 +216,12 @@ class _Finder:
             value=node.inputs[place],
             nodes=region,
             weights=frozenset(weights),
+            axis=self._axis(node) if self._concatenates(node) else None,
         )
+
+    def _axis(self, node: Node) -> int:
+        axis, rank = int(node.attributes.get("axis", 0)), len(self.model.shapes.get(node.outputs[0], ()))
+        return axis + rank if axis < 0 else axis
 
 
 def _within(alternative: Alternative, others: Iterable[Alternative]) -> Alternative:

@@ -113,7 +113,7 @@ class Coupling(Shown):
         wanted, known = {*names}, dict[str, Part]()
         known |= {branch.name: branch for branch in self.model.branches}
         if wanted - {*known}:
-            known |= {a.name: a for meeting in self.model.meetings for a in meeting.alternatives}
+            known |= {a.name: a for meeting in self.offered for a in meeting.alternatives}
         if unknown := wanted - {*known}:
             raise KeyError(min(unknown))
         return sorted((known[name] for name in wanted), key=lambda part: (part.add, part.operand))
@@ -126,7 +126,53 @@ class Coupling(Shown):
         words = {**dict.fromkeys(self.model.added, 1.0), **words}
         if not words:
             return self
-        return replace(self, meetings=chosen_meetings(self.model.meetings, words, self.model.source))
+        return replace(self, meetings=chosen_meetings(self.offered, words, self.model.source))
+
+    @property
+    def offered(self) -> tuple[Meeting, ...]:
+        """Where alternatives meet: in sums, and in Concats whose operands can go without emptying anything else."""
+        return (self.whole or self)._offered
+
+    @cached_property
+    def _offered(self) -> tuple[Meeting, ...]:
+        return tuple(meeting for meeting in self.model.meetings if self._separable(meeting))
+
+    def _separable(self, meeting: Meeting) -> bool:
+        """Are the units of what is joined nobody else's whole axis, and each one's own?"""
+        parts = [alternative for alternative in meeting.alternatives if alternative.axis is not None]
+        units = [self.units_along(part) for part in parts]
+        together = np.concatenate(units) if units else np.zeros(0, np.int64)
+        if len(together) and (together.min() < 0 or len(np.unique(together)) < len(together)):
+            return False
+        for part, own in zip(parts, units, strict=True):
+            inside = {name for index in part.nodes for name in self.model.nodes[index].outputs} | part.weights
+            for value, axes in self.labelling.axes.items():
+                if value not in inside and any(np.isin(self.units_of(a), own).all() for a in axes if len(a)):
+                    return False
+        return True
+
+    def units_along(self, part: Part) -> npt.NDArray[np.int64]:
+        """The units of what a Concat joins to others; none of a part of a sum."""
+        axis = getattr(part, "axis", None)
+        if axis is None:
+            return np.zeros(0, np.int64)
+        return self.units_of(self.labelling.axes[part.value][axis])
+
+    @cached_property
+    def left_open(self) -> npt.NDArray[np.bool_]:
+        """The units that stay where parts are closed: all but those of what Concats joined, [units]."""
+        opened = np.ones(self.units, bool)
+        for part in self.parts(self.closed):
+            opened[self.units_along(part)] = False
+        return opened
+
+    @cached_property
+    def gate_of_unit(self) -> npt.NDArray[np.int64]:
+        """The place among `branches` of the one that each unit goes with, or their number, [units]."""
+        found = np.full(self.units, len(self.branches), np.int64)
+        for place, part in enumerate(self.branches):
+            found[self.units_along(part)] = place
+        return found
 
     @cached_property
     def foreign(self) -> tuple[str, ...]:

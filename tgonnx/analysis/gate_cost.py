@@ -58,6 +58,10 @@ class BranchMeasure:
         e, axes = emitter, self.whole.axes
         units = self.coupling.units if self.of_units else 0
         of_units = e.constant(np.ones((self.coupling.units, 1), np.float32))
+        with_parts = self.coupling.gate_of_unit
+        if not units and (with_parts < len(self.coupling.branches)).any():  # channels that alternatives have
+            with_one = e.op("Concat", kept, e.constant(np.ones((1, 1), np.float32)), axis=0)
+            of_units = e.op("Gather", with_one, e.constant(with_parts), axis=0)
         if units:
             of_units = e.op("Gather", kept, e.constant(np.arange(units)), axis=0)
         parts: dict[frozenset[int], list[Term]] = defaultdict(list)

@@ -70,11 +70,10 @@ def branch_json(coupling: Coupling) -> dict[str, Any]:
 
 def meetings_json(coupling: Coupling, least: int = 2) -> list[dict[str, Any]]:
     """Where so many alternatives meet at least; `flops` and `params` are the shares that go with each alone."""
-    everything = np.ones(coupling.units, bool)
 
     def told(alternative: Alternative) -> dict[str, Any]:
-        costs = coupling.closing([alternative.name]).cost_model
-        shares = {kind: 1 - costs.ratio(everything, kind) for kind in ("flops", "params")}
+        closing = coupling.closing([alternative.name])
+        shares = {kind: 1 - closing.cost_model.ratio(closing.left_open, kind) for kind in ("flops", "params")}
         return {
             "name": alternative.name,
             "value": alternative.value,
@@ -84,6 +83,6 @@ def meetings_json(coupling: Coupling, least: int = 2) -> list[dict[str, Any]]:
 
     return [
         {"meeting": meeting.name, "node": meeting.label, "alternatives": [*map(told, meeting.alternatives)]}
-        for meeting in coupling.model.meetings
+        for meeting in coupling.offered
         if len(meeting.alternatives) >= least
     ]

@@ -78,7 +78,7 @@ class Bounds:
 
     choose: tuple[str, ...] = option(
         (),
-        "Choose among what meets in an Add, a Sum or a Mean: 'mixed_*=1' keeps one alternative at each such node.",
+        "Choose among what meets in an Add, Sum, Mean or Concat: 'mixed_*=1' keeps one alternative at each such node.",
         many=True,
         metavar="GLOB=COUNT",
     )

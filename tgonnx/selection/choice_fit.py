@@ -102,7 +102,8 @@ def _improved(coupling: Coupling, opened: Open, scores: Scores, allowed: Callabl
 
 
 def _left(coupling: Coupling, opened: Open, kind: str) -> float:
-    return _closing(coupling, opened).cost_model.ratio(np.ones(coupling.units, bool), kind)
+    closing = _closing(coupling, opened)
+    return closing.cost_model.ratio(closing.left_open, kind)
 
 
 def _closing(coupling: Coupling, opened: Open) -> Coupling:

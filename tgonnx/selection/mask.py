@@ -44,7 +44,7 @@ class Mask(Shown):
 
     @classmethod
     def all_open(cls, coupling: Coupling) -> Mask:
-        return cls._made(coupling, np.ones(coupling.units, bool))
+        return cls._made(coupling, coupling.left_open.copy())
 
     @classmethod
     def of(cls, coupling: Coupling, open_units: Open) -> Mask:
@@ -143,11 +143,17 @@ class Mask(Shown):
             raise self._refused(
                 f"the mask has {len(self.open)} units in other groups than the model's {coupling.units}"
             )
+        stay = coupling.closing(self.branches).left_open
+        if self.open[~stay].any():
+            raise self._refused("the mask removes an alternative and keeps channels of it")
         for group in coupling.groups:
-            if not self.open[group.units].any():
+            if stay[group.units].any() and not self.open[group.units].any():
                 raise self._refused(f"the mask empties group {group.name}")
-        counts = np.bincount(coupling.kind_of[self.open], minlength=int(coupling.kind_of.max(initial=-1)) + 1)
-        if any(not counts[list(kinds)].any() for kinds in coupling.guards):
+        counts, most = (
+            np.bincount(coupling.kind_of[units], minlength=int(coupling.kind_of.max(initial=-1)) + 1)
+            for units in (self.open, stay)
+        )
+        if any(most[list(kinds)].any() and not counts[list(kinds)].any() for kinds in coupling.guards):
             raise self._refused("the mask leaves an axis without channels")
 
     def _check_parts(self, coupling: Coupling) -> None:
@@ -160,7 +166,7 @@ class Mask(Shown):
                 f"the mask removes the branch of {name!r}, and the model has none there"
             ) from None
         model, left, names = coupling.model, still_read(coupling.model, parts), {*self.branches}
-        for meeting in model.meetings if any(isinstance(part, Alternative) for part in parts) else ():
+        for meeting in coupling.offered if any(isinstance(part, Alternative) for part in parts) else ():
             if all(alternative.name in names for alternative in meeting.alternatives):
                 raise self._refused(f"the mask removes all alternatives of {meeting.name!r}: one must stay")
         empty = {name for place, names in left.items() if not names for name in model.nodes[place].outputs}

@@ -46,6 +46,7 @@ class Traits:
     joins: Literal["", "sum", "mean"] = (
         ""  # it makes one of all its inputs, none of which is another than the rest
     )
+    joins_along: bool = False  # it puts its inputs beside one another along the attribute `axis`
     times: int = 0  # 1: it multiplies its inputs; -1: it divides the first by the second
     power: float = 1.0  # it takes its input to this power
     raises: bool = False  # it takes its first input to the power that the second is
