@@ -95,6 +95,7 @@ def _with_objective(model: onnx.ModelProto, asked: AddObjective) -> onnx.ModelPr
     if penalty is not None:
         ratio = nodes.name(_cost_ratio(nodes, penalty), COST)
         excess = ratio - nodes.input(RHO, TensorProto.FLOAT, ())
+        excess = nodes.emitter.op("Relu", excess) if penalty.family.rivals else excess
         loss = task + (nodes.input(MU, TensorProto.FLOAT, ()) * excess + excess * excess * penalty.strength)
     nodes.name(loss, LOSS)
     nodes.name(task, TASK)

@@ -87,9 +87,8 @@ class _Compensation:
         self.coupling, self.kept = coupling, np.append(mask.open, True)
         self.removed = {  # values that are something else now
             name
-            for branch in coupling.branches
-            if branch.name in mask.branches
-            for name in coupling.model.nodes[branch.add].outputs
+            for part in coupling.parts(mask.branches)
+            for name in coupling.model.nodes[part.add].outputs
             if name
         }
         self.before, self.after = Uses(full), Uses(cut)

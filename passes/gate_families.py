@@ -18,12 +18,14 @@ from tgonnx.analysis.kinds import Kind, Measure
 from tgonnx.analysis.target import Target
 from tgonnx.graph.builder import Value
 from tgonnx.passes.gate_branches import ALL_GATES, BRANCH_GATES, gate_branches
+from tgonnx.passes.gate_choices import gate_choices
 from tgonnx.passes.gate_weights import WEIGHT_GATES, gate_weights
 from tgonnx.passes.insert_gates import GATES, insert_gates
 from tgonnx.passes.remove_channels import remove_channels
 from tgonnx.selection.bounds import Bounds
 from tgonnx.selection.branch_order import fit_both, fit_branches
 from tgonnx.selection.budget import fit
+from tgonnx.selection.choice_fit import fit_choices
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import Scores
 from tgonnx.selection.weight_choice import fit_weights
@@ -45,7 +47,8 @@ class GateFamily:
     * `price` says how much of each unit a cost counts, [gates, 1], from the gates and their hysteresis, a scalar, and
       `costs` what is counted;
     * `commit` makes a mask of scores, one for each gate, that meets a target within bounds (raises TargetError);
-    * `cut` deletes from a copy of a model what a mask closes.
+    * `cut` deletes from a copy of a model what a mask closes;
+    * `rivals`: how many are open never changes (`tgonnx.training.rivals`); to cost less than the target costs nothing.
     """
 
     name: str
@@ -56,6 +59,7 @@ class GateFamily:
     costs: Callable[[Coupling], Costs]
     commit: Callable[[Coupling, Scores, Target, Bounds], Mask]
     cut: Callable[[onnx.ModelProto, Coupling, Mask], onnx.ModelProto]
+    rivals: bool = False
 
 
 def hysteretic(gates: Value, hysteresis: Value) -> Value:
@@ -74,6 +78,10 @@ def _both_gated(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -
 
 def _weights_gated(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -> onnx.ModelProto:
     return gate_weights(proto, coupling) if mask is None else insert_gates(proto, coupling, mask)
+
+
+def _choices_gated(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -> onnx.ModelProto:
+    return gate_choices(proto, coupling) if mask is None else insert_gates(proto, coupling, mask)
 
 
 CHANNELS = GateFamily(  # of layers, and whole heads of attention: everything that a coupling has units for
@@ -116,11 +124,24 @@ WEIGHTS = GateFamily(  # single elements of kernels and matrices
     commit=fit_weights,
     cut=remove_channels,
 )
-FAMILIES = {family.name: family for family in (CHANNELS, BLOCKS, CHANNELS_AND_BLOCKS, WEIGHTS)}
+CHOICES = GateFamily(  # alternatives where several values meet
+    name="choices",
+    vector=BRANCH_GATES,
+    insert=_choices_gated,
+    price=lambda gates, hysteresis: gates,
+    count=lambda coupling: len(coupling.branches),
+    costs=lambda coupling: BranchCost(coupling, of_units=False),
+    commit=fit_choices,
+    cut=remove_channels,
+    rivals=True,
+)
+FAMILIES = {family.name: family for family in (CHANNELS, BLOCKS, CHANNELS_AND_BLOCKS, WEIGHTS, CHOICES)}
 
 
 def family_of(bounds: Bounds) -> GateFamily:
     """The family of what may be cut."""
+    if bounds.chooses:
+        return CHOICES
     if bounds.cuts_weights:
         return WEIGHTS
     if not bounds.cuts_branches:

@@ -5,7 +5,8 @@ Handled:
 * BatchNormalization normalises with the batch's statistics and keeps running averages (`statistics`), unless
   the batch is too small to have any; Dropout does nothing;
 * free dimensions of the inputs are bound to the sizes of the batches;
-* a gated copy's inputs of gate values, of units and of branches, become a trainable gate on one vector of logits.
+* a gated copy's inputs of gate values, of units and of branches, become a trainable gate on one vector of logits;
+* where alternatives are chosen from, the outcome of duels becomes one on the differences of logits.
 
 What trains: weights, biases, scales and tables (`trainable`). Constants of the computation do not: bounds,
 exponents, sizes, divisors, factors of the input. A value is trained through reshapes and transposes of its
@@ -28,6 +29,7 @@ from tgonnx.ops import trainable_gate as gates
 from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.passes.fold_shapes import fold
 from tgonnx.passes.gate_branches import ALL_GATES, BRANCH_GATES
+from tgonnx.passes.gate_choices import DUEL_GATES, DUELS, MARGINS
 from tgonnx.passes.gate_weights import WEIGHT_GATES
 from tgonnx.passes.insert_gates import GATES
 from tgonnx.passes.make_differentiable import make_differentiable
@@ -77,7 +79,10 @@ def prepare_training(
             _drop_nothing(node)
         elif node.op_type == "BatchNormalization" and batch >= SMALLEST_BATCH:
             statistics.update(_normalise_by_batch(node, index, copy.graph, statistics))
-    if any(value.name in (GATES, BRANCH_GATES, WEIGHT_GATES) for value in copy.graph.input):
+    inputs = {value.name for value in copy.graph.input}
+    if DUEL_GATES in inputs:
+        _open_duels(copy, gradient)
+    elif inputs & {GATES, BRANCH_GATES, WEIGHT_GATES}:
         _open_gates(copy, gradient)
     remove_unused(copy.graph)
     kept = {tensor.name for tensor in copy.graph.initializer}
@@ -102,7 +107,7 @@ def trainable(proto: onnx.ModelProto) -> Iterator[str]:
     }
     source = {name: name for name in sizes}
     learned: set[str] = set()  # values that depend on a weight already
-    gated = {GATES, BRANCH_GATES, WEIGHT_GATES}  # values made of gates and constants
+    gated = {GATES, BRANCH_GATES, WEIGHT_GATES, DUEL_GATES}  # values made of gates and constants
     seen: set[str] = set()
     for node in proto.graph.node:
         are = traits_of(node)
@@ -189,5 +194,31 @@ def _open_gates(copy: onnx.ModelProto, gradient: gates.Shape) -> None:
         start += size
     graph.initializer.append(numpy_helper.from_array(np.full(sum(sizes), 0.5, np.float32), LOGITS))
     graph.node.insert(0, gates.node(LOGITS, vector, gradient))
-    copy.functions.append(gates.function(gradient, opset_of(copy)))
+    _import_gates(copy, gradient)
+
+
+def _open_duels(copy: onnx.ModelProto, gradient: gates.Shape) -> None:
+    """Replace the input of duels by gates on the differences of logits, and let who wins enough be open."""
+    graph = copy.graph
+    graph.input.remove(next(value for value in graph.input if value.name == DUEL_GATES))
+    duels = next(tensor for tensor in graph.initializer if tensor.name == DUELS)
+    graph.initializer.append(numpy_helper.from_array(np.full(duels.dims[1], 0.5, np.float32), LOGITS))
+    graph.initializer.append(numpy_helper.from_array(np.array([1, -1]), f"{LOGITS}.row"))
+    last = next(node for node in graph.node if node.output[0] == BRANCH_GATES)
+    last.input[0] = f"{MARGINS}.open"
+    place = next(i for i, node in enumerate(graph.node) if node.output[0] == BRANCH_GATES)
+    graph.node.insert(place, gates.node(MARGINS, f"{MARGINS}.open", "one"))
+    made = [
+        helper.make_node("Reshape", [LOGITS, f"{LOGITS}.row"], [f"{LOGITS}.as_row"]),
+        helper.make_node("Transpose", [DUELS], [f"{DUELS}.turned"], perm=[1, 0]),
+        helper.make_node("MatMul", [f"{LOGITS}.as_row", f"{DUELS}.turned"], [f"{LOGITS}.differences"]),
+        gates.node(f"{LOGITS}.differences", DUEL_GATES, gradient),
+    ]
+    for node in reversed(made):
+        graph.node.insert(0, node)
+    _import_gates(copy, *dict.fromkeys((gradient, "one")))
+
+
+def _import_gates(copy: onnx.ModelProto, *shapes: gates.Shape) -> None:
+    copy.functions.extend(gates.function(shape, opset_of(copy)) for shape in shapes)
     copy.opset_import.append(helper.make_opsetid(gates.DOMAIN, gates.VERSION))

@@ -22,6 +22,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tgonnx import ops
+from tgonnx.analysis.branches import Part, gone_with, still_read
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.lengths import rescaled
 from tgonnx.analysis.model import Model, Node
@@ -75,7 +76,7 @@ def apply(coupling: Coupling, mask: Mask, sparse: bool = False) -> onnx.ModelPro
 def remove_channels(proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:
     """Cut a copy of `proto`, which has the structure that `coupling` was made from (its weights may differ).
 
-    Branches go after the channels: what is cut in them is not missed, and shortcuts have the channels of their sums.
+    Parts go after the channels: what is cut in them is not missed, and shortcuts have the channels of their sums.
     Raises VerificationError naming the node whose shape would not be what the labels say.
     """
     cut = perform(RemoveChannels(coupling, mask), proto).model
@@ -83,7 +84,18 @@ def remove_channels(proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> o
         cut = zero_weights(cut, mask.weights)
     if not mask.branches:
         return cut
-    return remove_branches(cut, [branch for branch in coupling.branches if branch.name in mask.branches])
+    gone = gone_with(coupling.model, joined_parts(coupling, mask)).nodes
+    parts = coupling.parts(mask.branches)
+    return remove_branches(
+        cut,
+        coupling.model,
+        [part for part in parts if part.add not in gone and not len(coupling.units_along(part))],
+    )
+
+
+def joined_parts(coupling: Coupling, mask: Mask) -> list[Part]:
+    """What a mask takes out of Concats: with their channels, not behind them."""
+    return [part for part in coupling.parts(mask.branches) if len(coupling.units_along(part))]
 
 
 class _Surgeon:
@@ -95,6 +107,8 @@ class _Surgeon:
         self.users = Counter(name for node in self.graph.node for name in node.input)
         self.users.update(captured_names(self.graph) | {value.name for value in self.graph.output})
         self.divided = _divided(coupling.model)
+        joined = joined_parts(coupling, mask)
+        self.gone, self.left = gone_with(coupling.model, joined).nodes, still_read(coupling.model, joined)
         self.sweep: Sweep = empty_sweep(proto)
         self.sweep.assumed, self.sweep.hints = coupling.model.first.assumed, dict(self._assumptions())
 
@@ -111,6 +125,11 @@ class _Surgeon:
                 self.sweep.declare(name, model.first.types[name], model.shapes[name])
         self._rescale()
         for index, node in enumerate(list(self.graph.node)):
+            if index in self.left:
+                self._without(node, self.left[index])
+            elif index in self.gone:
+                self.graph.node.remove(node)
+                continue
             self._resize(index, node)
             if node.op_type == "Shape" and node.output[0] in self.divided:
                 self._set_back(index, node)
@@ -118,6 +137,13 @@ class _Surgeon:
             self._check(node)
         self._correct_hints()
         remove_unused(self.graph)
+
+    def _without(self, node: onnx.NodeProto, left: tuple[str, ...]) -> None:
+        """Let a Concat join what is left."""
+        node.input[:] = left
+        if len(left) == 1:
+            node.op_type, node.domain = "Identity", ""
+            del node.attribute[:]
 
     def _slice(self, tensor: onnx.TensorProto) -> None:
         axes = self.coupling.labelling.axes.get(tensor.name, ())

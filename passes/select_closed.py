@@ -43,7 +43,7 @@ def select_closed(model: onnx.ModelProto, coupling: Coupling, mask: Mask) -> boo
     """Do it in place; says whether anything was closed. Axes of dynamic size are left as they are."""
     kept = np.append(mask.open, True)
     outputs = {value.name for value in model.graph.output}
-    branches = {branch.value for branch in coupling.branches if branch.name in mask.branches}
+    branches = {part.value for part in coupling.parts(mask.branches)}
     nodes: list[onnx.NodeProto] = []
     stored: dict[bytes, str] = {}
     changed = False

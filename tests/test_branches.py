@@ -192,9 +192,9 @@ def test_a_sum_that_is_an_output_or_read_in_a_subgraph_keeps_its_name() -> None:
 
 
 def test_a_branch_that_is_not_there_is_refused() -> None:
-    branches = tg.load(nested()).branches
+    model = tg.load(nested())
     with pytest.raises(VerificationError, match="does not add"):
-        remove_branches(pre_norm(), [branch for branch in branches if branch.name == "a"])
+        remove_branches(pre_norm(), model, [branch for branch in model.branches if branch.name == "a"])
 
 
 def test_mask_files_know_branches(tmp_path: Path) -> None:

@@ -74,6 +74,15 @@ def test_mask_gate_apply_verify_bench(model: Path, tmp_path: Path, capsys: Captu
     assert main(["verify", gated, pruned]) == 0
     assert main(["bench", str(model), pruned, "--repeats", "3", "--threads", "1"]) == 0
     assert "pruned.onnx" in capsys.readouterr().out
+    words = ["bench", str(model), pruned, "--train", "--repeats", "5", "--threads", "1"]
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["batch"] == 32
+    assert [step["runs"] for step in told["step_ms"]] == [5, 5]
+    assert told["step_ms"][0]["share"] == 1
+    assert main([*words, "--engine", "portable", "--batch", "8"]) == 0
+    assert "Training steps of 8 samples" in capsys.readouterr().out
+    assert main([*words, "--by-operator"]) == 2
 
 
 def test_a_gated_model_without_mask_is_the_model(model: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tgonnx.analysis.times import Profile
 from tgonnx.errors import OptionError
 from tgonnx.loading import load, read
 from tgonnx.options import (
+    ALL,
     ATTENTIONS,
     CRITERION,
     VERIFY_SECONDS,
@@ -81,7 +82,10 @@ def select(
         raise OptionError(
             "granularity", f"{bounds.granularity}: analyze(model, {attention!r}) makes a coupling for it"
         )
-    wanted = asked(coupling, target, bounds)
+    if bounds.alternative:
+        raise OptionError("alternative", "makes layers, whose weights no mask holds: prune does that")
+    wanted = asked(coupling, ALL if target is None and bounds.choose else target, bounds)
+    coupling = coupling.choosing(bounds.choices)
     if wanted.kind == LATENCY and coupling.cost_model.profile is None:
         coupling.cost_model.use(profile(coupling))
     if not bounds.cuts_units_alone:

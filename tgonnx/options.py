@@ -22,6 +22,7 @@ Device = Literal["cpu", "cuda"]
 Gradient = Literal["one", "sigmoid", "tanh"]
 ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 TARGET = "flops=0.5"  # what may stay if nobody says
+ALL = "flops=1"  # the same where alternatives are chosen from
 CRITERION = "l2"
 VERIFY_SECONDS = 120.0  # enough for the whole list of sizes of a model that runs in a second
 NO_CHOICE = "auto"  # how a value that is None is written

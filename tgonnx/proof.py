@@ -57,7 +57,7 @@ class Prover:
         names = ("the original", "the gated model with all gates open")
         model = self.coupling.model
         opened = insert_gates(model.proto, self.coupling, Mask.all_open(self.coupling))
-        opened = gate_branches(opened, self.coupling, ()) if self.branches else opened
+        opened = gate_branches(opened, self.coupling, self.coupling.foreign) if self.branches else opened
         check = self.pair(model.original, opened, names)
         if any(NOTHING_FINITE in doubt for doubt in check.inconclusive) and not check.reasons:
             check = self.pair(tempered(model.original), tempered(opened), names)

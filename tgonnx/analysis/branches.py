@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tgonnx import ops
 from tgonnx.ops.aspects.traits import picked, traits_of
@@ -43,7 +43,8 @@ FLOATS = (1, 10, 11, 16)  # float, half, double, bfloat16: what a gate can multi
 class Branch:
     """A residual branch; nodes are given by their places in the model's normal form.
 
-    The node at `add` puts out `sum`, for which `value` is added to `shortcut`, and to others if it is not `alone`.
+    The node at `add` puts out `sum`, for which `value`, at `operand`, is added to `shortcut`, and to others if it is
+    not `alone`.
     `name` is `sum`, with `value` if several branches end there. `nodes` are those that flow only into it, `weights` the
     initializers that nothing else reads, and `within` the names of the branches that it is nested in. A `layer` of a
     plain chain adds nothing: it puts out `sum`, which is `value`, too, made of `shortcut`, and can be left out.
@@ -53,6 +54,7 @@ class Branch:
     add: int
     label: str
     sum: str
+    operand: int
     value: str
     shortcut: str
     nodes: frozenset[int]
@@ -60,6 +62,63 @@ class Branch:
     within: tuple[str, ...] = ()
     alone: bool = True
     layer: bool = False
+
+    @property
+    def going(self) -> frozenset[int]:
+        """The nodes that go with it."""
+        return self.nodes | {self.add} if self.alone else self.nodes
+
+
+class Part(Protocol):
+    """What can be taken out of a model whole: it stands at an operand of a node that does without."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in masks."""
+
+    @property
+    def add(self) -> int:
+        """The place of the node that reads it."""
+
+    @property
+    def label(self) -> str:
+        """That node for people."""
+
+    @property
+    def sum(self) -> str:
+        """What that node puts out."""
+
+    @property
+    def operand(self) -> int:
+        """Where it is read."""
+
+    @property
+    def value(self) -> str:
+        """What is read there."""
+
+    @property
+    def nodes(self) -> frozenset[int]:
+        """The places of the nodes that flow only into it."""
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """The initializers that nothing else reads."""
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """The parts that it is nested in."""
+
+    @property
+    def going(self) -> frozenset[int]:
+        """The places of the nodes that go with it."""
+
+    @property
+    def layer(self) -> bool:
+        """Whether it adds nothing, and is left out: what it takes, `shortcut`, is read in its place."""
+
+    @property
+    def shortcut(self) -> str:
+        """What is left without it; empty if that is not one value."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +154,11 @@ class _Finder:
         self.makers = {name: node.index for node in model.nodes for name in node.outputs if name}
         self.readers: dict[str, set[int]] = defaultdict(set)
         for node in model.nodes:
-            for name in _read_by(node):
+            for name in read_by(node):
                 self.readers[name].add(node.index)
 
     def run(self) -> list[Branch | NoBranch]:
-        below = _below(_post_dominators(self.model, self.makers))
+        below = below_operands(self.model, {node.index for node in self.model.nodes if _addends(node)})
         sums = (n for n in self.model.nodes if _addends(n) and not self.model.static & {*_addends(n)})
         found = [one for node in sums for one in self._of(node, below)]
         inside = {index for one in found if isinstance(one, Branch) for index in (*one.nodes, one.add)}
@@ -135,15 +194,15 @@ class _Finder:
         shortcut, found = operands[stays], []
         for i in ranks:
             if i != stays and (self._stream(shortcut) in starts[i] or starts[i] & starts[stays]):
-                found.append(self._branch(node, operands[i], shortcut, regions[i]))
+                found.append(self._branch(node, i, shortcut, regions[i]))
         if len(found) > 1:
             found = [replace(branch, name=f"{branch.sum} from {branch.value}") for branch in found]
         return found or _none(node, "nothing that is added starts from what would be left")
 
-    def _branch(self, node: Node, value: str, shortcut: str, region: frozenset[int]) -> Branch:
-        weights = self._alone(region)
+    def _branch(self, node: Node, operand: int, shortcut: str, region: frozenset[int]) -> Branch:
+        weights, value = self._alone(region), node.inputs[operand]
         return Branch(
-            node.outputs[0], node.index, node.label, node.outputs[0], value, shortcut, region, weights,
+            node.outputs[0], node.index, node.label, node.outputs[0], operand, value, shortcut, region, weights,
             alone=_is_pure(node) and len(node.inputs) == 2,
         )  # fmt: skip
 
@@ -182,7 +241,7 @@ class _Finder:
                 nodes = frozenset(region[: end[1]])
                 maker = region[end[1] - 1]
                 yield Branch(
-                    end[0], maker, model.nodes[maker].label, end[0], end[0], value, nodes, self._alone(nodes),
+                    end[0], maker, model.nodes[maker].label, end[0], -1, end[0], value, nodes, self._alone(nodes),
                     layer=True,
                 )  # fmt: skip
 
@@ -193,7 +252,7 @@ class _Finder:
 
     def _data_of(self, node: Node) -> str | None:
         """The one value of data that a node reads; None if there are others."""
-        names = {name for name in _read_by(node) if name not in self.model.static}
+        names = {name for name in read_by(node) if name not in self.model.static}
         return names.pop() if len(names) == 1 else None
 
     def _output_of(self, node: Node) -> str | None:
@@ -218,7 +277,7 @@ class _Finder:
         for index in region:
             node = model.nodes[index]
             if not traits_of(node).reads_sizes:
-                found |= {name for name in _read_by(node) if self.makers.get(name) not in region}
+                found |= {name for name in read_by(node) if self.makers.get(name) not in region}
         return {
             self._stream(name) for name in found if name not in model.static and name not in model.first.known
         }
@@ -244,7 +303,7 @@ class _Finder:
     def _alone(self, region: frozenset[int]) -> frozenset[str]:
         """The initializers that only a region reads."""
         model = self.model
-        held = {name for index in region for name in _read_by(model.nodes[index])}
+        held = {name for index in region for name in read_by(model.nodes[index])}
         outputs = set(model.outputs)
         return frozenset(
             n for n in held if n in model.initializers and n not in outputs and self.readers[n] <= region
@@ -269,39 +328,34 @@ def _is_pure(node: Node) -> bool:
     return traits_of(node).elementwise
 
 
-def _read_by(node: Node) -> set[str]:
+def read_by(node: Node) -> set[str]:
+    """The values that a node and its subgraphs read."""
     return {name for name in (*node.inputs, *node.captures) if name}
 
 
-def _post_dominators(model: Model, makers: Mapping[str, int]) -> dict[Any, Any]:
-    """What stands next on every way from a vertex to the outputs.
+def below_operands(model: Model, joints: Collection[int]) -> dict[Any, list[Any]]:
+    """The tree of post-dominators, downwards: what is behind a vertex on every way to the outputs.
 
-    Vertices are places of nodes, and (place, i) for each operand of an Add, which stands between its maker and the
-    Add: what flows into the Add by one operand alone is behind that.
+    Vertices are places of nodes, and (place, i) for each operand of a node of `joints`, which stands between its
+    maker and the node: what flows into the node by one operand alone is behind that.
     """
     import networkx as nx
 
+    makers = {name: node.index for node in model.nodes for name in node.outputs if name}
     graph: nx.DiGraph = nx.DiGraph()  # from readers to makers
     graph.add_node(SINK)
     for name in model.outputs:
         if name in makers:
             graph.add_edge(SINK, makers[name])
     for node in model.nodes:
-        ends: list[tuple[Any, str]] = [(node.index, name) for name in _read_by(node)]
-        if addends := _addends(node):
-            met = [((node.index, i), name) for i, name in enumerate(addends)]
-            graph.add_edges_from((node.index, vertex) for vertex, _ in met)
-            ends = [(vertex, name) for vertex, name in ends if name not in addends] + met
+        ends: list[tuple[Any, str]] = [(node.index, name) for name in read_by(node)]
+        if node.index in joints:
+            ends = [((node.index, i), name) for i, name in enumerate(node.inputs)]
+            graph.add_edges_from((node.index, vertex) for vertex, _ in ends)
         graph.add_edges_from((vertex, makers[name]) for vertex, name in ends if name in makers)
     live = nx.descendants(graph, SINK) | {SINK}
-    found: dict[Any, Any] = nx.immediate_dominators(graph.subgraph(live), SINK)
-    return found
-
-
-def _below(dominators: Mapping[Any, Any]) -> dict[Any, list[Any]]:
-    """The tree of dominators, downwards."""
-    below = defaultdict(list)
-    for vertex, above in dominators.items():
+    below: dict[Any, list[Any]] = defaultdict(list)
+    for vertex, above in nx.immediate_dominators(graph.subgraph(live), SINK).items():
         if vertex != above:
             below[above].append(vertex)
     return below
@@ -317,47 +371,65 @@ def _nodes_under(below: Mapping[Any, list[Any]], vertex: Any) -> Iterator[int]:
         waiting += below.get(one, ())
 
 
-def gone_with(model: Model, branches: Iterable[Branch]) -> Gone:
-    """What no output depends on any more when these branches are cut, and initializers that nothing else reads."""
-    closed: dict[int, list[Branch]] = defaultdict(list)
-    for branch in branches:
-        closed[branch.add].append(branch)
-    if not closed:
+def gone_with(model: Model, parts: Iterable[Part]) -> Gone:
+    """What no output depends on any more when these parts are cut, and initializers that nothing else reads."""
+    left = still_read(model, parts)
+    if not left:
         return Gone()
-    before, after = _read_in(model, {}), _read_in(model, closed)
-    passing = {place for place, cut in closed.items() if _passes(model.nodes[place], cut)}
-    nodes = frozenset(place for place in before if place not in after or place in passing)
-    read = set(model.outputs).union(*after.values())
-    held = {name for index in nodes for name in _read_by(model.nodes[index])}
-    held |= {name for place in closed for name in _read_by(model.nodes[place])}
-    return Gone(nodes, frozenset(name for name in held - read if name in model.initializers))
+    (before, _), (after, wanted) = _needed(model, {}), _needed(model, left)
+    nodes = frozenset(node.index for node in model.nodes if before[node.index] and not after[node.index])
+    held = {name for index in (*nodes, *left) for name in read_by(model.nodes[index])}
+    return Gone(nodes, frozenset(name for name in held - wanted if name in model.initializers))
 
 
-def _passes(node: Node, cut: Sequence[Branch]) -> bool:
-    """Whether nothing is left of the node in which these branches end, but what it reads besides."""
-    return cut[0].layer or (_is_pure(node) and len(node.inputs) == len(cut) + 1)
+def still_read(model: Model, parts: Iterable[Part]) -> dict[int, tuple[str, ...]]:
+    """What the nodes that lose operands read of them when parts are cut, by their places in the model.
+
+    A node that loses all puts out nothing, and who reads that loses it, too. The last node of a layer of a plain chain
+    reads what the layer takes.
+    """
+    closed: dict[int, set[int]] = defaultdict(set)
+    layers: dict[int, str] = {}
+    for part in parts:
+        if part.layer:
+            layers[part.add] = part.shortcut
+        else:
+            closed[part.add].add(part.operand)
+    left: dict[int, tuple[str, ...]] = {}
+    nothing: set[str] = set()
+    for node in model.nodes if closed or layers else ():
+        gone = closed.get(node.index, ())
+        if node.index in layers:
+            stay = [layers[node.index]]
+        elif gone or not nothing.isdisjoint(node.inputs):
+            stay = [name for i, name in enumerate(node.inputs) if i not in gone and name]
+        else:
+            continue
+        left[node.index] = tuple(name for name in stay if name not in nothing)
+        if not left[node.index]:
+            nothing |= {*node.outputs}
+    return left
 
 
-def _parts(node: Node, cut: Sequence[Branch]) -> list[tuple[set[str], Sequence[str]]]:
-    """What is read for which outputs of a node where these branches are cut."""
-    if not cut:
-        return [(_read_by(node), node.outputs)]
-    if cut[0].layer:
-        return [({cut[0].shortcut}, node.outputs)]
-    values = {branch.value for branch in cut}
-    entry = ops.alone.get(node.op_type, node.domain)
-    if entry is None:
-        return [(_read_by(node) - values, node.outputs)]
-    (left,) = (name for name in _addends(node) if name not in values)
-    return [({*filter(None, made.input)}, made.output) for made in entry(node.proto, left)]
+def _needed(model: Model, left: Mapping[int, tuple[str, ...]]) -> tuple[list[bool], set[str]]:
+    """Whether an output depends on each node, and the values that are read for the outputs.
 
-
-def _read_in(model: Model, closed: Mapping[int, Sequence[Branch]]) -> dict[int, set[str]]:
-    """What the nodes read that an output depends on where these branches are cut, by their places."""
-    wanted, read = set(model.outputs), dict[int, set[str]]()
+    A node with a single operand left passes it on, and is none of its own.
+    """
+    wanted, needed = set(model.outputs), [False] * len(model.nodes)
     for node in reversed(model.nodes):
-        for inputs, outputs in reversed(_parts(node, closed.get(node.index, ()))):
-            if not wanted.isdisjoint(outputs):
-                wanted |= inputs
-                read.setdefault(node.index, set()).update(inputs)
-    return read
+        if wanted.isdisjoint(node.outputs):
+            continue
+        names = left.get(node.index)
+        if names is None:
+            needed[node.index] = True
+            wanted |= read_by(node)
+        elif len(names) > 1 and (entry := ops.alone.get(node.op_type, node.domain)) is not None:
+            needed[node.index] = True
+            for made in reversed(entry(node.proto, names[0])):
+                if not wanted.isdisjoint(made.output):
+                    wanted |= {*filter(None, made.input)}
+        else:
+            needed[node.index] = len(names) > 1
+            wanted |= {*names}
+    return needed, wanted

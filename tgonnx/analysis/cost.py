@@ -75,9 +75,10 @@ class CostModel:
     def total(self, kind: Kind) -> float:
         """The cost of all units."""
         if kind not in self._totals:
-            whole = self.coupling.whole  # a share is one of all, with the branches that are closed
+            original = self.coupling.original  # a share is one of all, with the branches that are closed
+            mine = original is self.coupling
             self._totals[kind] = (
-                self.count(kind, self.sizes) if whole is None else whole.cost_model.total(kind)
+                self.count(kind, self.sizes) if mine else original.cost_model.count(kind, self.sizes)
             )
         return self._totals[kind]
 

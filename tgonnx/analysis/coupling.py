@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tgonnx.analysis.alternatives import Meeting, chosen_meetings
 from tgonnx.analysis.axis_graph import Axis, axis_graph, shortest_path
-from tgonnx.analysis.branches import Branch, Gone, gone_with
+from tgonnx.analysis.branches import Gone, Part, gone_with
 from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.labelling import Labelling
 from tgonnx.analysis.lengths import Length, find_lengths
@@ -78,8 +79,9 @@ class Coupling(Shown):
 
     `unit_of[label]` is the unit of each label, -1 where it is pinned; `class_of[label]` names its class. `ties` are
     what made the classes, each with the number of its node. `of_attention` numbers the groups of heads (or of what
-    all heads lose alike), all others being of channels. `closed` names the branches that are not counted, `thinned`
-    how many elements are not zero of weights of which some are, and `whole` is the coupling that counts all.
+    all heads lose alike), all others being of channels. `meetings` are where alternatives are to be chosen.
+    `closed` names the branches and alternatives that are not counted, `thinned` how many elements are not zero of
+    weights of which some are, and `whole` is the coupling that counts all.
     """
 
     model: Model
@@ -93,27 +95,111 @@ class Coupling(Shown):
     pinned: tuple[Pinned, ...]
     attention: Attention = "heads"
     of_attention: frozenset[int] = frozenset()
+    meetings: tuple[Meeting, ...] = ()
     closed: tuple[str, ...] = ()
     thinned: Mapping[str, int] = field(default_factory=dict)
     whole: Coupling | None = None
 
     @property
-    def branches(self) -> tuple[Branch, ...]:
-        """The residual branches of the model."""
-        return self.model.branches
+    def branches(self) -> tuple[Part, ...]:
+        """What can go whole: the residual branches of the model, or the alternatives that are to be chosen from."""
+        if not self.meetings:
+            return self.model.branches
+        return tuple(alternative for meeting in self.meetings for alternative in meeting.alternatives)
+
+    def parts(self, names: Iterable[str]) -> list[Part]:
+        """The residual branches and alternatives of these names, in the order of the nodes that read them.
+
+        Raises KeyError for a name that is none of either.
+        """
+        wanted, known = {*names}, dict[str, Part]()
+        known |= {branch.name: branch for branch in self.model.branches}
+        if wanted - {*known}:
+            known |= {a.name: a for meeting in self.offered for a in meeting.alternatives}
+        if unknown := wanted - {*known}:
+            raise KeyError(min(unknown))
+        return sorted((known[name] for name in wanted), key=lambda part: (part.add, part.operand))
+
+    def choosing(self, words: Mapping[str, float]) -> Coupling:
+        """The same where alternatives are to be chosen: what globs of nodes name, and how many of each stay.
+
+        Raises OptionError.
+        """
+        words = {**dict.fromkeys(self.model.added, 1.0), **words}
+        if not words:
+            return self
+        return replace(self, meetings=chosen_meetings(self.offered, words, self.model.source))
+
+    @property
+    def offered(self) -> tuple[Meeting, ...]:
+        """Where alternatives meet: in sums, and in Concats whose operands can go without emptying anything else."""
+        return (self.whole or self)._offered
+
+    @cached_property
+    def _offered(self) -> tuple[Meeting, ...]:
+        return tuple(meeting for meeting in self.model.meetings if self._separable(meeting))
+
+    def _separable(self, meeting: Meeting) -> bool:
+        """Are the units of what is joined nobody else's whole axis, and each one's own?"""
+        parts = [alternative for alternative in meeting.alternatives if alternative.axis is not None]
+        units = [self.units_along(part) for part in parts]
+        together = np.concatenate(units) if units else np.zeros(0, np.int64)
+        if len(together) and (together.min() < 0 or len(np.unique(together)) < len(together)):
+            return False
+        for part, own in zip(parts, units, strict=True):
+            inside = {name for index in part.nodes for name in self.model.nodes[index].outputs} | part.weights
+            for value, axes in self.labelling.axes.items():
+                if value not in inside and any(np.isin(self.units_of(a), own).all() for a in axes if len(a)):
+                    return False
+        return True
+
+    def units_along(self, part: Part) -> npt.NDArray[np.int64]:
+        """The units of what a Concat joins to others; none of a part of a sum."""
+        axis = getattr(part, "axis", None)
+        if axis is None:
+            return np.zeros(0, np.int64)
+        return self.units_of(self.labelling.axes[part.value][axis])
+
+    @cached_property
+    def left_open(self) -> npt.NDArray[np.bool_]:
+        """The units that stay where parts are closed: all but those of what Concats joined, [units]."""
+        opened = np.ones(self.units, bool)
+        for part in self.parts(self.closed):
+            opened[self.units_along(part)] = False
+        return opened
+
+    @cached_property
+    def gate_of_unit(self) -> npt.NDArray[np.int64]:
+        """The place among `branches` of the one that each unit goes with, or their number, [units]."""
+        found = np.full(self.units, len(self.branches), np.int64)
+        for place, part in enumerate(self.branches):
+            found[self.units_along(part)] = place
+        return found
+
+    @cached_property
+    def foreign(self) -> tuple[str, ...]:
+        """The parts that the original does not have: alternatives that were added to it."""
+        added = (meeting for meeting in self.meetings if meeting.name in self.model.added)
+        return tuple(other.name for meeting in added for other in meeting.alternatives[1:])
+
+    @property
+    def original(self) -> Coupling:
+        """The coupling that counts what the original has."""
+        return (self.whole or self)._without_foreign
+
+    @cached_property
+    def _without_foreign(self) -> Coupling:
+        return self.closing(self.foreign)
 
     def closing(self, names: Iterable[str]) -> Coupling:
-        """The same with these branches closed and no others: what is in them costs nothing.
+        """The same with these parts closed and no others: what is in them costs nothing.
 
-        Raises KeyError for a name that is none of a branch.
+        Raises KeyError for a name that is none of a part.
         """
-        known, wanted, whole = {branch.name for branch in self.branches}, set(names), self.whole or self
-        if wanted - known:
-            raise KeyError(min(wanted - known))
-        if not wanted:
+        parts, whole = self.parts(names), self.whole or self
+        if not parts:
             return whole
-        closed = tuple(branch.name for branch in self.branches if branch.name in wanted)
-        return replace(whole, closed=closed, whole=whole)
+        return replace(whole, closed=tuple(part.name for part in parts), whole=whole)
 
     def thinning(self, counts: Mapping[str, int]) -> Coupling:
         """The same with so many elements of these weights that are not zero, and all of the others."""
@@ -123,7 +209,7 @@ class Coupling(Shown):
     @cached_property
     def gone(self) -> Gone:
         """What goes with the closed branches."""
-        return gone_with(self.model, [branch for branch in self.branches if branch.name in self.closed])
+        return gone_with(self.model, self.parts(self.closed))
 
     @cached_property
     def gone_groups(self) -> frozenset[int]:

@@ -33,15 +33,16 @@ class BranchCost:
                 f"{self.coupling.model.source}: the {kind} of a branch cannot be learned from: choose blocks by a "
                 "criterion (--criterion obs)"
             )
-        return BranchMeasure(self.coupling, found, self.of_units)
+        return BranchMeasure(self.coupling, found, self.of_units, self.coupling.cost_model.total(kind))
 
 
 class BranchMeasure:
     """One kind of cost whose gates are one vector: those of units, if they have any, then those of branches."""
 
-    def __init__(self, coupling: Coupling, whole: Products, of_units: bool) -> None:
+    def __init__(self, coupling: Coupling, whole: Products, of_units: bool, total: float) -> None:
         self.coupling, self.whole, self.of_units = coupling, whole, of_units
         self.uncounted, self.block = whole.uncounted, whole.block
+        self.total = total
         self._places = _places(coupling)
 
     def count(self, counts: Counts) -> float:
@@ -53,10 +54,14 @@ class BranchMeasure:
         return self.whole.by_owner(counts)
 
     def emit(self, emitter: Emitter, kept: Value) -> Value:
-        """The share of the cost that is left, a scalar, from how far units and branches are kept, [gates, 1]."""
+        """The share of the original's cost that is left, a scalar, from how far gates keep things, [gates, 1]."""
         e, axes = emitter, self.whole.axes
         units = self.coupling.units if self.of_units else 0
         of_units = e.constant(np.ones((self.coupling.units, 1), np.float32))
+        with_parts = self.coupling.gate_of_unit
+        if not units and (with_parts < len(self.coupling.branches)).any():  # channels that alternatives have
+            with_one = e.op("Concat", kept, e.constant(np.ones((1, 1), np.float32)), axis=0)
+            of_units = e.op("Gather", with_one, e.constant(with_parts), axis=0)
         if units:
             of_units = e.op("Gather", kept, e.constant(np.arange(units)), axis=0)
         parts: dict[frozenset[int], list[Term]] = defaultdict(list)
@@ -68,7 +73,7 @@ class BranchMeasure:
         sum_ = e.scalar(0.0)
         for places, terms in sorted(parts.items(), key=lambda part: sorted(part[0])):
             part = Products(axes, terms)
-            left = part.emit(e, of_units) * (part.count(axes.sizes) / float(values.sum()))
+            left = part.emit(e, of_units) * (part.count(axes.sizes) / self.total)
             for place in sorted(places):
                 left = left * e.op("Gather", kept, e.constant(np.array([units + place])), axis=0).sum(
                     None, False
@@ -89,11 +94,7 @@ def _places(coupling: Coupling) -> dict[str, frozenset[int]]:
 
     branches = [*enumerate(coupling.branches)]
     for node in model.nodes:
-        inside = {
-            place
-            for place, branch in branches
-            if node.index in branch.nodes or (node.index == branch.add and branch.alone)
-        }
+        inside = {place for place, branch in branches if node.index in branch.going}
         for name in (node.label, *filter(None, node.outputs)):  # times are owned by what was timed: an output
             add(name, inside)
     for name in model.initializers:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from tgonnx.analysis.alternatives import Meeting, find_meetings
 from tgonnx.analysis.branches import Branch, NoBranch, find_branches
 from tgonnx.analysis.input_shapes import counted_shapes
 from tgonnx.analysis.shapes import Shape, Sweep
@@ -67,7 +68,8 @@ class Model(Shown):
 
     `original` is the model as it was read; `proto` is its normal form, which surgery cuts. `symbols` says which sizes
     depend on dynamic axes; `first` holds the shapes under the binding of them that analysis counts with. `sizes` are
-    the shapes of inputs that were asked for.
+    the shapes of inputs that were asked for. `added` names the sums of alternatives that are in the normal form alone:
+    of each, the first is what the original has there.
     """
 
     original: onnx.ModelProto
@@ -75,6 +77,7 @@ class Model(Shown):
     symbols: Symbols
     source: str
     sizes: Mapping[str, Shape] = field(default_factory=dict)
+    added: tuple[str, ...] = ()
 
     @property
     def first(self) -> Sweep:
@@ -103,6 +106,11 @@ class Model(Shown):
     @cached_property
     def _sums(self) -> tuple[tuple[Branch, ...], tuple[NoBranch, ...]]:
         return find_branches(self)
+
+    @cached_property
+    def meetings(self) -> tuple[Meeting, ...]:
+        """Where alternatives meet, which may be chosen from."""
+        return find_meetings(self)
 
     @cached_property
     def single_weights(self) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect as introspection
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,7 @@ from tgonnx.cli.recipe_file import Given, blamed, keys
 from tgonnx.cli.terminal import Terminal
 from tgonnx.errors import OptionError, UnsupportedError
 from tgonnx.io.interrupts import deferred
-from tgonnx.options import attention_of
+from tgonnx.options import ALL, attention_of
 
 if TYPE_CHECKING:  # heavy packages are imported by the command that needs them, so that --help is quick
     from tgonnx.analysis.coupling import Coupling
@@ -68,6 +68,7 @@ def _with_options(function: Command) -> Callable[..., None]:
     ) -> None:
         with deferred():  # a signal in the middle of an import would be taken for a broken package
             import_module("onnx")
+        given |= _dependent(context, given)
         typed, names = dict(given), keys(context)
         try:
             made = {name: options.made_from(given) for name, options in expanded.items()}
@@ -93,6 +94,13 @@ def _with_options(function: Command) -> Callable[..., None]:
     run.__signature__ = introspection.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _dependent(context: typer.Context, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults that depend on other options: where alternatives are chosen from, any cost may stay."""
+    source = context.get_parameter_source("target")
+    unsaid = source is not None and source.name == "DEFAULT"
+    return {"target": ALL} if unsaid and given.get("choose") else {}
 
 
 def _is_plain(value: Any) -> bool:

@@ -50,6 +50,7 @@ VERIFIED = Only("verify_seconds", "unverified")
     "tgonnx prune model.onnx --data data.npz --target flops=0.5",
     "tgonnx prune model.onnx --data pictures/ --mean imagenet --std imagenet -o small.onnx",
     "tgonnx prune model.onnx --data data.npz --mask mask.json",
+    "tgonnx prune supernet.onnx --data data.npz --choose 'mixed_*=1' --from-scratch",
     "tgonnx prune --recipe tgonnx.toml",
     "tgonnx prune --resume runs/model-1",
 )

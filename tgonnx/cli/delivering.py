@@ -82,7 +82,7 @@ def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Pl
     if result.mask.weights:
         shown.append(zeros_text(result))
     if result.mask.branches:
-        shown.append(f"removed the branches of {', '.join(result.mask.branches)}")
+        shown.append(f"removed {', '.join(result.mask.branches)}")
     if not result.mask.open.all():
         shown.append(kept_bars(kept, terminal.verbose > 0))
     removed: dict[str, Any] = {"removed_branches": list(result.mask.branches)} if result.mask.branches else {}

@@ -53,7 +53,10 @@ def bench(
     by_operator: Annotated[
         bool, typer.Option("--by-operator", help="Also how long each type of operators takes.")
     ] = False,
-    run: Annotated[Run, Only("threads", "seed")],
+    train: Annotated[
+        bool, typer.Option("--train", help="Time training steps, of 32 samples if --batch says nothing else.")
+    ] = False,
+    run: Annotated[Run, Only("threads", "seed", "engine")],
 ) -> None:
     """Time models on random inputs, taking turns, so that noise hits all alike."""
     from tgonnx.loading import read
@@ -62,6 +65,9 @@ def bench(
     from tgonnx.runtime.latency import latency
     from tgonnx.runtime.sessions import open_session
 
+    if train:
+        _train_steps(terminal, models, how, by_operator, run)
+        return
     protos = [read(path) for path in models]
     feeds = [
         runnable_feeds(proto, open_session(proto), seed=run.seed, batch=how.batch)[0] for proto in protos
@@ -80,6 +86,21 @@ def bench(
         tables.append(operator_table(names, times, terminal.verbose > 0))
         told["operators"] = operator_json(names, times)
     terminal.result(told, *tables)
+
+
+def _train_steps(terminal: Terminal, models: list[Path], how: Timing, by_operator: bool, run: Run) -> None:
+    """`bench --train`."""
+    from tgonnx.pipeline.step_times import BATCH, step_times
+    from tgonnx.report import tables as report
+
+    if by_operator:
+        raise UsageError("--by-operator is of a run, and --train of steps: ask for one of them")
+    batch = how.batch if how.batch > 1 else BATCH
+    with terminal.working("timing training steps"):
+        results = step_times(models, batch, how.repeats, run)
+    names = [str(path) for path in models]
+    data = [{"model": name, **vars(result)} for name, result in zip(names, results, strict=True)]
+    terminal.result({"batch": batch, "step_ms": data}, report.step_table(names, results, batch))
 
 
 @command(LOOK, "tgonnx profile model.onnx -o latency.json --threads 1")

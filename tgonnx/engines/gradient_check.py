@@ -72,10 +72,10 @@ def relaxed(spec: StepSpec, seed: int = 0) -> StepSpec:
         moved = values + (MOVED * _size(values) * rng.standard_normal(values.shape)).astype(values.dtype)
         stored[name].CopyFrom(numpy_helper.from_array(moved.astype(values.dtype), name))
     for node in model.graph.node:
-        if node.domain == gates.DOMAIN and node.input[0] in stored:
-            tensor = stored[node.input[0]]
-            values = rng.uniform(0.6, 1.0, tuple(tensor.dims)).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        if node.domain == gates.DOMAIN:
+            if (tensor := stored.get(node.input[0])) is not None:
+                values = rng.uniform(0.6, 1.0, tuple(tensor.dims)).astype(np.float32)
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
             node.op_type, node.domain = "Identity", ""
     del model.functions[:]
     return replace(spec, model=model)

@@ -179,6 +179,8 @@ traits("Abs", "Add", "Cast", "Clip", "Max", "Min", "Neg", "Sub", "Sum", are=Trai
 traits("Add", are=Traits(plus=1, addends=EACH))
 traits("Sum", are=Traits(addends=EACH))
 traits("Sub", are=Traits(plus=-1))
+traits("Add", "Sum", are=Traits(joins="sum"))
+traits("Mean", are=Traits(joins="mean"))
 traits("Mul", are=Traits(times=1))
 traits("Div", are=Traits(times=-1))
 traits("Sqrt", are=Traits(power=0.5))

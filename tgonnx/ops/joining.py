@@ -17,7 +17,7 @@ from tgonnx.ops.aspects.traits import EACH, Traits, traits
 from tgonnx.ops.aspects.view import Operand, View, same
 from tgonnx.ops.indexing import zero_padded
 
-traits("Concat", are=Traits(carries=EACH, moves=True, common=True))
+traits("Concat", are=Traits(carries=EACH, moves=True, common=True, joins_along=True))
 
 
 @rule("Concat")

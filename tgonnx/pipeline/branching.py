@@ -38,6 +38,7 @@ from tgonnx.selection.branch_order import (
     within_bounds,
 )
 from tgonnx.selection.budget import all_met, fit
+from tgonnx.selection.choice_fit import fit_choices, least_of
 from tgonnx.selection.criteria import ranks
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.scoring import Evidence, Inputs, Scores
@@ -68,6 +69,8 @@ class Branching:
         Raises TargetError if it cannot be met, ModelError if the model does not run on the inputs.
         """
         target = target.as_share(coupling.cost_model)
+        if coupling.meetings:
+            return fit_choices(coupling, self._worth(coupling), target, bounds)
         names = closable(coupling, bounds)
         if self.real:
             errors = Trials(coupling, self.inputs, self.threads).of_each()
@@ -88,6 +91,12 @@ class Branching:
         if self.refit:
             return min(masks, key=lambda mask: self._error_after_refit(coupling, mask))
         return min(masks, key=Trials(coupling, self.inputs, self.threads).error)
+
+    def _worth(self, coupling: Coupling) -> Errors:
+        """How well each alternative does for all of its meeting, [alternatives]."""
+        if self.real or coupling.foreign:
+            return -Trials(coupling, self.inputs, self.threads).of_each_alone()
+        return relative_norms(coupling, self.inputs, self.threads)
 
     def _error_after_refit(self, coupling: Coupling, mask: Mask) -> float:
         """How far the outputs move, on batches that were not refitted on if there are others."""
@@ -113,6 +122,9 @@ def chooser(
 
     Raises UsageError, ModelError; what it returns raises TargetError, ModelError.
     """
+    if coupling.meetings and how.criterion == "random":
+        drawn = np.random.default_rng(seed).random(len(coupling.branches))
+        return lambda target: fit_choices(coupling, drawn, target, bounds)
     if bounds.cuts_weights:
         scores = weight_scores(coupling, how.criterion, seed)
         return lambda target: fit_weights(coupling, scores, target, bounds)
@@ -151,7 +163,7 @@ class Trials:
         self._session = open_session(gated, threads)
         self._batches = [inputs[i] for i in range(min(BATCHES, len(inputs)))]
         self._names = [branch.name for branch in coupling.branches]
-        self._whole = self._outputs(np.ones(coupling.units, bool), ())
+        self._whole = self._outputs(np.ones(coupling.units, bool), coupling.foreign)
 
     def _outputs(self, opened: Open, closed: tuple[str, ...]) -> Outputs:
         gates = {GATES: opened.astype(np.float32)}
@@ -166,7 +178,19 @@ class Trials:
 
     def of_each(self) -> Errors:
         """The error if each branch is closed alone, [branches]."""
-        return np.array([self.error(Mask.all_open(self.coupling.closing([name]))) for name in self._names])
+        return np.array([self._error_without([name]) for name in self._names])
+
+    def of_each_alone(self) -> Errors:
+        """The error if of its meeting each alternative alone is open, all else being the original's, [alternatives]."""
+        foreign, errors = {*self.coupling.foreign}, []
+        for meeting in self.coupling.meetings:
+            for kept in meeting.alternatives:
+                others = {other.name for other in meeting.alternatives if other is not kept}
+                errors.append(self._error_without(sorted((foreign | others) - {kept.name})))
+        return np.array(errors)
+
+    def _error_without(self, names: list[str]) -> float:
+        return self.error(Mask.all_open(self.coupling.closing(names)))
 
 
 def select_blocks(
@@ -186,6 +210,8 @@ def select_blocks(
 
 def least_left(coupling: Coupling, bounds: Bounds, kind: str) -> float:
     """The share of a kind of cost that stays without all branches that may go. Raises UnsupportedError without any."""
+    if coupling.meetings:
+        return least_of(coupling, kind)
     if not coupling.branches:
         raise UnsupportedError(f"{coupling.model.source}: there is no residual branch that could go")
     return 1 - saved_by(coupling, most_saved(coupling, bounds, kind), kind)

@@ -83,10 +83,15 @@ def best_of(
 
 def _commits(plan: Plan, chosen: Chosen, task: Task, recipe: Settings) -> Iterator[onnx.ModelProto]:
     yield refresh_statistics(chosen.cut, task, recipe)
-    if recipe.compensate and not chosen.mask.weights:  # refitted weights are not zero any more
+    learned = (
+        bool(plan.coupling.meetings) and recipe.by_gates
+    )  # alternatives that have learned are not to be undone
+    if (
+        recipe.compensate and not learned and not chosen.mask.weights
+    ):  # refitted weights are not zero any more
         original = plan.model.proto
         start = chosen.cut
         if chosen.full is not original:
             start = plan.family.cut(original, plan.coupling, chosen.mask)
         inputs = Calibration(task.split, seed=recipe.seed)
-        yield compensate(original, start, plan.coupling, chosen.mask, inputs, recipe.threads)[0]
+        yield compensate(plan.reference, start, plan.coupling, chosen.mask, inputs, recipe.threads)[0]

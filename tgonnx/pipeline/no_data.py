@@ -45,6 +45,8 @@ def _told(bounds: Bounds) -> str:
     """How was chosen what goes."""
     if bounds.cuts_weights:
         return "weights were chosen by their size"
+    if bounds.chooses:
+        return "alternatives were chosen by what they do on random inputs"
     units, branches = (
         "units were chosen by the size of their weights",
         "branches by what they add on random inputs",
@@ -72,7 +74,7 @@ def _refitted(plan: Plan, mask: Mask, cut: onnx.ModelProto, run: Run) -> tuple[o
         if not known and not inputs.has_floats:
             # a weight refitted on ids that nobody uses does worse than before
             return cut, ", not made up for, because nothing in the model tells which numbers its inputs are"
-        new, refits = compensate(plan.model.proto, cut, plan.coupling, mask, inputs, run.threads, not known)
+        new, refits = compensate(plan.reference, cut, plan.coupling, mask, inputs, run.threads, not known)
     except (ModelError, UnsupportedError) as error:
         return cut, f", not made up for, because the model does not run here on random inputs ({error})"
     if not any(refit.after < refit.before for refit in refits):

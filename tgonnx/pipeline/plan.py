@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.model import Model
@@ -44,6 +45,14 @@ class Plan:
     given: Mask | None = None  # the choice, if nothing is to be searched for
     clock: Clock | None = None  # where the target is a latency, on this machine
     sparse: bool = False  # whether weights that are mostly zero are stored sparsely
+
+    @property
+    def reference(self) -> onnx.ModelProto:
+        """The normal form without what was added to it: what the cut model is to be near to."""
+        coupling = self.coupling
+        if not coupling.foreign:
+            return self.model.proto
+        return self.family.cut(self.model.proto, coupling, Mask.all_open(coupling.original))
 
     def aimed(self, target: Target) -> Plan:
         """The same with another target."""

@@ -13,8 +13,10 @@ from tgonnx.analysis import profile_file
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.solver import analyze
+from tgonnx.analysis.stand_ins import stand_ins
 from tgonnx.analysis.target import LATENCY, Given, Target
 from tgonnx.data.augment import augmentation
+from tgonnx.data.calibration import Calibration
 from tgonnx.data.samples import Dataset, parted, with_test
 from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import OptionError, UnsupportedError
@@ -23,7 +25,8 @@ from tgonnx.io.notes import Note
 from tgonnx.io.stamp import say_original
 from tgonnx.loading import load
 from tgonnx.losses.fit import Fit, try_graph, validate
-from tgonnx.options import CRITERION, Attention, attention_of, changed, of_class, with_fields
+from tgonnx.options import ALL, CRITERION, Attention, attention_of, changed, of_class, with_fields
+from tgonnx.passes.add_alternatives import add_alternatives
 from tgonnx.passes.gate_families import family_of
 from tgonnx.pipeline.clock import Clock
 from tgonnx.pipeline.learning import Lesson
@@ -35,8 +38,8 @@ from tgonnx.pipeline.result import PruneResult
 from tgonnx.pipeline.ways import TRAINING, way_for
 from tgonnx.proof import Prover, data_feeds
 from tgonnx.runtime.known_part import known_part, unknown_operators, with_rest
-from tgonnx.runtime.sessions import open_session
-from tgonnx.selection.bounds import Bounds
+from tgonnx.runtime.sessions import Feeds, open_session
+from tgonnx.selection.bounds import OF_CHOICES, Bounds
 from tgonnx.selection.mask import Mask
 from tgonnx.selection.weight_choice import asked
 from tgonnx.training.identity import hash_of_mask, identity
@@ -44,7 +47,7 @@ from tgonnx.training.keeper import Keeper, open_keeper
 from tgonnx.training.notebook import notebook_listener
 from tgonnx.training.progress import Journal, Listener
 from tgonnx.training.rates import rate_for
-from tgonnx.training.recipe import CHOSEN_BY, OF_A_CHOICE, Recipe, Run, Settings
+from tgonnx.training.recipe import CHOSEN_BY, GATES, OF_A_CHOICE, Recipe, Run, Settings
 from tgonnx.training.run_folder import PROFILE
 
 OWN = (  # of this process alone: a run goes on with other values of these
@@ -57,6 +60,7 @@ YOUNGER = (
     "max_cut",
     "nm",
     "min_units",
+    *OF_CHOICES,
 )  # options that runs which may go on have not heard of
 NOTHING = 1e-9  # of the cost is left where all that cost something was in branches that went
 Choose = Callable[[Coupling, onnx.ModelProto], Mask]  # of what is trained, and the model as it was given
@@ -133,11 +137,14 @@ class Job:
 def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given], options: Options) -> Job:
     """The job of pruning a model to the least of some targets of one kind. Raises as `prune` does."""
     recipe, bounds, run = options.recipe, options.bounds, options.run
-    wanted = [Target.of(target) for target in targets if target is not None or not bounds.nm]
+    given = [ALL if target is None and bounds.choose else target for target in targets]
+    wanted = [Target.of(target) for target in given if target is not None or not bounds.nm]
     if bounds.nm and recipe.max_drop is not None:
         raise OptionError("nm", f"{bounds.nm} says how many weights stay: max_drop does not go with it")
     if bounds.cuts_weights and recipe.criterion == "auto" and not recipe.by_gates:
         recipe = replace(recipe, criterion=CRITERION)
+    if bounds.chooses and recipe.criterion == "auto" and data is not None and not recipe.calibrate:
+        recipe = replace(recipe, criterion=GATES)  # a sum of all is no network to be near to
     if not bounds.cuts_units and recipe.lossless:
         raise OptionError(
             "granularity", "lossless is for channels: nothing else is searched for what does nothing"
@@ -150,6 +157,8 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
     fitting = None if dataset is None else validate(dataset, model.original, recipe.asked())
     if dataset is not None and not model.sizes:
         model = at_sizes_of(dataset, model)
+    if bounds.alternative:
+        model = _with_alternatives(model, dataset, bounds, run)
     timed = options.mask is None and any(target.kind == LATENCY for target in wanted)
     if bounds.round_to is None and not recipe.train_weights and not timed:
         bounds = replace(bounds, round_to=1)  # nothing afterwards makes up for what rounding took
@@ -174,9 +183,20 @@ def prepared(model: Model | Source, data: Data | None, targets: Sequence[Given],
     return Job(plan, prover, lesson, keeper, whole, unknown, resolved)
 
 
+def _with_alternatives(model: Model, dataset: Dataset | None, bounds: Bounds, run: Run) -> Model:
+    """The model with alternatives in its normal form, fitted to samples or, without any, to stand-ins."""
+    samples: Sequence[Feeds] = stand_ins(model)[0]
+    if dataset is not None:
+        samples = Calibration(dataset.train, seed=run.seed)
+    proto, added = add_alternatives(model, bounds.layers, samples, run.threads)
+    return replace(
+        load(proto, model.sizes or None), original=model.original, source=model.source, added=added
+    )
+
+
 def _planned(model: Model, wanted: Sequence[Target], bounds: Bounds, options: Options, whole: bool) -> Plan:
     """The plan for the least of the targets. Raises UnsupportedError if nothing can be pruned."""
-    coupling, clock = analyze(model, options.attention), None
+    coupling, clock = analyze(model, options.attention).choosing(bounds.choices), None
     if not coupling.units and bounds.cuts_units and not bounds.cuts_branches:
         why = coupling.pinned[0] if coupling.pinned else None
         reason = f": node {why.node} ({why.op_type}): {why.reason}" if why else ": it has no prunable weights"

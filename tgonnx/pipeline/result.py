@@ -134,7 +134,7 @@ class PruneResult(Shown):
             ("verified", f"{self.check.verdict}, {self.check.max_rel:.1e} relative"),
         ]
         if self.mask.branches:
-            facts.append(("removed", f"{len(self.mask.branches)} residual branches"))
+            facts.append(("removed", f"{len(self.mask.branches)} branches and alternatives"))
         facts += [("also", f"{kind}: {left:.3f} is left") for kind, left in self.also.items()]
         facts += [("note", note) for note in self.notes[:3]]
         return Summary("PruneResult", facts, ("", "before", "after", "left"), rows)
@@ -196,7 +196,7 @@ def result_of(
     if achieved > target.value * (1 + slack(target)) + 1e-9:
         text = f"target {target} not met: at least {achieved:.3f} of the {target.kind} must stay"
         notes += (Note("target-not-met", text),)
-    elif achieved < (CLOSE - slack(target)) * target.value and not target.also:
+    elif not plan.coupling.meetings and achieved < (CLOSE - slack(target)) * target.value and not target.also:
         text = f"{achieved:.3f} of the {plan.target.kind} is left: no larger choice of whole units was found"
         notes += (Note("below-target", text),)
     figures: list[tuple[float | None, Mapping[str, float]]] = [(None, {}), (None, {})]
@@ -210,7 +210,8 @@ def result_of(
         notes += far_notes(measure, standing, figures[1][1])
         notes += measured_notes(measure, pruned, standing) + rising_note(measure, journal.records)
     packed = [compressed_bytes(model) if mask.weights else None for model in (original, pruned)]
-    before = Figures(cost.cost(), original.ByteSize(), *figures[0], packed[0])
+    whole = plan.coupling.original.cost_model.cost()
+    before = Figures(whole, original.ByteSize(), *figures[0], packed[0])
     counted = mask.counted(plan.coupling).cost_model
     after = Figures(counted.cost(mask.open), pruned.ByteSize(), *figures[1], packed[1])
     also = {each.kind: counted.ratio(mask.open, each.kind) for each in target.also}

@@ -65,7 +65,7 @@ def details_of(coupling: Coupling, mask: Mask, scores: Scores | None = None) -> 
 def branches_told(coupling: Coupling) -> list[dict[str, Any]]:
     """Branches by the values that their sums put out; `flops` and `params` are the shares that go with each."""
     everything, told = np.ones(coupling.units, bool), []
-    for branch in coupling.branches:
+    for branch in coupling.model.branches:
         costs = coupling.closing([branch.name]).cost_model
         told.append({
             "branch": branch.name,

@@ -349,6 +349,17 @@ def latency_table(names: Iterable[str], results: Sequence[Latency]) -> Table:
     return table
 
 
+def step_table(names: Iterable[str], results: Sequence[Latency], batch: int) -> Table:
+    """The result of `bench --train`; a step beside that of the first model."""
+    table = _table(
+        f"Training steps of {batch} samples", "model", "engine", ">p50", ">p90", ">CPU", ">steps", ">time"
+    )
+    for name, result in zip(names, results, strict=True):
+        times = (f"{each:.1f} ms" for each in (result.p50, result.p90, result.cpu))
+        _row(table, name, result.ran_by, *times, str(result.runs), f"{result.share:.2f} x")
+    return table
+
+
 def diagnosis_table(diagnosis: Diagnosis) -> Table:
     """The result of `doctor`."""
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from tgonnx.errors import UsageError
-from tgonnx.runtime.sessions import Session, open_session
+from tgonnx.runtime.sessions import open_session
 
 _WARM_UP = 3
 _LEAST = 5  # rounds, however long they take
@@ -53,27 +54,39 @@ def latency(
     if repeats < 1 or threads < 0:
         raise UsageError("repeats must be at least 1 and threads at least 0")
     sessions = [open_session(model, threads) for model in models]
-    for session, feed in zip(sessions, feeds, strict=True):
+    runs = [partial(session.run, feed) for session, feed in zip(sessions, feeds, strict=True)]
+    return in_turns(runs, [session.ran_by for session in sessions], repeats, threads, seconds)
+
+
+def in_turns(
+    runs: Sequence[Callable[[], object]],
+    ran_by: Sequence[str],
+    repeats: int,
+    threads: int = 0,
+    seconds: float = 10.0,
+) -> list[Latency]:
+    """Time some functions in turns, after each was called a few times; how long as for `latency`."""
+    for run in runs:
         for _ in range(_WARM_UP):
-            session.run(feed)
-    rounds = list[list[tuple[float, float]]]()  # wall and CPU time of each model
+            run()
+    rounds = list[list[tuple[float, float]]]()  # wall and CPU time of each
     end = time.perf_counter() + seconds
     while len(rounds) < repeats and (len(rounds) < _LEAST or time.perf_counter() < end):
-        rounds.append([_timed(session, feed) for session, feed in zip(sessions, feeds, strict=True)])
-    taken = np.array(rounds) * 1000  # [rounds, models, 2]
+        rounds.append([_timed(run) for run in runs])
+    taken = np.array(rounds) * 1000  # [rounds, functions, 2]
     compared = taken[:, :, 1] if threads == 1 else taken[:, :, 0]
     shares = np.median(compared / np.maximum(compared[:, :1], 1e-9), axis=0)
     return [
         Latency(
-            float(np.median(wall)), float(np.percentile(wall, 90)), len(rounds), session.ran_by,
-            float(np.median(cpu)), float(share),
+            float(np.median(wall)), float(np.percentile(wall, 90)), len(rounds), name, float(np.median(cpu)),
+            float(share),
         )
-        for session, wall, cpu, share in zip(sessions, taken[:, :, 0].T, taken[:, :, 1].T, shares, strict=True)
+        for name, wall, cpu, share in zip(ran_by, taken[:, :, 0].T, taken[:, :, 1].T, shares, strict=True)
     ]  # fmt: skip
 
 
-def _timed(session: Session, feed: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
-    """Seconds of one run: wall time, CPU time."""
+def _timed(run: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of one call: wall time, CPU time."""
     wall, cpu = time.perf_counter(), time.process_time()
-    session.run(feed)
+    run()
     return time.perf_counter() - wall, time.process_time() - cpu

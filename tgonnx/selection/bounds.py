@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tgonnx.errors import OptionError
-from tgonnx.options import CRITERION, Attention, numbers_of, one_of, option, settle, whole_number
+from tgonnx.options import CRITERION, Attention, changed, numbers_of, one_of, option, settle, whole_number
 
 ALLOCATIONS = ("auto", "uniform", "global")
 CHANNEL, HEAD, HEAD_DIM, BLOCK, WEIGHT = "channel", "head", "head-dim", "block", "weight"
 UNITS = (CHANNEL, HEAD)  # what is cut if nobody says
 KNOWN = (*UNITS, HEAD_DIM, BLOCK, WEIGHT)  # what can be cut
+OF_CHOICES = ("choose", "alternative")  # options that make the choice one among alternatives
 
 
 def _granularity(name: str, value: Any) -> str:
@@ -56,6 +57,7 @@ class Bounds:
     `max_cut` matches, at most that share of the units goes. `granularity` names what may be cut: channels, heads of
     attention or their width, residual branches; or weights. Of single weights, `nm` keeps so many of every so many
     along the input axis, "2:4", and needs no target.
+    With `choose`, nothing is cut but alternatives where several values meet (`tgonnx.analysis.alternatives`).
     """
 
     granularity: str = option(
@@ -99,6 +101,20 @@ class Bounds:
         form=_pattern,
     )
 
+    choose: tuple[str, ...] = option(
+        (),
+        "Choose among what meets in an Add, Sum, Mean or Concat: 'mixed_*=1' keeps one alternative at each such node.",
+        many=True,
+        metavar="GLOB=COUNT",
+    )
+
+    alternative: tuple[str, ...] = option(
+        (),
+        "Put alternatives beside convolutions, and keep one of each: 'layer*=depthwise,separable,1x1,identity'.",
+        many=True,
+        metavar="GLOB=NAMES",
+    )
+
     def __post_init__(self) -> None:
         settle(self)
         if self.nm and not self.cuts_weights:
@@ -112,6 +128,12 @@ class Bounds:
             raise OptionError("min_units", f"does not go with nm: {self.nm} of each weight stay")
         if self.nm and self.max_cut:
             raise OptionError("max_cut", f"does not go with nm: {self.nm} of each weight stay")
+        _ = self.choices, self.layers  # which are refused here
+        asked = [name for name in OF_CHOICES if getattr(self, name)]
+        if asked and (others := [name for name in changed(self) if name not in (*OF_CHOICES, "round_to")]):
+            raise OptionError(asked[0], f"is for alternatives: {others[0]} does not go with it")
+        if len(asked) > 1:
+            raise OptionError("alternative", "is chosen from by itself: choose in another run")
         for glob, share in self.shares.items():
             if share > 1:
                 raise OptionError("max_cut", f"'{glob}={share:g}': a share is at most 1")
@@ -158,7 +180,29 @@ class Bounds:
     @property
     def cuts_units(self) -> bool:
         """Whether channels or heads may go."""
-        return self.cuts_channels or self.cuts_heads
+        return (self.cuts_channels or self.cuts_heads) and not self.chooses
+
+    @property
+    def choices(self) -> dict[str, float]:
+        """How many alternatives stay, by the glob of the nodes where they meet."""
+        return numbers_of("choose", self.choose)
+
+    @property
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """The alternatives that are put beside convolutions, by glob."""
+        found = {}
+        for word in self.alternative:
+            glob, equals, names = word.rpartition("=")
+            kinds = tuple(name.strip() for name in names.split(",") if name.strip())
+            if not equals or not glob or not kinds:
+                raise OptionError("alternative", f"{word!r}: write GLOB=NAMES, as in 'layer1.*=1x1,identity'")
+            found[glob] = kinds
+        return found
+
+    @property
+    def chooses(self) -> bool:
+        """Whether alternatives are chosen from, and nothing else goes."""
+        return bool(self.choose or self.alternative)
 
     @property
     def cuts_units_alone(self) -> bool:
@@ -172,8 +216,8 @@ class Bounds:
 
     @property
     def cuts_branches(self) -> bool:
-        """Whether residual branches may go."""
-        return BLOCK in self.members
+        """Whether residual branches or alternatives may go."""
+        return BLOCK in self.members or self.chooses
 
 
 @dataclass(frozen=True, kw_only=True)

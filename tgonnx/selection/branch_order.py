@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tgonnx.analysis.branches import Branch
+from tgonnx.analysis.branches import Part
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.target import Target
 from tgonnx.errors import OptionError, TargetError
@@ -47,6 +47,8 @@ def closable(coupling: Coupling, bounds: Bounds) -> tuple[str, ...]:
 
     Raises OptionError for a glob that matches nothing.
     """
+    if coupling.meetings:  # all but as many as stay
+        return tuple(branch.name for branch in coupling.branches)
     loose_ones = (b for b in coupling.branches if not (b.layer and bounds.cuts_units))
     known = {branch.name: set(_names(coupling, branch)) for branch in loose_ones}
 
@@ -69,7 +71,7 @@ def closable(coupling: Coupling, bounds: Bounds) -> tuple[str, ...]:
     return tuple(name for name in known if name in loose - stay)
 
 
-def _names(coupling: Coupling, branch: Branch) -> Iterator[str]:
+def _names(coupling: Coupling, branch: Part) -> Iterator[str]:
     """What is called by a name in a branch: nodes, their values and weights, and its sum."""
     yield from (branch.name, branch.label, branch.sum)
     for index in branch.nodes:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tgonnx.analysis.alternatives import Alternative
+from tgonnx.analysis.branches import still_read
 from tgonnx.analysis.coupling import Attention, Coupling
 from tgonnx.errors import UsageError
 from tgonnx.io.save import save_text
@@ -42,7 +44,7 @@ class Mask(Shown):
 
     @classmethod
     def all_open(cls, coupling: Coupling) -> Mask:
-        return cls._made(coupling, np.ones(coupling.units, bool))
+        return cls._made(coupling, coupling.left_open.copy())
 
     @classmethod
     def of(cls, coupling: Coupling, open_units: Open) -> Mask:
@@ -136,20 +138,23 @@ class Mask(Shown):
                 raise self._refused(
                     f"the mask keeps elements of {name!r} {list(part.shape)}, which the model has not"
                 )
-        if missing := {*self.branches} - {branch.name for branch in coupling.branches}:
-            raise self._refused(
-                f"the mask removes the branch of {min(missing)!r}, and the model has none there"
-            )
+        self._check_parts(coupling)
         self._check_layers(coupling)
         if len(self.open) != coupling.units or self.groups != _outline(coupling):
             raise self._refused(
                 f"the mask has {len(self.open)} units in other groups than the model's {coupling.units}"
             )
+        stay = coupling.closing(self.branches).left_open
+        if self.open[~stay].any():
+            raise self._refused("the mask removes an alternative and keeps channels of it")
         for group in coupling.groups:
-            if not self.open[group.units].any():
+            if stay[group.units].any() and not self.open[group.units].any():
                 raise self._refused(f"the mask empties group {group.name}")
-        counts = np.bincount(coupling.kind_of[self.open], minlength=int(coupling.kind_of.max(initial=-1)) + 1)
-        if any(not counts[list(kinds)].any() for kinds in coupling.guards):
+        counts, most = (
+            np.bincount(coupling.kind_of[units], minlength=int(coupling.kind_of.max(initial=-1)) + 1)
+            for units in (self.open, stay)
+        )
+        if any(most[list(kinds)].any() and not counts[list(kinds)].any() for kinds in coupling.guards):
             raise self._refused("the mask leaves an axis without channels")
 
     def _check_layers(self, coupling: Coupling) -> None:
@@ -164,6 +169,29 @@ class Mask(Shown):
                     raise self._refused(
                         f"the mask removes the layer of {branch.name!r} and keeps other channels of what it takes"
                     )
+
+    def _check_parts(self, coupling: Coupling) -> None:
+        """Raise UsageError unless the model has what is removed whole, and something is left where it goes."""
+        try:
+            parts = coupling.parts(self.branches)
+        except KeyError as error:
+            name = error.args[0]
+            raise self._refused(
+                f"the mask removes the branch of {name!r}, and the model has none there"
+            ) from None
+        model, left, names = coupling.model, still_read(coupling.model, parts), {*self.branches}
+        for meeting in coupling.offered if any(isinstance(part, Alternative) for part in parts) else ():
+            if all(alternative.name in names for alternative in meeting.alternatives):
+                raise self._refused(f"the mask removes all alternatives of {meeting.name!r}: one must stay")
+        empty = {name for place, names in left.items() if not names for name in model.nodes[place].outputs}
+        if not empty:
+            return
+        gone = coupling.closing(self.branches).gone.nodes
+        readers = (node for node in model.nodes if node.index not in left and node.index not in gone)
+        if bare := empty & {*model.outputs, *(name for node in readers for name in node.inputs)}:
+            raise self._refused(
+                f"the mask leaves nothing of {min(bare)!r}: the branch there and its shortcut go"
+            )
 
     def _refused(self, reason: str) -> UsageError:
         return UsageError(f"{self.source}: {reason}" if self.source else reason)

@@ -45,6 +45,10 @@ class Traits:
     addends: tuple[int, ...] = ()  # inputs that meet in a sum
     sum_at: int = 0  # the output, of the shape of the first, that is this sum where output 0 is made of it
     plus: int = 0  # 1: it adds its inputs; -1: it takes the second from the first
+    joins: Literal["", "sum", "mean"] = (
+        ""  # it makes one of all its inputs, none of which is another than the rest
+    )
+    joins_along: bool = False  # it puts its inputs beside one another along the attribute `axis`
     times: int = 0  # 1: it multiplies its inputs; -1: it divides the first by the second
     power: float = 1.0  # it takes its input to this power
     raises: bool = False  # it takes its first input to the power that the second is
