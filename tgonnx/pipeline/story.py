@@ -54,10 +54,20 @@ def details_of(coupling: Coupling, mask: Mask, scores: Scores | None = None) -> 
     names = [group.name for group in coupling.groups]
     return {
         "model": coupling.model.source,
+        "chosen": _chosen(coupling, mask),
         "layers": [_layer(layer, names, mask, costs) for layer in layers],
         "groups": [_group(number, layers, mask, costs, scores) for number in range(len(names))],
         "pinned": _pinned(coupling.pinned),
     }
+
+
+def _chosen(coupling: Coupling, mask: Mask) -> list[dict[str, Any]]:
+    """What stays where alternatives met."""
+    gone = {*mask.branches}
+    return [
+        {"node": meeting.label, "kept": [a.value for a in meeting.alternatives if a.name not in gone]}
+        for meeting in coupling.meetings
+    ]
 
 
 class _Costs:
