@@ -100,7 +100,7 @@ def _dependent(context: typer.Context, given: Mapping[str, Any]) -> dict[str, An
     """Defaults that depend on other options: where alternatives are chosen from, any cost may stay."""
     source = context.get_parameter_source("target")
     unsaid = source is not None and source.name == "DEFAULT"
-    return {"target": ALL} if unsaid and given.get("choose") else {}
+    return {"target": ALL} if unsaid and given.get("choose") and not given.get("sweep") else {}
 
 
 def _is_plain(value: Any) -> bool:

@@ -83,9 +83,12 @@ def deliver(terminal: Terminal, result: PruneResult, original: Model, places: Pl
         shown.append(zeros_text(result))
     if result.mask.branches:
         shown.append(f"removed {', '.join(result.mask.branches)}")
+    chosen = result.details.get("chosen", [])
+    shown += [f"kept {', '.join(one['kept'])} at {one['node']}" for one in chosen]
     if not result.mask.open.all():
         shown.append(kept_bars(kept, terminal.verbose > 0))
     removed: dict[str, Any] = {"removed_branches": list(result.mask.branches)} if result.mask.branches else {}
+    removed |= {"chosen": chosen} if chosen else {}
     removed |= {"nonzeros": zeros_json(result)} if result.mask.weights else {}
     terminal.result(figures | {"kept": kept} | removed, *shown, f"wrote {out}")
     if misplaced:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -54,18 +54,21 @@ def details_of(coupling: Coupling, mask: Mask, scores: Scores | None = None) -> 
     names = [group.name for group in coupling.groups]
     return {
         "model": coupling.model.source,
+        "chosen": _chosen(coupling, mask),
         "layers": [_layer(layer, names, mask, costs) for layer in layers],
         "groups": [_group(number, layers, mask, costs, scores) for number in range(len(names))],
         "pinned": _pinned(coupling.pinned),
-        "branches": [told for told in branches_told(coupling) if told["branch"] in mask.branches],
+        "branches": branches_told(coupling, mask.branches),
         "weights": zeros_told(mask),
     }
 
 
-def branches_told(coupling: Coupling) -> list[dict[str, Any]]:
-    """Branches by the values that their sums put out; `flops` and `params` are the shares that go with each."""
+def branches_told(coupling: Coupling, names: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """All branches, or those of these names, by the values that their sums put out; `flops` and `params` are the shares that go with each."""
     everything, told = np.ones(coupling.units, bool), []
     for branch in coupling.model.branches:
+        if names is not None and branch.name not in names:
+            continue
         costs = coupling.closing([branch.name]).cost_model
         told.append({
             "branch": branch.name,
@@ -83,6 +86,15 @@ def zeros_told(mask: Mask) -> list[dict[str, Any]]:
     """How many elements are left of each weight that has zeros."""
     return [
         {"weight": name, "kept": int(part.sum()), "of": int(part.size)} for name, part in mask.weights.items()
+    ]
+
+
+def _chosen(coupling: Coupling, mask: Mask) -> list[dict[str, Any]]:
+    """What stays where alternatives met."""
+    gone = {*mask.branches}
+    return [
+        {"node": meeting.label, "kept": [a.value for a in meeting.alternatives if a.name not in gone]}
+        for meeting in coupling.meetings
     ]
 
 
