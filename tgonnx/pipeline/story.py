@@ -64,7 +64,7 @@ def details_of(coupling: Coupling, mask: Mask, scores: Scores | None = None) -> 
 
 
 def branches_told(coupling: Coupling, names: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """All branches, or those of these names, by the values that their sums put out, with the shares that go with each."""
+    """All branches, or those of these names, by the values that their sums put out, and the shares that go."""
     everything, told = np.ones(coupling.units, bool), []
     for branch in coupling.model.branches:
         if names is not None and branch.name not in names:
