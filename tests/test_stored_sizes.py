@@ -218,3 +218,31 @@ def test_a_reshape_that_fixes_the_side_of_images_finds_that_side() -> None:
     )
     assert units_of(proto) == [16]
     halved(proto, (1, 3, 16, 16), (2, 3, 32, 8))
+
+
+@pytest.mark.parametrize(("order", "units"), [((0, 2, -1), [3]), ((0, 1, -1), [6])])
+def test_statistics_over_channels_times_space_of_any_size(order: tuple[int, ...], units: list[int]) -> None:
+    """GroupNormalization as exporters write it."""
+    proto = model(
+        17,
+        ANY,
+        f"float[6,3,1,1] a, float[4,6,1,1] b, int64[3] to = {{{','.join(map(str, order))}}}, "
+        f"float[{order[1]}] one = {{{','.join(['1.0'] * order[1])}}}, "
+        f"float[{order[1]}] no = {{{','.join(['0.0'] * order[1])}}}",
+        "h = Conv(x, a) s = Shape(h) r = Reshape(h, to) i = InstanceNormalization(r, one, no) k = Reshape(i, s) "
+        "y = Conv(k, b)",
+    )
+    assert units_of(proto) == units
+    halved(proto, *SHAPES, (2, 3, 1, 5))
+
+
+def test_a_sum_over_space_times_channels_of_any_size() -> None:
+    """The channels are the inner factor of the axis that is summed over."""
+    proto = model(
+        17,
+        "(float[N,3,H,W] x) => (float[M,K] y)",
+        "float[6,3,1,1] a, int64[2] to = {0,-1}",
+        "h = Conv(x, a) t = Transpose <perm=[0,2,3,1]> (h) r = Reshape(t, to) y = ReduceMean <axes=[1]> (r)",
+    )
+    assert units_of(proto) == [6]
+    halved(proto, *SHAPES, (2, 3, 1, 5))
