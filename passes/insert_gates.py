@@ -289,10 +289,14 @@ def without_repeats(
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     """What is repeated along an axis of this length, each element by itself ("channels", "rest") or all in a row.
 
-    What the terms of its length have in common is fixed, the rest is not. All elements are left where it is neither.
+    What the terms of its length have in common is fixed, the rest is not. Where that does not fit (an axis that came
+    through what sizes are not followed through), as many elements are one as are always alike. All are left otherwise.
     """
-    fixed = math.gcd(*(factor for _, factor in size.terms))
-    if len(units) % fixed == 0:
+    alike = int(np.gcd.reduce(np.flatnonzero(np.diff(units)) + 1, initial=len(units)))
+    counted = math.gcd(*(factor for _, factor in size.terms))
+    for fixed in (counted, len(units) // alike):
+        if len(units) % fixed or (fixed != counted and alike == 1):
+            continue
         grid = units.reshape(fixed, -1)
         if (grid == grid[:, :1]).all():
             return grid[:, 0], ("channels", "rest")
