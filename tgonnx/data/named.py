@@ -15,6 +15,7 @@ from tgonnx.data.axes import Axes, Dim, dims_of, find_axes, settled
 from tgonnx.data.names import SCALE, TEST, check_read, nearest_input, taught_by
 from tgonnx.data.options import ArrayOptions
 from tgonnx.data.probe import Probe
+from tgonnx.data.rows import check_rows
 from tgonnx.data.samples import Dataset, Indices, Split, Taught, everything, hold_out
 from tgonnx.errors import DataError, UsageError
 from tgonnx.graph.declared import model_inputs
@@ -233,6 +234,7 @@ class _Reader:
         first, notes = self.scaled(parts[0])
         found, ignored = [], 0
         for part in parts:
+            check_rows(part, Probe(self.model, self.name))
             part, count = self._without_ignored(replace(part, scale=first.scale))
             found.append(part)
             ignored += count
