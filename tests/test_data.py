@@ -478,3 +478,16 @@ def test_integers_that_name_no_row_of_a_table(masked: bool) -> None:
         return
     with pytest.raises(DataError, match=r"array 'ids': 77 in sample 7 names no row .* \(0..49\)"):
         data.open_dataset(data.arrays({"ids": ids}), proto)
+
+
+def test_labels_are_those_of_the_scores_though_the_choice_comes_first() -> None:
+    """As classifiers of classical machine learning have it, whose first output may be called `label` itself."""
+    proto = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        m (float[N,1,4,4] image) => (int64[N] label, float[N,16] scores) {
+            scores = Flatten(image) label = ArgMax <axis=1, keepdims=0> (scores)
+        }"""
+    )
+    dataset = data.open_dataset(data.arrays(good()), proto)
+    assert [(each.output, each.array) for each in dataset.taught] == [("scores", "label")]
+    assert validate(dataset, proto, "auto").output == "scores"
