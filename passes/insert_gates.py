@@ -3,7 +3,9 @@
 Handled:
 * `contract` sites: the operand that is summed (a weight where there is one) is multiplied by the gates of its axis;
 * `normalize` sites: the node is replaced by its form over the open labels only (the operator's `gated` entry);
-* stored numbers that stand for the length of an axis become that of the open labels (`tgonnx.analysis.lengths`).
+* stored numbers that stand for the length of an axis become that of the open labels (`tgonnx.analysis.lengths`);
+* an axis of channels times space, whose length is not the same for all inputs (a group of GroupNormalization as
+  exporters write it): the gates of its channels are repeated as often as the value at hand wants it.
 
 All gates are one vector, the graph value `GATES`, one number per unit; each site gathers its own, and pinned labels
 read a constant 1. What makes the vector is the caller's: a mask, or a trainable gate.
@@ -15,12 +17,14 @@ metadata, parts of subgraphs).
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
@@ -30,6 +34,7 @@ from tgonnx import ops
 from tgonnx.analysis.coupling import Coupling, PlacedSite
 from tgonnx.analysis.lengths import Length
 from tgonnx.errors import UnsupportedError
+from tgonnx.graph.algebra import Size
 from tgonnx.graph.proto import fresh_name
 from tgonnx.ops.aspects.gating import Gates, Gating
 from tgonnx.passes import PassResult, perform
@@ -191,17 +196,17 @@ class _Inserter:
         name = self.coupling.model.nodes[site.node].inputs[site.input]
         key = (operand.name, site.axis, site.units.tobytes())
         if key not in self.gated:
-            gates = self._gates(site, len(self.coupling.labelling.axes[name]), self.types[name])
+            gates = self._gates_of(site, name, operand)
             self.gated[key] = self.emit("Mul", operand, gates)
         node.inputs[site.input] = self.gated[key]
 
-    def _gates(self, site: PlacedSite, rank: int, elem_type: int) -> gs.Variable:
-        """The gates along the site's axis, [1, .., n, .., 1] of `rank` axes, in the operand's type."""
-        key = (site.units.tobytes(), site.axis - rank, rank, elem_type)
+    def _gates(self, units: npt.NDArray[np.int64], axis: int, rank: int, elem_type: int) -> gs.Variable:
+        """The gates of these units along an axis, [1, .., n, .., 1] of `rank` axes, in the operand's type."""
+        key = (units.tobytes(), axis - rank, rank, elem_type)
         if key not in self.gathered:
-            indices = np.where(site.units < 0, self.coupling.units, site.units)
+            indices = np.where(units < 0, self.coupling.units, units)
             shape = [1] * rank
-            shape[site.axis] = len(indices)
+            shape[axis] = len(indices)
             gates = self.emit("Gather", self.extended, self.constant(indices), axis=0)
             gates = self.emit("Reshape", gates, self.constant(np.array(shape, np.int64)))
             if elem_type != TensorProto.FLOAT:
@@ -209,14 +214,40 @@ class _Inserter:
             self.gathered[key] = gates
         return self.gathered[key]
 
+    def _gates_of(self, site: PlacedSite, name: str, operand: gs.Tensor) -> gs.Variable:
+        """The gates along the site's axis of the value `name`, which is `operand` here."""
+        rank, elem_type = len(self.coupling.labelling.axes[name]), self.types[name]
+        channels, order = self._channels(site, name)
+        if not order:
+            return self._gates(channels, site.axis, rank, elem_type)
+        key = (operand.name, site.axis, site.units.tobytes(), order)
+        if key not in self.gathered:
+            # [channels, 1] or [1, channels] is spread over the rest of the axis, which the value at hand has
+            count = self.constant(np.array([len(channels)], np.int64))
+            axis = self.constant(np.array([site.axis], np.int64))
+            length = self.emit("Gather", self.emit("Shape", operand), axis, axis=0)
+            sizes = [count, self.emit("Div", length, count)]
+            row = self._gates(channels, order.index("channels"), 2, elem_type)
+            sizes = sizes if order[0] == "channels" else sizes[::-1]
+            spread = self.emit("Expand", row, self.emit("Concat", *sizes, axis=0))
+            shape = [1] * rank
+            shape[site.axis] = -1
+            self.gathered[key] = self.emit("Reshape", spread, self.constant(np.array(shape, np.int64)))
+        return self.gathered[key]
+
+    def _channels(self, site: PlacedSite, name: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+        """The units along an axis without what is repeated where its length is not fixed, and in which order."""
+        dims = self.coupling.model.symbols.dims.get(name)
+        size = None if dims is None else dims[site.axis]
+        return without_repeats(site.units, size) if isinstance(size, Size) else (site.units, ())
+
     def _rescale(self, node: gs.Node, length: Length) -> None:
         """A number that goes with n^a (n - 1)^b: n is how many labels are open."""
         name = self.coupling.model.nodes[length.node].inputs[length.input]
         elem_type, (a, b) = self.types[name], length.exponents
         dtype = helper.tensor_dtype_to_np_dtype(elem_type)
         units = [self.coupling.units_of(labels) for labels in length.axes]
-        sites = [PlacedSite("contract", length.node, length.input, 0, u) for u in units if (u >= 0).any()]
-        ratio = self._ratio(sites, [self._gates(site, 1, elem_type) for site in sites], dtype)
+        ratio = self._ratio([u for u in units if (u >= 0).any()], elem_type)
         value = node.inputs[length.input]
         if a:
             power = self.emit("Pow", ratio, self.constant(np.array(-a, dtype)))
@@ -231,22 +262,45 @@ class _Inserter:
     def _normalize(self, index: int, node: gs.Node, sites: list[PlacedSite]) -> None:
         view = self.coupling.views[index]
         name = self.coupling.model.nodes[index].inputs[sites[0].input]
-        elem_type, rank = self.types[name], len(self.coupling.labelling.axes[name])
+        elem_type = self.types[name]
         dtype = helper.tensor_dtype_to_np_dtype(elem_type)
-        masks = [self._gates(site, rank, elem_type) for site in sites]
+        masks = [self._gates_of(site, name, node.inputs[site.input]) for site in sites]
         mask = reduce(lambda a, b: self.emit("Mul", a, b), masks)
-        gates = Gates(tuple(site.axis for site in sites), mask, partial(self._ratio, sites, masks, dtype))
+        units = [self._channels(site, name)[0] for site in sites]
+        gates = Gates(tuple(site.axis for site in sites), mask, partial(self._ratio, units, elem_type))
         entry = ops.gated.get(node.op, node.domain)
         assert entry is not None  # the solver pins what has no gated form
         entry(Gating(view, node, gates, dtype, self))
 
-    def _ratio(self, sites: list[PlacedSite], masks: list[gs.Variable], dtype: Any) -> gs.Variable:
-        """Number of labels over number of open ones, over all sites."""
+    def _ratio(self, axes: list[npt.NDArray[np.int64]], elem_type: int) -> gs.Variable:
+        """Number of labels over number of open ones, over all axes, of each of which these are the units."""
+        dtype = helper.tensor_dtype_to_np_dtype(elem_type)
         parts = []
-        for site, gates in zip(sites, masks, strict=True):
-            size = self.constant(np.array(len(site.units), dtype))
-            row = self.emit("Reshape", gates, self.constant(np.array([1, -1], np.int64)))
-            total = self.emit("MatMul", row, self.constant(np.ones((len(site.units), 1), dtype)))
+        for units in axes:
+            row = self._gates(units, 1, 2, elem_type)
+            total = self.emit("MatMul", row, self.constant(np.ones((len(units), 1), dtype)))
             total = self.emit("Reshape", total, self.constant(np.zeros(0, np.int64)))
-            parts.append(self.emit("Div", size, total))
+            parts.append(self.emit("Div", self.constant(np.array(len(units), dtype)), total))
         return reduce(lambda a, b: self.emit("Mul", a, b), parts)
+
+
+def without_repeats(
+    units: npt.NDArray[np.int64], size: Size
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """What is repeated along an axis of this length, each element by itself ("channels", "rest") or all in a row.
+
+    What the terms of its length have in common is fixed, the rest is not. Where that does not fit (an axis that came
+    through what sizes are not followed through), as many elements are one as are always alike. All are left otherwise.
+    """
+    alike = int(np.gcd.reduce(np.flatnonzero(np.diff(units)) + 1, initial=len(units)))
+    counted = math.gcd(*(factor for _, factor in size.terms))
+    for fixed in (counted, len(units) // alike):
+        if len(units) % fixed or (fixed != counted and alike == 1):
+            continue
+        grid = units.reshape(fixed, -1)
+        if (grid == grid[:, :1]).all():
+            return grid[:, 0], ("channels", "rest")
+        grid = units.reshape(-1, fixed)
+        if (grid == grid[0]).all():
+            return grid[0], ("rest", "channels")
+    return units, ()

@@ -235,7 +235,10 @@ class _Surgeon:
             return
         name, node.output[0] = node.output[0], fresh_name(f"{node.output[0]}_now", self.sweep.types)
         self.sweep.visit(node)
-        self._multiplied(node, node.output[0], before, now, name)
+        cut = (
+            before != now
+        )  # what stays is multiplied by one, though it be nothing under the sizes of analysis
+        self._multiplied(node, node.output[0], np.where(cut, before, 1), np.where(cut, now, 1), name)
 
     def _multiplied(
         self, node: onnx.NodeProto, source: str, by: np.ndarray, over: np.ndarray, into: str = ""

@@ -216,9 +216,26 @@ def best_pixels(b: Builder, x: str, c: int) -> str:
     return linear(b, unsqueeze(b, best, 2), 1, 4)
 
 
+def grouped_statistics(b: Builder, x: str, c: int) -> tuple[str, int]:
+    """GroupNormalization as exporters write it: an axis of some channels times all of space."""
+    group, each = b.pick(1, 2, 3), int(b.rng.integers(2, 4))
+    y = conv(b, x, c, group * each)
+    z = b.op("Reshape", y, b.ints(0, group, -1))
+    z = b.op("InstanceNormalization", z, b.constant(np.ones(group)), b.constant(np.zeros(group)))
+    return b.op("Mul", b.op("Reshape", z, b.op("Shape", y)), b.weight(group * each, 1, 1)), group * each
+
+
+def shuffled(b: Builder, x: str, c: int) -> tuple[str, int]:
+    """Channels of groups in turn."""
+    group, each = b.pick(2, 3), int(b.rng.integers(2, 5))
+    y = conv(b, x, c, group * each, kernel=1)
+    z = b.op("Transpose", b.op("Reshape", y, b.ints(0, group, each, -1)), perm=[0, 2, 1, 3])
+    return b.op("Reshape", z, b.op("Shape", y)), group * each
+
+
 SIZED_BLOCKS = (
     split_channels, padded_to_multiple, padded_to_square, tokens, up_to, cropped, mean_by_hand, coordinates,
-    filled, decided_by_size, decided_by_input,
+    filled, decided_by_size, decided_by_input, grouped_statistics, shuffled,
 )  # fmt: skip
 
 

@@ -458,3 +458,36 @@ def test_samples_without_a_label_that_counts_are_left_out() -> None:
     assert "2 samples have no label that counts, and are left out" in dataset.notes
     with pytest.raises(DataError, match="all labels are ignored"):
         data.open_dataset({"x": x, "label": np.full_like(labels, 255)}, dense())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_integers_that_name_no_row_of_a_table(masked: bool) -> None:
+    """Found before training, unless the model masks them."""
+    select = "none = Equal(ids, pad) use = Where(none, zero, ids)" if masked else "use = Identity(ids)"
+    proto = parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        m (int64[N,T] ids) => (float[N,T,3] y) <int64 zero = {{0}}, int64 pad = {{77}}> {{
+            {select} y = Gather(table, use)
+        }}"""
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.eye(50, 3, dtype=np.float32), "table"))
+    ids = np.random.default_rng(0).integers(0, 50, (40, 6))
+    ids[7, 2] = 77
+    if masked:
+        data.open_dataset(data.arrays({"ids": ids}), proto)
+        return
+    with pytest.raises(DataError, match=r"array 'ids': 77 in sample 7 names no row .* \(0..49\)"):
+        data.open_dataset(data.arrays({"ids": ids}), proto)
+
+
+def test_labels_are_those_of_the_scores_though_the_choice_comes_first() -> None:
+    """As classifiers of classical machine learning have it, whose first output may be called `label` itself."""
+    proto = parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        m (float[N,1,4,4] image) => (int64[N] label, float[N,16] scores) {
+            scores = Flatten(image) label = ArgMax <axis=1, keepdims=0> (scores)
+        }"""
+    )
+    dataset = data.open_dataset(data.arrays(good()), proto)
+    assert [(each.output, each.array) for each in dataset.taught] == [("scores", "label")]
+    assert validate(dataset, proto, "auto").output == "scores"

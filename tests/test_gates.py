@@ -10,7 +10,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tgonnx import engines
+from tgonnx.graph.algebra import Algebra, Size
 from tgonnx.ops import trainable_gate as gates
+from tgonnx.passes.insert_gates import without_repeats
 
 ENGINES = ["portable", "ort-training"] if engines.choose() == "ort-training" else ["portable"]
 LOGITS = np.array([-2.03, -0.7, -1e-3, 0.0, 2e-3, 0.51, 1.7], np.float32)
@@ -69,3 +71,20 @@ def test_sawtooth_agrees_to_one_over_m(shape: gates.Shape, teeth: int, engine: A
 def test_node_calls_the_function() -> None:
     call = gates.node("logits", "gate", "tanh")
     assert (call.domain, call.op_type) == (gates.DOMAIN, gates.function("tanh").name)
+
+
+def test_what_is_repeated_along_an_axis_of_free_length() -> None:
+    sizes = Algebra()
+    space = sizes.multiply(sizes.atom("h"), sizes.atom("w"))
+    three, plain = sizes.multiply(3, space), sizes.multiply(1, space)
+    assert isinstance(three, Size)
+    assert isinstance(plain, Size)
+    units = np.array([4, 5, 4])
+    for size in (three, plain):  # the latter: nothing says which part of the length is fixed
+        found, order = without_repeats(np.repeat(units, 7), size)
+        assert (found.tolist(), order) == ([4, 5, 4], ("channels", "rest"))
+    found, order = without_repeats(np.tile(units, 7), three)
+    assert (found.tolist(), order) == ([4, 5, 4], ("rest", "channels"))
+    uneven = np.array([1, 1, 2, 1, 2, 2])
+    found, order = without_repeats(uneven, three)
+    assert (found.tolist(), order) == (uneven.tolist(), ())

@@ -85,7 +85,7 @@ def test_models_of_integers_are_given_pixels(tmp_path: Path) -> None:
 def test_sizes_of_dynamic_models_and_layouts(tmp_path: Path) -> None:
     root = two(tmp_path)
     dynamic = model("N,3,H,W")
-    with pytest.raises(DataError, match=r"height and width of 'image' are open .* size=224"):
+    with pytest.raises(DataError, match=r"height and width of 'image' are open .* --size 224"):
         first(root, dynamic)
     assert first(data.folder(root, size=10), dynamic).shape == (3, 10, 10)
     assert first(data.folder(root, size=(4, 6)), dynamic).shape == (3, 4, 6)

@@ -70,7 +70,8 @@ DATA: dict[str, Any] = {
 CASES: dict[str, tuple[str, str, list[str], int, str]] = {
     "right": ("right", "m.onnx", [], 0, ""),
     "too few to tell": ("few", "m.onnx", [], 0, ""),
-    "one class tells nothing": ("one class", "m.onnx", [], 0, ""),
+    "one class": ("one class", "m.onnx", [], 5, "all labels are 0"),
+    "one class, forced": ("one class", "m.onnx", ["--force"], 0, ""),
     "wrong preprocessing": ("pixels a hundred times too small", "m.onnx", [], 5, "is the preprocessing right"),
     "wrong labels": ("labels of other samples", "m.onnx", [], 5, "do not go with the labels"),
     "wrong order": ("classes in another order", "m.onnx", [], 5, ORDER),

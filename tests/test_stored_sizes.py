@@ -193,3 +193,56 @@ def test_unpooling_to_a_given_size(shape: tuple[int, ...], groups: list[int]) ->
     stored(proto, n=np.array(shape))
     coupling = check_exact(proto, 0)
     assert [group.size for group in coupling.groups] == groups
+
+
+def test_an_axis_that_is_empty_at_the_usual_length_is_measured_at_a_longer_one() -> None:
+    proto = model(
+        17,
+        "(float[N,3,T] x) => (float[M,4] y)",
+        "float[16,3,9] a, float[16,4] b, int64[1] last = {2}, float one = {1.0}",
+        "h = Conv(x, a) sizes = Shape(h) t = Gather(sizes, last) n = ReduceProd <keepdims=0> (t)"
+        "m = ReduceMean <axes=[2]> (h) d = Sub(h, m) q = Mul(d, d) v = ReduceMean <axes=[2], keepdims=0> (q)"
+        "f = Cast <to=1> (n) p = Mul(v, f) e = Sub(f, one) u = Div(p, e) y = MatMul(u, b)",
+    )
+    assert units_of(proto) == [16]
+    halved(proto, (1, 3, 16), (3, 3, 41))
+
+
+def test_a_reshape_that_fixes_the_side_of_images_finds_that_side() -> None:
+    """An axis is declared free, but the trace wrote down what it came to; inference lets any other size pass."""
+    proto = model(
+        17,
+        "(float[N,3,H,W] x) => (float[M,4,K,L] y)",
+        "float[16,3,1,1] a, float[4,16,1,1] b, int64[6] six = {0,16,8,2,8,2}, int64[4] four = {0,16,16,16}",
+        "h = Conv(x, a) s = Reshape(h, six) t = Transpose <perm=[0,1,3,2,5,4]> (s) u = Reshape(t, four) y = Conv(u, b)",
+    )
+    assert units_of(proto) == [16]
+    halved(proto, (1, 3, 16, 16), (2, 3, 32, 8))
+
+
+@pytest.mark.parametrize(("order", "units"), [((0, 2, -1), [3]), ((0, 1, -1), [6])])
+def test_statistics_over_channels_times_space_of_any_size(order: tuple[int, ...], units: list[int]) -> None:
+    """GroupNormalization as exporters write it."""
+    proto = model(
+        17,
+        ANY,
+        f"float[6,3,1,1] a, float[4,6,1,1] b, int64[3] to = {{{','.join(map(str, order))}}}, "
+        f"float[{order[1]}] one = {{{','.join(['1.0'] * order[1])}}}, "
+        f"float[{order[1]}] no = {{{','.join(['0.0'] * order[1])}}}",
+        "h = Conv(x, a) s = Shape(h) r = Reshape(h, to) i = InstanceNormalization(r, one, no) k = Reshape(i, s) "
+        "y = Conv(k, b)",
+    )
+    assert units_of(proto) == units
+    halved(proto, *SHAPES, (2, 3, 1, 5))
+
+
+def test_a_sum_over_space_times_channels_of_any_size() -> None:
+    """The channels are the inner factor of the axis that is summed over."""
+    proto = model(
+        17,
+        "(float[N,3,H,W] x) => (float[M,K] y)",
+        "float[6,3,1,1] a, int64[2] to = {0,-1}",
+        "h = Conv(x, a) t = Transpose <perm=[0,2,3,1]> (h) r = Reshape(t, to) y = ReduceMean <axes=[1]> (r)",
+    )
+    assert units_of(proto) == [6]
+    halved(proto, *SHAPES, (2, 3, 1, 5))

@@ -254,3 +254,19 @@ def test_a_teacher_of_fixed_batch_is_asked_in_pieces() -> None:
     fit = validate(open_dataset(arrays(samples()), free), free, "distill")
     wanted, found = (Teacher(model, fit, 1).feeds(batch)["tgonnx.teacher/y"] for model in (free, fixed))
     assert found == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+
+
+def test_a_model_that_has_no_statistics_when_all_is_closed_imitates_itself() -> None:
+    """LayerNormalization of nothing is not a number, and a model that follows itself starts at a loss of nothing."""
+    proto = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    net (float[N, 6] x) => (float[N, 3] y) {
+        h = MatMul(x, a) n = LayerNormalization(h, s) y = MatMul(n, b)
+    }""")
+    rng = np.random.default_rng(0)
+    for name, shape in (("a", (6, 16)), ("s", (16,)), ("b", (16, 3))):
+        values = rng.normal(size=shape).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(values, name))
+    task = task_for(proto, {"x": rng.normal(size=(256, 6)).astype(np.float32)}, "distill")
+    found = search(analyze(load(proto)), task, Target(flops=0.5), 24, FAST, Journal())
+    assert found.stake > 0.1
+    assert found.cost < 0.9

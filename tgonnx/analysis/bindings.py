@@ -21,7 +21,7 @@ from tgonnx.io.named_sizes import MOST, named_sizes
 
 BATCHES = (2, 5, 9, 13, 17, 21, 25, 29)  # of the first, second, ... dynamic first axis
 SIDES = (64, 224, 32, 128, 256, 16, 512, 8, 4)  # of images; further sides are 3/2, 5/2, 7/2, ... of it
-LENGTHS = (8, 16, 64, 128, 4)  # of everything else; further ones likewise
+LENGTHS = (8, 16, 64, 128, 4, 1024, 16000)  # of everything else, samples of sound last; further ones likewise
 ASSUMED = (7, 11)  # what stands for a size that depends on data, in the two bindings
 MAX_APART = 8  # axes that are told apart one by one where not all can be
 

@@ -95,6 +95,22 @@ class Sweep:
             self._settle(name, found.get(name))
         if missing := [name for name in node.output if name and name not in self.shapes]:
             self.problems.setdefault(node.output[0], f"the shape of {missing[0]!r} is unknown")
+        elif why := self._impossible(node):
+            self.problems.setdefault(node.output[0], why)
+
+    def _impossible(self, node: onnx.NodeProto) -> str:
+        """What the standard's inference lets pass, though no run does or none would show anything at these sizes."""
+        given = [self.shapes[name] for name in node.input if name in self.shapes]
+        made = self.shapes.get(node.output[0])
+        if made is None or any(name in self.free for name in (*node.input, *node.output)):
+            return ""
+        if min(made, default=1) < 0:
+            return f"it would be of {made}"
+        if given and traits_of(node).rearranges and math.prod(given[0]) != math.prod(made):
+            return f"{given[0]} does not fill {made}"
+        if not math.prod(made) and all(math.prod(shape) for shape in given):
+            return "it is empty"
+        return ""
 
     def _settle(self, name: str, proto: onnx.TypeProto | None) -> None:
         """Set an output to what was inferred; what is missing is what the file states, or else a trial size."""

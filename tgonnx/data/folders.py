@@ -15,6 +15,7 @@ from tgonnx.data.answers import classes_differ
 from tgonnx.data.axes import dims_of
 from tgonnx.data.decode import SUFFIXES
 from tgonnx.data.images import ImageSamples, Preparation, image_samples, preparation
+from tgonnx.data.names import answered
 from tgonnx.data.options import ImageOptions
 from tgonnx.data.probe import Probe
 from tgonnx.data.samples import Dataset, Kind, Taught, everything, hold_out
@@ -199,7 +200,7 @@ def _dataset(
 ) -> Dataset:
     prepare = preparation(model, options, name)
     samples = _samples(train, prepare, model, options)
-    first = model.graph.output[0].name
+    first = answered(model).name
     if classes:
         _check_classes(name, classes, samples, model)
     if test is None:
@@ -214,7 +215,7 @@ def _dataset(
 def _samples(
     listed: Listed, prepare: Preparation, model: onnx.ModelProto, options: ImageOptions
 ) -> ImageSamples:
-    answers = {} if listed.labels is None else {model.graph.output[0].name: np.array(listed.labels, np.int64)}
+    answers = {} if listed.labels is None else {answered(model).name: np.array(listed.labels, np.int64)}
     return image_samples(listed.files, answers, prepare, model, options.cache)
 
 
@@ -222,7 +223,7 @@ def _check_classes(
     name: str, classes: tuple[str, ...], samples: ImageSamples, model: onnx.ModelProto
 ) -> None:
     """As many classes as the first output has scores: what the model learned in order must be numbered so."""
-    output = model.graph.output[0]
+    output = answered(model)
     dims = dims_of(output)
     count = dims[1] if dims is not None and len(dims) == 2 else None
     if not isinstance(count, int):

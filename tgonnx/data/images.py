@@ -163,7 +163,7 @@ def _geometry(
     fixed = tuple(dims[place] for place in places)
     if wanted is None and not all(isinstance(dim, int) for dim in fixed):
         raise DataError(
-            f"{name}: height and width of {value.name!r} are open ({describe_type(value)}); say which: size=224"
+            f"{name}: height and width of {value.name!r} are open ({describe_type(value)}); say which: --size 224"
         )
     size = tuple(
         dim if isinstance(dim, int) else own for dim, own in zip(fixed, wanted or (0, 0), strict=True)

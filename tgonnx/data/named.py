@@ -12,9 +12,10 @@ import onnx
 from tgonnx.data.answers import IGNORED, IGNORED_BY_DEFAULT, check_labels, check_targets, counted, ignoring
 from tgonnx.data.array_samples import ArraySamples, GroupedSamples, check_input, wants_scale
 from tgonnx.data.axes import Axes, Dim, dims_of, find_axes, settled
-from tgonnx.data.names import SCALE, TEST, check_read, nearest_input, taught_by
+from tgonnx.data.names import SCALE, TEST, answered, check_read, nearest_input, taught_by
 from tgonnx.data.options import ArrayOptions
 from tgonnx.data.probe import Probe
+from tgonnx.data.rows import check_rows
 from tgonnx.data.samples import Dataset, Indices, Split, Taught, everything, hold_out
 from tgonnx.errors import DataError, UsageError
 from tgonnx.graph.declared import model_inputs
@@ -32,7 +33,7 @@ def dataset_of(
     reader = _Reader(values, model, name, options or ArrayOptions())
     train = reader.samples("")
     parts, notes = reader.finished([train, *([reader.samples(TEST)] if reader.has_test else [])])
-    first = model.graph.output[0].name
+    first = answered(model).name
     if reader.has_test:
         split: tuple[Split, Split | None] = everything(parts[0], first), everything(parts[1], first)
     else:
@@ -58,7 +59,7 @@ def dataset_of_groups(
         place[group_of == number] = np.arange(int((group_of == number).sum()))
     samples = GroupedSamples(parts, group_of, place)
     notes = (f"inputs of {len(groups)} shapes: each batch is of one of them", *notes)
-    return _dataset(readers[0], hold_out(samples, model.graph.output[0].name), notes)
+    return _dataset(readers[0], hold_out(samples, answered(model).name), notes)
 
 
 def _dataset(reader: _Reader, split: tuple[Split, Split | None], notes: tuple[str, ...]) -> Dataset:
@@ -233,6 +234,7 @@ class _Reader:
         first, notes = self.scaled(parts[0])
         found, ignored = [], 0
         for part in parts:
+            check_rows(part, Probe(self.model, self.name))
             part, count = self._without_ignored(replace(part, scale=first.scale))
             found.append(part)
             ignored += count

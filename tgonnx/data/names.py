@@ -13,6 +13,7 @@ from tgonnx.data.axes import dims_of
 from tgonnx.data.samples import Kind, Taught
 from tgonnx.errors import DataError
 from tgonnx.graph.declared import model_inputs
+from tgonnx.ops.aspects.row import FLOATS
 
 TEST = "test_"
 SCALE = "scale"
@@ -22,17 +23,27 @@ _ALIASES: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def taught_by(values: Mapping[str, Any], model: onnx.ModelProto, name: str) -> tuple[Taught, ...]:
-    """The arrays of labels and targets, the first output's first.
+def answered(model: onnx.ModelProto) -> onnx.ValueInfoProto:
+    """The output that `label` and `target` are for: the first of numbers that can be learned.
 
-    `label` and `target` are the first output's; `label_OUT`, `target_OUT` and OUT itself those of any. Raises
+    Classifiers of classical machine learning put out the class that they chose before the scores.
+    """
+    outputs: list[onnx.ValueInfoProto] = list(model.graph.output)
+    return next((value for value in outputs if value.type.tensor_type.elem_type in FLOATS), outputs[0])
+
+
+def taught_by(values: Mapping[str, Any], model: onnx.ModelProto, name: str) -> tuple[Taught, ...]:
+    """The arrays of labels and targets, those of the output that is `answered` first.
+
+    `label` and `target` are that output's; `label_OUT`, `target_OUT` and OUT itself those of any. Raises
     `DataError` for two of the same output.
     """
     inputs = {value.name for value in model_inputs(model)}
     found: dict[str, Taught] = {}
-    for index, output in enumerate(model.graph.output):
-        for array, kind in _arrays_of(output, index == 0, values):
-            if array not in values or array in inputs:
+    first = answered(model)
+    for output in (first, *(each for each in model.graph.output if each.name != first.name)):
+        for array, kind in _arrays_of(output, output is first, values):
+            if array not in values or array in inputs or array in {each.array for each in found.values()}:
                 continue
             if output.name in found:
                 both = f"{found[output.name].array!r} and {array!r}"

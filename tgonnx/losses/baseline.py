@@ -90,10 +90,18 @@ class Judge:
             votes.add(said, wanted.astype(np.int64), common, seen.output.shape[seen.classes])
         value, constant = (float(np.mean(shares)) for shares in (votes.right, votes.common))
         better = votes.better_in_sign() if votes.dense else votes.better_in_number()
-        answer = f"class {common} alone"
-        return Standing(
-            own.figure, len(votes.right), value, constant, better, "accuracy", answer, votes.looks()
-        )
+        answer, looks = f"class {common} alone", votes.looks()
+        if constant == 1.0 and self._all_learned_are(common):
+            better, looks = (
+                False,
+                f"all labels are {common}: are other classes missing? --loss distill needs no labels;",
+            )
+        return Standing(own.figure, len(votes.right), value, constant, better, "accuracy", answer, looks)
+
+    def _all_learned_are(self, label: int) -> bool:
+        """Whether there is one class only to learn from; samples that are not at hand at once are not looked at."""
+        answers = self.learned.samples.answers.get(self.metric.fit.output)
+        return answers is not None and bool(np.isin(answers[self.learned.indices], (label, IGNORED)).all())
 
     def _commonest(self) -> int:
         """The label that most samples have."""
