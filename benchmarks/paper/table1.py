@@ -1,8 +1,8 @@
 """The paper's Table 1 (ResNet-56), Figure 4a and Figure 5, on Fashion-MNIST.
 
-    python benchmarks/paper/table1.py [--quick] [--width 8] [--seeds 3]
+    python benchmarks/paper/table1.py [--quick] [--width 8] [--seeds 3] [--images 60000] [--epochs 1]
 
-The network is trained first. Then each row has the same budget, one epoch over 54,000 images, search and fine-tuning
+The network is trained first. Then each row has the same budget, `--epochs` over `--images`, search and fine-tuning
 together: gates with the weights (`joint`), the unpruned network trained on, selection by L2, Taylor and group Fisher
 followed by fine-tuning, gates on frozen weights (Figure 4a), and other gradient shapes (Figure 5). Accuracy is that on
 all 10,000 test images, which choose nothing. Needs the Debian package dataset-fashion-mnist.
@@ -10,12 +10,14 @@ all 10,000 test images, which choose nothing. Needs the Debian package dataset-f
 
 from __future__ import annotations
 
+import argparse
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from building import resnet
 from keeping import Desk, Row, arguments, chart, table
 
@@ -24,7 +26,7 @@ import tgonnx as tg
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 TARGETS = (0.51, 0.71)
 FROZEN = (0.5, 0.7, 0.3, 0.9, 0.4, 0.6, 0.8)
-EPOCHS = 4  # of the first training
+EPOCHS = 5  # of the first training
 METHODS: dict[str, dict[str, Any]] = {
     "joint": {"criterion": "gates"},
     "joint, no least squares": {"criterion": "gates", "compensate": False},
@@ -37,15 +39,15 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def images(quick: bool) -> dict[str, np.ndarray]:
-    """All images as uint8 [N, 1, 28, 28] with labels, named for the model; some of them for `--quick`."""
+def images(training: int, test: int) -> dict[str, np.ndarray]:
+    """So many images as uint8 [N, 1, 28, 28] with labels, named for the model."""
     values = {}
-    for prefix, part, some in (("", "train", 1200), ("test_", "t10k", 400)):
+    for prefix, part, some in (("", "train", training), ("test_", "t10k", test)):
         for name, kind, header in (("image", "images-idx3", 16), ("label", "labels-idx1", 8)):
             with gzip.open(INSTALLED / f"{part}-{kind}-ubyte.gz") as stream:
                 array = np.frombuffer(stream.read(), np.uint8, offset=header)
             array = array.reshape(-1, 1, 28, 28) if name == "image" else array.astype(np.int64)
-            values[prefix + name] = array[:some] if quick else array
+            values[prefix + name] = array[:some]
     return values
 
 
@@ -65,29 +67,26 @@ def jobs(seeds: int) -> Iterator[Row]:
 class Experiment:
     """The trained network, its data, and how a row is made."""
 
-    def __init__(self, desk: Desk, width: int, threads: int) -> None:
-        values = images(desk.quick)
+    def __init__(self, desk: Desk, options: argparse.Namespace) -> None:
+        self.quick, self.epochs = desk.quick, options.epochs
+        values = images(1200, 400) if self.quick else images(options.images, 10_000)
         self.data = tg.data.arrays(values, scale=1 / 255)
-        self.common: dict[str, Any] = {
-            "threads": threads,
-            "verify_seconds": 1.0,
-            "augment": ("mirror", "crop"),
-        }
-        self.quick = desk.quick
-        self.model = desk.network(f"resnet{8 if desk.quick else 56}-{width}", lambda: self.trained(width))
+        self.common: dict[str, Any] = {"threads": options.threads, "verify_seconds": 1.0}
+        self.common["augment"] = ("mirror", "crop")
+        self.depth, self.width = (8, 4) if self.quick else (56, options.width)
+        name = f"resnet{self.depth}-{self.width}-{options.images}"
+        self.model = desk.network(name, self.trained)
 
-    def trained(self, width: int) -> Any:
+    def trained(self) -> onnx.ModelProto:
         """ResNet-56 from random weights: SGD with momentum, the rate falls to zero along a cosine."""
         how: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-3}
         how |= {"batch": 32, "epochs": 8} if self.quick else {"batch": 128, "epochs": EPOCHS}
-        result = tg.tune(
-            resnet(8 if self.quick else 56, width), self.data, from_scratch=True, **how, **self.common
-        )
+        result = tg.tune(resnet(self.depth, self.width), self.data, from_scratch=True, **how, **self.common)
         return result.model
 
     def __call__(self, job: Row) -> Row:
         """The row of a job."""
-        options = {**self.common, "epochs": 1, "seed": job["seed"], "force": self.quick}
+        options = {**self.common, "epochs": self.epochs, "seed": job["seed"], "force": self.quick}
         if job["method"] == "unpruned":
             result = tg.tune(str(self.model), self.data, **options)
         else:
@@ -137,14 +136,15 @@ def report(desk: Desk) -> None:
 
 
 def main() -> None:
-    options = arguments(
-        __doc__, ("--width", {"type": int, "default": 8}), ("--seeds", {"type": int, "default": 3})
-    )
+    more = {"--width": 8, "--seeds": 3, "--images": 60_000, "--epochs": 1}
+    options = arguments(__doc__, *((name, {"type": int, "default": value}) for name, value in more.items()))
     desk = Desk("table1", options.quick, options.out)
     if not options.table:
-        experiment = Experiment(desk, 4 if options.quick else options.width, options.threads)
-        few = [row for row in jobs(1) if row["target"] in (1.0, 0.51, 0.5)][:6]
-        desk.run(few if options.quick else jobs(options.seeds), experiment)
+        asked = {"images": options.images, "epochs": options.epochs, "width": options.width}
+        wanted = list(jobs(options.seeds))
+        if options.quick:
+            wanted = [row for row in jobs(1) if row["target"] in (1.0, 0.51, 0.5)][:6]
+        desk.run([row | asked for row in wanted], Experiment(desk, options))
     report(desk)
 
 
