@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,3 +61,41 @@ def test_table_1_on_fashion_mnist(tmp_path: Path) -> None:
     assert found["unpruned"]["before"] > 0.5  # of ten classes, after a short training
     assert {path.name for path in tmp_path.glob("*.svg")} == {"figure4a.svg", "figure5.svg"}
     goes_on("table1.py", tmp_path, "table1")
+
+
+def test_table_3_on_made_up_pairs(tmp_path: Path) -> None:
+    pytest.importorskip("PIL", reason="pillow draws the pairs")
+    printed = run("flow.py", tmp_path)
+    found = {f"{row['method']} {row['target']}": row for row in rows(tmp_path, "flow")[:4]}
+    assert list(found) == ["no motion 1.0", "unpruned 1.0", "joint 0.45", "joint 0.6"]
+    whole, small, middle = (found[name] for name in ("unpruned 1.0", "joint 0.45", "joint 0.6"))
+    assert small["left"] <= 0.45 < middle["left"] <= 0.6
+    assert small["bytes"] < middle["bytes"] < 0.6 * whole["bytes"]
+    assert all(0 < row["epe"] < 20 for row in found.values())
+    times = rows(tmp_path, "flow")[4]["ms"]
+    assert set(times) == set(found) - {"no motion 1.0"}
+    assert printed.count("| joint |") == 2
+    assert (tmp_path / "flows.png").stat().st_size > 1000
+
+
+def test_pairs_move_as_their_flow_says() -> None:
+    """What is seen at a point of the first image is seen in the second where the flow leads, if nothing covers it."""
+    pytest.importorskip("PIL", reason="pillow draws the pairs")
+    sys.path.insert(0, str(ROOT / "benchmarks" / "paper"))
+    try:
+        import flow
+        from photographs import made_up, made_up_stamps
+    finally:
+        sys.path.pop(0)
+    images, flows = flow.pairs(4, made_up(4, 200, 0), made_up_stamps(4, 40, 1), 0)
+    rows_, columns = np.mgrid[: flow.SIDE, : flow.SIDE]
+    for both, moved in zip(images.astype(float), flows, strict=True):
+        across, down = (
+            np.rint(start + by).astype(int) for start, by in ((columns, moved[0]), (rows_, moved[1]))
+        )
+        inside = (np.minimum(across, down) >= 0) & (np.maximum(across, down) < flow.SIDE)
+        there = both[3:][:, down.clip(0, flow.SIDE - 1), across.clip(0, flow.SIDE - 1)]
+        off, still = np.abs(there - both[:3]).mean(0)[inside], np.abs(both[3:] - both[:3]).mean(0)[inside]
+        assert np.median(off) < 4
+        assert np.median(off) < 0.5 * np.median(still)
+        assert np.hypot(*moved).max() < 40

@@ -2,8 +2,8 @@
 number.
 
 An input is called like what it is given: OUT (an output of the model, which learns), IN (what the model is given),
-`label`, `target`, `label_OUT` or `target_OUT` (of the data), `original_OUT` (what the original says of OUT). All else in
-the graph stays as it is, with the networks in it: what a perceptual loss sees with.
+`label`, `target`, `label_OUT` or `target_OUT` (of the data), `original_OUT` (what the original says of OUT). All else
+in the graph stays as it is, with the networks in it: what a perceptual loss sees with.
 """
 
 from __future__ import annotations
