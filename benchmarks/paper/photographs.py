@@ -16,7 +16,7 @@ PHOTOGRAPHS = (  # apt-get install mate-backgrounds lomiri-wallpapers-16.04 open
 STAMPS = "/usr/share/tuxpaint/stamps"  # apt-get install tuxpaint-stamps-default
 
 
-def photographs(folders: Sequence[str], shorter: int) -> list[Image.Image]:
+def photographs(folders: Sequence[str], shorter: int, without: Sequence[str] = ()) -> list[Image.Image]:
     """All photographs of some folders in colour, their shorter side shrunk to so many pixels, in the order of names.
 
     Smaller ones and grey ones are left out, and so is the stereo pair of opencv-doc, which is for a test. Ends the
@@ -26,7 +26,7 @@ def photographs(folders: Sequence[str], shorter: int) -> list[Image.Image]:
     found = []
     for _, path in sorted(files.items()):
         with Image.open(path) as image:
-            if min(image.size) < shorter or image.mode != "RGB" or path.stem.startswith("aloe"):
+            if min(image.size) < shorter or image.mode != "RGB" or path.stem.startswith(("aloe", *without)):
                 continue
             image.draft(
                 "RGB", (2 * shorter, 2 * shorter)
