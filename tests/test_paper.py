@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -26,7 +27,8 @@ def run(script: str, out: Path, *options: str) -> str:
         str(out),
         *options,
     ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -127,3 +129,53 @@ def test_features_are_those_of_the_trained_network() -> None:
         np.random.default_rng(0).random((2, 3, 64, 64))
     )  # it compares itself with the original
     assert [gram.shape for gram in grams] == [(2, 64, 64), (2, 128, 128), (2, 256, 256)]
+
+
+def test_table_4_on_a_made_up_language(tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
+    printed = run("translation.py", tmp_path)
+    whole, few, many = rows(tmp_path, "translation")[:3]
+    assert whole["heads"] == {"encoder": 48, "decoder": 48, "cross": 48}
+    assert sum(few["heads"].values()) == 56  # 39% of 144
+    assert sum(many["heads"].values()) == 119
+    assert few["bytes"] < many["bytes"] < whole["bytes"]  # they are gone from the file, not masked
+    assert all(0 <= row["bleu"] <= 100 and row["accuracy"] > 0.1 for row in (whole, few, many))
+    assert printed.count("\n| ") == 4
+
+
+def test_beam_search_finds_the_likeliest_sentence() -> None:
+    """With as many beams as there are sentences, the one that a list of all says."""
+    sys.path.insert(0, str(ROOT / "benchmarks" / "paper"))
+    try:
+        import translation
+    finally:
+        sys.path.pop(0)
+    rng = np.random.default_rng(0)
+    words, most = range(4, 7), 3
+
+    def scores(feeds: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """Of the next token, from the last one and its place; sentences end after three words."""
+        given = feeds["given"]
+        found = np.full((*given.shape, 7), -30.0)
+        for line, tokens in zip(found, given, strict=True):
+            place = len(tokens)
+            table = np.random.default_rng(1000 * int(tokens[-1]) + place + int(feeds["source"][0, 0])).normal(
+                0, 2, 4
+            )
+            line[-1, translation.END] = 30.0 if place > most else table[0]
+            if place <= most:
+                line[-1, 4:] = table[1:]
+        return found
+
+    def chance(sentence: list[int], source: int) -> float:
+        """The mean logarithm a token, of a sentence that ends."""
+        tokens, total = [translation.BEGIN, *sentence, translation.END], 0.0
+        for place in range(1, len(tokens)):
+            last = scores({"source": np.array([[source]]), "given": np.array([tokens[:place]])})[0, -1]
+            total += last[tokens[place]] - np.log(np.exp(last).sum())
+        return total / len(tokens)
+
+    everything = [[]] + [[*s] for n in range(1, most + 1) for s in itertools.product(words, repeat=n)]
+    for source in rng.integers(10, 10_000, 5).tolist():
+        best = max(everything, key=lambda sentence: chance(sentence, source))
+        assert translation.beam_search(scores, [source], beams=len(everything)) == best
