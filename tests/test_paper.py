@@ -179,3 +179,12 @@ def test_beam_search_finds_the_likeliest_sentence() -> None:
     for source in rng.integers(10, 10_000, 5).tolist():
         best = max(everything, key=lambda sentence: chance(sentence, source))
         assert translation.beam_search(scores, [source], beams=len(everything)) == best
+
+
+def test_figure_2_as_a_picture(tmp_path: Path) -> None:
+    run("figure2.py", tmp_path)
+    softmax, gates = rows(tmp_path, "figure2")
+    assert sum(weight > 0.01 for weight in softmax["weights"]) > 1
+    assert gates["weights"] == [1.0] + [0.0] * 19
+    drawn = (tmp_path / "figure2.svg").read_text()
+    assert drawn.count("<rect") == 1 + 2 * 20  # of the paper, and a bar for each node
