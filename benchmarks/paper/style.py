@@ -25,6 +25,7 @@ from photographs import PHOTOGRAPHS, made_up, photographs
 from PIL import Image
 
 import tgonnx as tg
+from tgonnx.drawing.charts import kept_chart
 from tgonnx.graph.builder import Value
 from tgonnx.runtime.sessions import open_session
 
@@ -188,12 +189,12 @@ class Experiment:
             result = tg.tune(net, self.data, **self.how)
         else:
             result = tg.prune(net, self.data, f"channels={job['target']}", criterion="gates", **self.how)
-            result.plot().save(self.desk.picture(f"figure7_{100 * job['target']:.0f}.svg"), overwrite=True)
         onnx.save(result.model, self.desk.networks / f"{job['target']}.onnx")
         cost = result.after.cost
         return {
             "left": round(result.achieved, 4), "bytes": result.after.file_bytes, "params": cost.params,
             "flops_a_pixel": cost.flops / SIDE**2, "untrained": result.before.metric, "loss": result.after.metric,
+            "layers": [layer for layer in result.story()["layers"] if layer["op"] == "Conv"],
         }  # fmt: skip
 
     def networks(self) -> dict[str, str]:
@@ -232,8 +233,13 @@ class Experiment:
 
 
 def report(desk: Desk) -> None:
-    """Print the table."""
+    """Print the table and draw Figure 7: the channels that each convolution keeps."""
     rows = desk.rows()
+    for row in (row for row in rows if row.get("left", 1.0) < 1.0):
+        title = f"Channels kept, {row['target']:.0%} of all"
+        kept_chart(row["layers"], title).save(
+            desk.picture(f"figure7_{100 * row['target']:.0f}.svg"), overwrite=True
+        )
     times = next((row["ms"] for row in reversed(rows) if row["method"] == "times"), {})
     lines = []
     for row in (row for row in rows if "loss" in row):
