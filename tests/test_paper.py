@@ -56,7 +56,7 @@ def goes_on(script: str, out: Path, name: str) -> None:
 def test_table_1_on_fashion_mnist(tmp_path: Path) -> None:
     printed = run("table1.py", tmp_path)
     found = {row["method"]: row for row in rows(tmp_path, "table1")}
-    assert list(found) == ["unpruned", "joint", "frozen", "L2", "sigmoid'", "tanh'"]
+    assert list(found) == ["unpruned", "joint", "L2", "frozen", "sigmoid'", "tanh'"]
     assert found["unpruned"]["left"] == 1.0
     assert all(0.4 < row["left"] <= 0.51 for name, row in found.items() if name != "unpruned")
     assert all(f"| {method} |" in printed for method in found)
