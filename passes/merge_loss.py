@@ -43,6 +43,8 @@ def merged(nodes: Nodes, loss: LossGraph, model: onnx.ModelProto) -> Value:
 def _given(nodes: Nodes, each: Given) -> Value:
     if each.what == "output":
         return nodes.float32(each.output)
+    if each.what == "input":
+        return nodes.emitter.value(each.output, nodes.types[each.output])
     if each.what == "original":
         return nodes.taught(each.output)
     kind = TensorProto.INT64 if each.what == "label" else TensorProto.FLOAT

@@ -130,6 +130,48 @@ def denoiser() -> onnx.ModelProto:
     return model
 
 
+WITH_INPUTS = """l (float[N,3,8] y, float[N,3,8] x, int64[N] kind) => (float loss) {
+    r = Gather <axis = 0> (table, kind) i = Constant <value_ints = [1]> () r3 = Unsqueeze (r, i)
+    w = Mul (x, r3) d = Sub (y, w) q = Mul (d, d) loss = ReduceMean <keepdims = 0> (q)
+}"""
+
+
+def two_inputs(samples: str) -> onnx.ModelProto:
+    """A model whose loss needs what it is given: `kind`, which it reads itself, says what becomes of `x`."""
+    model = parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        m (float[{samples},3,8] x, int64[{samples}] kind) => (float[{samples},3,8] y) {{
+            e = Gather (rows, kind) i = Constant <value_ints = [1]> () e3 = Unsqueeze (e, i)
+            a = Mul (x, e3) h = MatMul (a, w1) r = Tanh (h) y = MatMul (r, w2)
+        }}"""
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in {"rows": (3, 8), "w1": (8, 24), "w2": (24, 8)}.items():
+        values = rng.normal(size=shape).astype(np.float32) / 4
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    return model
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("samples", ["N", "8"])
+def test_a_graph_reads_what_the_model_is_given(samples: str, engine: str, tmp_path: Path) -> None:
+    table = np.array([[1.0] * 8, [-1.0] * 8, [0.0] * 8])
+    path = saved(tmp_path, WITH_INPUTS, table=table)
+    rng = np.random.default_rng(1)
+    values: dict[str, Array] = {
+        "x": rng.normal(size=(300, 3, 8)).astype(np.float32),
+        "kind": rng.integers(0, 3, 300),
+    }
+    values |= {f"test_{name}": array[:30] for name, array in values.items()}
+    options: dict[str, Any] = {"epochs": 20, "batch": 8, "lr": 0.02, "threads": 1, "verify_seconds": 1}
+    result = tg.tune(two_inputs(samples), values, loss=path, from_scratch=True, engine=engine, **options)
+    said = open_session(two_inputs("N")).run({"x": values["test_x"], "kind": values["test_kind"]})["y"]
+    wanted = values["test_x"] * table[values["test_kind"]][:, None]
+    assert result.before.metric == pytest.approx(float(np.square(said - wanted).mean()), rel=1e-3)
+    assert result.after.metric is not None
+    assert result.after.metric < 0.5 * float(np.square(wanted).mean())
+
+
 PERCEPTUAL = """l (float[N,1,8,8] y, float[N,1,8,8] original_y) => (float loss) {
     a = Conv <pads = [1,1,1,1]> (y, w1) b = BatchNormalization (a, s, c, m, v) r = Relu (b)
     a2 = Conv <pads = [1,1,1,1]> (original_y, w1) b2 = BatchNormalization (a2, s, c, m, v) r2 = Relu (b2)

@@ -29,7 +29,7 @@ class Seen:
     `outputs` are the model's by name, `taught` the original's if the loss or the metric wants them (else empty),
     `answer` the labels or targets of the output of `fit`. `activated`: the original ends with the activation that the
     loss takes off. `count` samples are in it, along `sample_axis` of the output.
-    `answers` are the labels or targets of all outputs.
+    `answers` are the labels or targets of all outputs, `inputs` what the model was given.
     """
 
     fit: Fit
@@ -40,6 +40,7 @@ class Seen:
     count: int = 1
     sample_axis: int = 0
     answers: Mapping[str, Array] = field(default_factory=dict)
+    inputs: Mapping[str, Array] = field(default_factory=dict)
 
     def without(self, index: int) -> Seen:
         """The batch without one of its samples, as far as figures of its own output go."""

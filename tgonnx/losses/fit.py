@@ -145,7 +145,8 @@ def try_graph(fit: Fit, dataset: Dataset, session: Session, count: int) -> None:
         split = dataset.train
         batch = split.take(split.one_shape(split.axes.fixed or count))
         outputs = session.run(batch.feeds)
-        fit.graph.measured(Seen(fit, outputs, None, outputs, count=len(batch), answers=batch.answers))
+        seen = Seen(fit, outputs, None, outputs, count=len(batch), answers=batch.answers, inputs=batch.feeds)
+        fit.graph.measured(seen)
 
 
 def _check_names(asked: Asked, outputs: list[str], graph: LossGraph | None, dataset: Dataset) -> None:

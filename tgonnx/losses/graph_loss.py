@@ -1,9 +1,9 @@
 """A loss given as an ONNX graph: its inputs are outputs of the model, answers and what the original says, its output a
 number.
 
-An input is called like what it is given: OUT (an output of the model, which learns), `label`, `target`, `label_OUT` or
-`target_OUT` (of the data), `original_OUT` (what the original says of OUT). All else in the graph stays as it is, with
-the networks in it: what a perceptual loss sees with.
+An input is called like what it is given: OUT (an output of the model, which learns), IN (what the model is given),
+`label`, `target`, `label_OUT` or `target_OUT` (of the data), `original_OUT` (what the original says of OUT). All else
+in the graph stays as it is, with the networks in it: what a perceptual loss sees with.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ ENDING, ORIGINAL = ".onnx", "original_"
 
 @dataclass(frozen=True)
 class Given:
-    """What an input of the graph is given: of an output what the model says, the answer, or what the original says."""
+    """What an input of the graph is given: of an output what the model says, the answer, or what the original says.
 
-    what: Literal["output", "label", "target", "original"]
+    Or what an input of the model is given: then `output` is the name of that.
+    """
+
+    what: Literal["output", "label", "target", "original", "input"]
     output: str
 
 
@@ -95,6 +98,8 @@ class LossGraph:
 def _of(seen: Seen, each: Given) -> Array:
     if each.what == "output":
         return seen.outputs[each.output]
+    if each.what == "input":
+        return seen.inputs[each.output]
     return seen.taught[each.output] if each.what == "original" else seen.answers[each.output]
 
 
@@ -110,7 +115,8 @@ def read_loss(path: str, model: onnx.ModelProto, taught: Sequence[Taught], data:
     """
     graph = read(path, runtime_accepts)
     outputs = [value.name for value in model.graph.output]
-    known: dict[str, Given] = {ORIGINAL + name: Given("original", name) for name in outputs}
+    known = {value.name: Given("input", value.name) for value in model_inputs(model)}
+    known |= {ORIGINAL + name: Given("original", name) for name in outputs}
     for each in taught:
         names = (
             each.array,
@@ -123,8 +129,8 @@ def read_loss(path: str, model: onnx.ModelProto, taught: Sequence[Taught], data:
     for value in model_inputs(graph):
         if value.name not in known:
             raise DataError(
-                f"loss {path}: input {value.name!r} is neither an output of the model nor an array of answers of "
-                f"{data}; there are {', '.join(known)}{nearest(value.name, known)}"
+                f"loss {path}: input {value.name!r} is neither an output nor an input of the model, nor an array of "
+                f"answers of {data}; there are {', '.join(known)}{nearest(value.name, known)}"
             )
         given[value.name] = known[value.name]
     if not any(each.what == "output" for each in given.values()):

@@ -84,8 +84,9 @@ class Metric:
             taught = {} if teacher is None else axes.first(teacher.run(batch.feeds), len(piece))
             given = {part.output: batch.answer_of(part.output) for part in parts} | dict(batch.answers)
             answers = axes.first({n: each for n, each in given.items() if each is not None}, len(piece))
+            inputs = axes.take(batch.feeds, np.arange(len(piece))) if fixed else batch.feeds
             places = [axes.outputs.get(part.output) or 0 for part in parts]
             yield [
-                Seen(part, outputs, answers.get(part.output), taught, ends, len(piece), axis, answers)
+                Seen(part, outputs, answers.get(part.output), taught, ends, len(piece), axis, answers, inputs)
                 for part, ends, axis in zip(parts, activated, places, strict=True)
             ]
