@@ -207,6 +207,11 @@ CONVOLUTIONS = [
     ((48, 1, 1, 3), {"group": 48, "strides": [1, 3], "pads": [0, 2, 0, 1]}),
     ((20, 1, 3, 3), {"group": 20, "pads": [1, 1, 1, 1]}),
     ((1024, 512, 3, 3), {"strides": [4, 4]}),
+    ((40, 24, 3, 3), {"pads": [1, 1, 1, 1]}),  # from here on, channels fill no blocks
+    ((42, 30, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((24, 12, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((22, 1, 3, 3), {"group": 22, "pads": [1, 1, 1, 1]}),
+    ((16, 3, 3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
     ((24, 20, 3, 3), {"pads": [1, 1, 1, 1]}),
     ((40, 12, 8, 8), {}),
 ]
@@ -301,6 +306,40 @@ def test_convolutions_are_blocked_with_their_gradients_of_inputs(
         feeds = {"x": np.zeros((4, c * attributes.get("group", 1), 8, 8), np.float32)}
         value = engines.session(blocked).run([node.input[1]], feeds)[0]
         np.testing.assert_array_equal(value.ravel(), wanted.ravel())
+
+
+@pytest.mark.parametrize(
+    ("weight", "size", "blocked"),
+    [
+        ((32, 32, 3, 3), 8, True),
+        ((32, 32, 1, 1), 8, True),
+        ((32, 32, 1, 1), 9, False),  # a plain product costs less than reordering
+        ((40, 40, 3, 3), 8, True),
+        ((20, 20, 3, 3), 8, False),  # two blocks for each of 20
+        ((40, 40, 1, 1), 8, False),
+        ((8, 3, 3, 3), 8, True),
+        ((2, 3, 3, 3), 8, False),
+    ],
+)
+def test_blocks_are_filled_up_where_that_pays(weight: tuple[int, ...], size: int, blocked: bool) -> None:
+    info, make = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [make("Conv", ["x", "w", "b"], ["y"], pads=[weight[2] // 2] * 4)],
+        "one",
+        [info("x", 1, [2, weight[1], size, size]), info("w", 1, weight), info("b", 1, weight[:1])],
+        [info("y", 1, None)],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    found = block_convolutions(model, 16)
+    assert any(node.domain == "com.microsoft.nchwc" for node in found.graph.node) == blocked
+    if block_size() == 16:
+        rng = np.random.default_rng(0)
+        feeds = {
+            i.name: rng.normal(size=[d.dim_value for d in i.type.tensor_type.shape.dim]) for i in graph.input
+        }
+        feeds = {name: value.astype(np.float32) for name, value in feeds.items()}
+        (plain,), (fast,) = (engines.session(m).run(None, feeds) for m in (model, found))
+        np.testing.assert_allclose(fast, plain, rtol=0, atol=1e-5 * np.abs(plain).max())
 
 
 def test_load_and_wrong_use() -> None:
