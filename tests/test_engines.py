@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from onnx import numpy_helper, parser
 from resnet import ResNet
 
 from tgonnx import engines
-from tgonnx.engines import ParameterGroup, StepSpec
+from tgonnx.engines import ParameterGroup, StepSpec, step
 from tgonnx.engines.optimizers import OPTIMIZERS
 from tgonnx.errors import UsageError
 from tgonnx.ops.aspects.row import BLOCKED, DEPTHWISE, PRODUCTS, SHORTCUTS
@@ -126,6 +127,27 @@ def test_optimisers_follow_their_formulas(optimizer: str, engine: Any) -> None:
         found = trainer.parameters()
         np.testing.assert_allclose(found["w"], wanted.w, rtol=1e-3)
         np.testing.assert_allclose(found["b"], wanted.b, rtol=1e-3)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("options", [{}, {"clip": 0.1}, {"accumulate": 2}])
+def test_portions_of_the_parameters_are_updated_as_the_whole(
+    resnet: StepSpec, options: dict[str, Any], engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, found, counts = replace(resnet, **options), [], []
+    feeds = {**batch(), "lr": np.float32(0.05), "gate_lr": np.float32(0.001)}
+    for portion in (10**9, 600):
+        monkeypatch.setattr(step, "PORTION", portion)
+        trainer = engines.build(spec, engine, threads=1)
+        for _ in range(2):
+            trainer.step(feeds)
+        found.append(trainer.parameters())
+        counts.append(len(trainer.snapshot().arrays()))
+    assert counts[1] > counts[0] + 10
+    for name, whole in found[0].items():
+        np.testing.assert_allclose(
+            found[1][name], whole, rtol=0, atol=1e-6 * np.abs(whole).max(), err_msg=name
+        )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
