@@ -249,7 +249,9 @@ def one(given: argparse.Namespace) -> None:
         ways = {
             (form, engine): _ours(str(given.model), engine, form, given) for form in ("whole", given.family)
         }
-        found = [statistics.median(t.processor for t in turns) for _, turns, _ in measured(ways, given.rounds)]
+        found = [
+            statistics.median(t.processor for t in turns) for _, turns, _ in measured(ways, given.rounds)
+        ]
         plain, gated = (1e3 * seconds for seconds in found)
         print(f"| {engine} | {plain:.0f} ms | {gated:.0f} ms | {gated / plain:.3f} |")
 

@@ -20,15 +20,16 @@ Handled:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 import onnx.inliner
-from onnx import ModelProto, NodeProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from tgonnx.analysis.inference import types_of
 from tgonnx.graph.builder import Array, Emitter, Value, attributes_of
+from tgonnx.graph.proto import captured_names
 from tgonnx.ops.aspects.row import Types, static_shape
 from tgonnx.passes import PassResult, perform
 from tgonnx.runtime.versions import BLOCKED as DOMAIN
@@ -85,7 +86,7 @@ def _blocked(model: ModelProto, block: int) -> ModelProto:
         y = emitter.op("Conv", x, weight, *bias, domain=DOMAIN, **attributes)
         emitter.op("ReorderOutput", y, domain=DOMAIN, channels=form.m)
         emitter.nodes[-1].output[0] = node.output[0]
-    nodes = [NodeProto.FromString(n.SerializeToString()) for n in emitter.nodes]
+    nodes = [NodeProto.FromString(n.SerializeToString()) for n in weights.without_passed_by(model.graph)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     if DOMAIN not in {o.domain for o in model.opset_import}:
@@ -163,6 +164,16 @@ class _Weights:
     types: Types
     block: int
     made_by: Mapping[str, NodeProto]
+    passed_by: list[str] = field(default_factory=list)  # what mirrored weights were, the last first
+
+    def without_passed_by(self, graph: GraphProto) -> list[NodeProto]:
+        """The nodes without those that made what nobody reads any more: onnxruntime would run them."""
+        nodes = list(self.emitter.nodes)
+        kept = captured_names(graph) | {value.name for value in graph.output}
+        for name in dict.fromkeys(self.passed_by):
+            if name not in kept and not any(name in node.input for node in nodes):
+                nodes.remove(self.made_by[name])
+        return nodes
 
     def reordered(self, name: str, form: _Form) -> Value:
         m, c, b, size = (
@@ -205,10 +216,12 @@ class _Weights:
         swap = self.made_by.get(name)
         if swap is None or swap.op_type != "Transpose" or attributes_of(swap).get("perm") != [1, 0, 2, 3]:
             return None, taps.ravel()
+        self.passed_by.append(name)
         before = self.made_by.get(swap.input[0])
         axes = self._reversed(before) if before is not None and before.op_type == "Slice" else ()
         if before is None or not axes:
             return swap.input[0], taps.ravel()
+        self.passed_by.append(swap.input[0])
         return before.input[0], np.flip(taps, tuple(axis - 2 for axis in axes)).ravel()
 
     def _reversed(self, node: NodeProto) -> Sequence[int]:
