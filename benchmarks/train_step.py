@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from step_turns import Network, Turn, Way, networks, serve
+from tables import as_markdown
 
 import tgonnx as tg
 from tgonnx.data.sources import arrays, open_dataset
@@ -166,6 +167,10 @@ def took(row: Row) -> float:
     return row.processor if row.threads == 1 else row.clock
 
 
+def memory(row: Row) -> float:
+    return row.memory
+
+
 def cheapest(
     rows: Rows, network: str, threads: int, torch: bool, what: Callable[[Row], float] = took
 ) -> Row | None:
@@ -183,24 +188,26 @@ def report() -> None:
     rows = known()
     for threads in sorted({row.threads for row in rows.values()}):
         ways = list(dict.fromkeys(way for (_, form, way, t) in rows if t == threads and form == "whole"))
-        print(
-            f"\n{threads} thread(s), ms | {' | '.join(ways)} | best / best | memory\n---|{'---:|' * len(ways)}---:|---:"
-        )
+        lines = []
         for network in networks():
             cells = [rows.get((network.name, "whole", way, threads)) for way in ways]
             ours, theirs = (cheapest(rows, network.name, threads, torch) for torch in (False, True))
             if ours and theirs:
-                texts = [f"{took(cell):.0f}" if cell else "" for cell in cells]
-                memory = ours.memory / theirs.memory
-                print(
-                    f"{network.name} | {' | '.join(texts)} | {took(ours) / took(theirs):.2f} | {memory:.1f}"
-                )
-    for (network, form, way, threads), row in rows.items():
-        whole = rows.get((network, "whole", way, threads))
-        if form != "whole" and whole:
-            print(
-                f"{network} {form}, {way}, {threads} thread(s): {took(row) / took(whole):.3f} of the whole step"
-            )
+                least = [cheapest(rows, network.name, threads, torch, memory) for torch in (False, True)]
+                share = least[0].memory / least[1].memory if least[0] and least[1] else float("nan")
+                times = [f"{took(cell):.0f}" if cell else "" for cell in cells]
+                lines.append((network.name, *times, f"{took(ours) / took(theirs):.2f}", f"{share:.1f}"))
+        print(f"\n{threads} thread(s)\n")
+        print(as_markdown(("network", *ways, "best / best", "memory"), lines))
+    lines = []
+    for network in networks():
+        for way in dict.fromkeys(key[2] for key in rows if not key[2].startswith("torch")):
+            whole = rows.get((network.name, "whole", way, 1))
+            parts = [rows.get((network.name, form, way, 1)) for form in FORMS[1:]]
+            if whole and any(parts):
+                shares = [f"{took(part) / took(whole):.2f}" if part else "" for part in parts]
+                lines.append((network.name, way, *shares))
+    print("\n" + as_markdown(("network", "engine", *FORMS[1:]), lines))
 
 
 def check() -> int:
@@ -216,7 +223,8 @@ def check() -> int:
         ratios = dict[str, float]()
         for network in networks():
             ours, theirs = (cheapest(rows, network.name, threads, torch) for torch in (False, True))
-            if ours and theirs:
+            least = [cheapest(rows, network.name, threads, torch, memory) for torch in (False, True)]
+            if ours and theirs and least[0] and least[1]:
                 ratios[network.name] = took(ours) / took(theirs)
                 hold(
                     ratios[network.name] <= MOST,
