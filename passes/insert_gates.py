@@ -35,7 +35,7 @@ from tgonnx.analysis.coupling import Coupling, PlacedSite
 from tgonnx.analysis.lengths import Length
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.algebra import Size
-from tgonnx.graph.proto import fresh_name
+from tgonnx.graph.proto import attribute_of, captured_names, fresh_name
 from tgonnx.ops.aspects.gating import Gates, Gating
 from tgonnx.passes import PassResult, perform
 from tgonnx.passes.file_form import give_form_back
@@ -121,6 +121,12 @@ class _Inserter:
         values = gs.Variable(vector, np.float32, (coupling.units,))
         self.extended = self.emit("Concat", values, self.constant(np.ones(1, np.float32)), axis=0)
         self.gathered: dict[tuple[Any, ...], gs.Variable] = {}
+        stored = {tensor.name for tensor in graph.initializer}
+        self.turned = {  # weights that are stored the other way round
+            node.output[0]: node
+            for node in graph.node
+            if node.op_type == "Transpose" and node.input[0] in stored and node.attribute
+        }
         self.gated: dict[tuple[Any, ...], gs.Variable] = {}
 
     def run(self) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
@@ -153,7 +159,10 @@ class _Inserter:
             node if isinstance(node, onnx.NodeProto) else self._written(node, next(exported))
             for node in self.nodes
         ]
-        return nodes, list(built.initializer)
+        read = {name for node in nodes for name in node.input} | captured_names(self.graph)
+        read |= {value.name for value in self.graph.output}
+        left = [node for node in nodes if node.output[0] in read or node.output[0] not in self.turned]
+        return left, list(built.initializer)
 
     def _stand_in(self, proto: onnx.NodeProto) -> gs.Node:
         inputs, outputs = ([gs.Variable(name) for name in names] for names in (proto.input, proto.output))
@@ -196,8 +205,14 @@ class _Inserter:
         name = self.coupling.model.nodes[site.node].inputs[site.input]
         key = (operand.name, site.axis, site.units.tobytes())
         if key not in self.gated:
-            gates = self._gates_of(site, name, operand)
-            self.gated[key] = self.emit("Mul", operand, gates)
+            turned = self.turned.get(operand.name)
+            if turned is None:
+                self.gated[key] = self.emit("Mul", operand, self._gates_of(site, name, operand))
+            else:  # onnxruntime transposes a matrix while it multiplies, if nothing stands between
+                perm = list(attribute_of(turned, "perm", []))
+                source, rank = gs.Variable(turned.input[0]), len(perm)
+                gates = self._gates(site.units, perm[site.axis], rank, self.types[name])
+                self.gated[key] = self.emit("Transpose", self.emit("Mul", source, gates), perm=perm)
         node.inputs[site.input] = self.gated[key]
 
     def _gates(self, units: npt.NDArray[np.int64], axis: int, rank: int, elem_type: int) -> gs.Variable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from onnx import numpy_helper, parser
 from resnet import ResNet
 
 from tgonnx import engines
-from tgonnx.engines import ParameterGroup, StepSpec
+from tgonnx.engines import ParameterGroup, StepSpec, step
 from tgonnx.engines.optimizers import OPTIMIZERS
 from tgonnx.errors import UsageError
+from tgonnx.ops.aspects.row import BLOCKED, DEPTHWISE, PRODUCTS, SHORTCUTS
 from tgonnx.passes.block_convolutions import block_convolutions
 from tgonnx.runtime.versions import block_size
 
@@ -128,6 +130,27 @@ def test_optimisers_follow_their_formulas(optimizer: str, engine: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("options", [{}, {"clip": 0.1}, {"accumulate": 2}])
+def test_portions_of_the_parameters_are_updated_as_the_whole(
+    resnet: StepSpec, options: dict[str, Any], engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, found, counts = replace(resnet, **options), [], []
+    feeds = {**batch(), "lr": np.float32(0.05), "gate_lr": np.float32(0.001)}
+    for portion in (10**9, 600):
+        monkeypatch.setattr(step, "PORTION", portion)
+        trainer = engines.build(spec, engine, threads=1)
+        for _ in range(2):
+            trainer.step(feeds)
+        found.append(trainer.parameters())
+        counts.append(len(trainer.snapshot().arrays()))
+    assert counts[1] > counts[0] + 10
+    for name, whole in found[0].items():
+        np.testing.assert_allclose(
+            found[1][name], whole, rtol=0, atol=1e-6 * np.abs(whole).max(), err_msg=name
+        )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_weight_decay_alone_is_a_share_of_the_weight(optimizer: str, engine: Any) -> None:
     """Without a gradient w -= lr decay w, whatever the optimiser, its moments and its count."""
@@ -174,6 +197,89 @@ def test_gradients_of_several_batches_are_one_step(engine: Any) -> None:
         np.testing.assert_allclose(found["b"], wanted.b, rtol=1e-3)
 
 
+def convolution(weight: tuple[int, ...], **attributes: Any) -> onnx.ModelProto:
+    """The sum of squares of a convolution of [4, C, 8, 8] with `weight`; s (1, C, 1, 1) and w are parameters."""
+    rng, channels = np.random.default_rng(0), weight[1] * attributes.get("group", 1)
+    nodes = [
+        onnx.helper.make_node("Mul", ["x", "s"], ["xs"]),
+        onnx.helper.make_node("Conv", ["xs", "w"], ["y"], **attributes),
+        onnx.helper.make_node("Mul", ["y", "y"], ["q"]),
+        onnx.helper.make_node("ReduceSum", ["q"], ["loss"], keepdims=0),
+    ]
+    stored = {"w": rng.normal(size=weight), "s": rng.normal(size=(1, channels, 1, 1))}
+    graph = onnx.helper.make_graph(
+        nodes,
+        "convolution",
+        [onnx.helper.make_tensor_value_info("x", 1, [4, channels, 8, 8])],
+        [onnx.helper.make_tensor_value_info("loss", 1, [])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in stored.items()],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+
+
+CONVOLUTIONS = [
+    ((48, 32, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((32, 48, 3, 1), {"pads": [1, 0, 1, 0]}),
+    ((48, 32, 1, 1), {}),
+    ((16, 32, 3, 2), {"strides": [2, 1], "pads": [0, 1, 1, 0]}),
+    ((32, 32, 3, 3), {"dilations": [2, 2]}),
+    ((48, 1, 3, 3), {"group": 48, "pads": [1, 1, 1, 1]}),
+    ((48, 1, 3, 3), {"group": 48, "strides": [2, 2]}),  # the last row and column meet no window
+    ((48, 1, 5, 3), {"group": 48, "dilations": [2, 1], "pads": [4, 1, 4, 1]}),
+    ((48, 1, 1, 3), {"group": 48, "strides": [1, 3], "pads": [0, 2, 0, 1]}),
+    ((20, 1, 3, 3), {"group": 20, "pads": [1, 1, 1, 1]}),
+    ((1024, 512, 3, 3), {"strides": [4, 4]}),
+    ((40, 24, 3, 3), {"pads": [1, 1, 1, 1]}),  # from here on, channels fill no blocks
+    ((42, 30, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((24, 12, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((22, 1, 3, 3), {"group": 22, "pads": [1, 1, 1, 1]}),
+    ((16, 3, 3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    ((24, 20, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((40, 12, 8, 8), {}),
+]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("weight", "attributes"),
+    CONVOLUTIONS,
+    ids=lambda v: str(v).replace(" ", "") if isinstance(v, tuple) else "",
+)
+def test_shortcuts_leave_gradients_as_they_are(
+    weight: tuple[int, ...], attributes: dict[str, Any], engine: Any
+) -> None:
+    model = convolution(weight, **attributes)
+    x = np.random.default_rng(1).normal(size=(4, weight[1] * attributes.get("group", 1), 8, 8))
+    feeds = {"x": x.astype(np.float32)}
+    plain = engines.gradients(model, ["w", "s"], feeds, engine, ())
+    for taken in (SHORTCUTS, *((name,) for name in SHORTCUTS)):
+        found = engines.gradients(model, ["w", "s"], feeds, engine, taken)
+        for name, value in plain.items():
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5 * np.abs(value).max())
+
+
+def operators(model: onnx.ModelProto, engine: Any, shortcuts: Any, device: Any = "cpu") -> set[str]:
+    found, _ = engines.differentiate(model, ["w"], engine, device, shortcuts)
+    return {node.op_type for node in onnx.inliner.inline_local_functions(found.model).graph.node}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_shortcuts_are_taken_where_they_fit_and_nowhere_but_on_a_cpu(engine: Any) -> None:
+    usual = "ConvGrad" if engine == "ort-training" else "MatMul"
+    small = convolution((1024, 512, 3, 3), strides=[4, 4])
+    assert "Gemm" in operators(small, engine, [PRODUCTS])
+    assert usual not in operators(small, engine, [PRODUCTS])
+    assert usual in operators(small, engine, [DEPTHWISE])
+    assert usual in operators(small, engine, [])
+    assert usual in operators(convolution((16, 16, 3, 3)), engine, SHORTCUTS)
+    if block_size():
+        depthwise = convolution((48, 1, 3, 3), group=48)
+        usual = "ConvGrad" if engine == "ort-training" else "Slice"
+        assert usual in operators(depthwise, engine, [BLOCKED])
+        assert usual not in operators(depthwise, engine, SHORTCUTS)
+    assert engines.usable(SHORTCUTS, "cuda") == ()
+
+
 def test_blocked_convolutions_compute_the_same(resnet: StepSpec) -> None:
     block = block_size()
     if not block:
@@ -189,6 +295,75 @@ def test_blocked_convolutions_compute_the_same(resnet: StepSpec) -> None:
     plain = engines.session(found.model).run(wanted, batch())
     for a, b in zip(plain, engines.session(blocked).run(wanted, batch()), strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-4 * np.abs(a).max())
+
+
+@pytest.mark.parametrize(("weight", "attributes"), CONVOLUTIONS[:8])
+def test_convolutions_are_blocked_with_their_gradients_of_inputs(
+    weight: tuple[int, ...], attributes: dict[str, Any]
+) -> None:
+    """Weights are reordered without a slow transpose of six axes, and come out bit by bit as they would with it."""
+    block = block_size()
+    if not block:
+        pytest.skip("onnxruntime has no blocked convolutions on this CPU")
+    found, _ = engines.differentiate(convolution(weight, **attributes), ["s"], "portable")
+    blocked = block_convolutions(found.model, block)
+    plain, fast = ([n for n in m.graph.node if n.op_type == "Conv"] for m in (found.model, blocked))
+    assert len(fast) == len(plain)
+    assert all(n.domain == "com.microsoft.nchwc" for n in fast)
+    assert len(plain) == (1 if attributes.get("strides") else 2)
+    swaps = [n for n in blocked.graph.node if n.op_type == "Transpose" and n.name.startswith("grad/")]
+    assert not swaps  # what mirrored the weight is gone: onnxruntime runs what nobody reads
+    perms = [
+        onnx.helper.get_attribute_value(n.attribute[0])
+        for n in blocked.graph.node
+        if n.op_type == "Transpose"
+    ]
+    assert max(len(perm) for perm in perms) <= 4
+    m, c, kh, kw = weight
+    given = numpy_helper.to_array(next(t for t in blocked.graph.initializer if t.name == "w"))
+    forward = given.reshape(m // block, block, -1, min(block, c), kh, kw).transpose(0, 2, 4, 5, 3, 1)
+    back = given.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1] if c > 1 else given[:, :, ::-1, ::-1]
+    o, i = back.shape[:2]
+    back = back.reshape(o // block, block, -1, min(block, i), kh, kw).transpose(0, 2, 4, 5, 3, 1)
+    for node, wanted in zip(fast, (forward, back), strict=False):
+        blocked.graph.output.append(onnx.helper.make_tensor_value_info(node.input[1], 1, None))
+        feeds = {"x": np.zeros((4, c * attributes.get("group", 1), 8, 8), np.float32)}
+        value = engines.session(blocked).run([node.input[1]], feeds)[0]
+        np.testing.assert_array_equal(value.ravel(), wanted.ravel())
+
+
+@pytest.mark.parametrize(
+    ("weight", "size", "blocked"),
+    [
+        ((32, 32, 3, 3), 8, True),
+        ((32, 32, 1, 1), 8, True),
+        ((32, 32, 1, 1), 9, False),  # a plain product costs less than reordering
+        ((40, 40, 3, 3), 8, True),
+        ((20, 20, 3, 3), 8, False),  # two blocks for each of 20
+        ((40, 40, 1, 1), 8, False),
+        ((8, 3, 3, 3), 8, True),
+        ((2, 3, 3, 3), 8, False),
+    ],
+)
+def test_blocks_are_filled_up_where_that_pays(weight: tuple[int, ...], size: int, blocked: bool) -> None:
+    info, make = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [make("Conv", ["x", "w", "b"], ["y"], pads=[weight[2] // 2] * 4)],
+        "one",
+        [info("x", 1, [2, weight[1], size, size]), info("w", 1, weight), info("b", 1, weight[:1])],
+        [info("y", 1, None)],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    found = block_convolutions(model, 16)
+    assert any(node.domain == "com.microsoft.nchwc" for node in found.graph.node) == blocked
+    if block_size() == 16:
+        rng = np.random.default_rng(0)
+        feeds = {
+            i.name: rng.normal(size=[d.dim_value for d in i.type.tensor_type.shape.dim]) for i in graph.input
+        }
+        feeds = {name: value.astype(np.float32) for name, value in feeds.items()}
+        (plain,), (fast,) = (engines.session(m).run(None, feeds) for m in (model, found))
+        np.testing.assert_allclose(fast, plain, rtol=0, atol=1e-5 * np.abs(plain).max())
 
 
 def test_load_and_wrong_use() -> None:

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+import tgonnx as tg
 from tgonnx import engines
 from tgonnx.graph.algebra import Algebra, Size
 from tgonnx.ops import trainable_gate as gates
@@ -88,3 +89,46 @@ def test_what_is_repeated_along_an_axis_of_free_length() -> None:
     uneven = np.array([1, 1, 2, 1, 2, 2])
     found, order = without_repeats(uneven, three)
     assert (found.tolist(), order) == (uneven.tolist(), ())
+
+
+def normalised() -> onnx.ModelProto:
+    """Two products with stored matrices that are transposed first, and a LayerNormalization between them."""
+    rng = np.random.default_rng(0)
+    stored = {
+        "w1": rng.normal(size=(16, 6)),
+        "scale": rng.uniform(0.5, 2, 16),
+        "bias": rng.normal(size=16),
+        "w2": rng.normal(size=(3, 16)),
+    }
+    nodes = [
+        helper.make_node("Transpose", ["w1"], ["t1"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t1"], ["h"]),
+        helper.make_node("LayerNormalization", ["h", "scale", "bias"], ["n"], axis=-1),
+        helper.make_node("Transpose", ["w2"], ["t2"], perm=[1, 0]),
+        helper.make_node("MatMul", ["n", "t2"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "normalised",
+        [helper.make_tensor_value_info("x", 1, ["n", 5, 6])],
+        [helper.make_tensor_value_info("y", 1, ["n", 5, 3])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in stored.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def test_gates_leave_matrices_to_be_transposed_while_they_are_multiplied() -> None:
+    """A gate between Transpose and MatMul would keep onnxruntime from fusing them; means are products, too."""
+    coupling = tg.analyze(normalised())
+    mask = tg.select(coupling, "channels=0.5", criterion="random", seed=1)
+    gated, pruned = tg.gate(coupling, mask), tg.apply(coupling, mask)
+    types = [node.op_type for node in gated.graph.node]
+    assert "ReduceMean" not in types
+    makers = {name: node for node in gated.graph.node for name in node.output}
+    turned = makers[makers["y"].input[1]]
+    assert turned.op_type == "Transpose"
+    assert makers[turned.input[0]].op_type == "Mul"
+    assert types.count("Transpose") == 2  # none is left over
+    feeds = {"x": np.random.default_rng(2).normal(size=(4, 5, 6)).astype(np.float32)}
+    (wanted,), (found,) = (engines.session(model).run(None, feeds) for model in (pruned, gated))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())

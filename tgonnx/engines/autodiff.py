@@ -7,7 +7,7 @@ opset >= 18; `tgonnx.passes.make_differentiable` converts older graphs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx.inliner
@@ -28,7 +28,7 @@ class Backward:
     gradients: Mapping[str, str]
 
 
-def backward(model: ModelProto, loss: str, names: Iterable[str]) -> Backward:
+def backward(model: ModelProto, loss: str, names: Iterable[str], shortcuts: Collection[str] = ()) -> Backward:
     """Append the gradients of the scalar value `loss` with respect to `names` (initializers or inputs).
 
     The graph must be flat; model-local functions without a gradient rule are inlined. An initializer that the
@@ -64,7 +64,8 @@ def backward(model: ModelProto, loss: str, names: Iterable[str]) -> Backward:
             continue
         needs = [i in active for i in node.input]
         row = gradient.get(node.op_type, node.domain)
-        grads = differentiate_row(row, Row(node, emitter, types, output_gradients, needs))
+        asked = Row(node, emitter, types, output_gradients, needs, shortcuts=shortcuts)
+        grads = differentiate_row(row, asked)
         for name, grad in zip(node.input, grads, strict=True):
             if grad is not None and name in active:
                 arrived.setdefault(name, []).append(grad.name)

@@ -10,7 +10,7 @@ onnxruntime-training is used through its C module: its Python package would need
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,8 @@ from tgonnx.graph.builder import Emitter, Value
 from tgonnx.ops.aspects.row import Row, Types
 from tgonnx.ops.aspects.tables import gradient
 from tgonnx.ops.aspects.traits import traits_of
-from tgonnx.ops.convolution import conv_geometry, conv_input_gradient
+from tgonnx.ops.convolution import conv_geometry, conv_input_gradient, conv_weight_shortcut
+from tgonnx.ops.weight_gradients import depthwise_fits, sums_in_memory
 from tgonnx.passes.make_differentiable import make_differentiable
 from tgonnx.runtime.sessions import native_module, session_options
 
@@ -33,12 +34,15 @@ _registered: set[str] = set()
 
 
 def conv_gradient(row: Row) -> list[Value | None]:
-    """dX as in the portable engine; dW by onnxruntime-training's own kernel, told not to compute dX."""
+    """dX as in the portable engine; dW by onnxruntime-training's own kernel, told not to compute dX, or a shortcut."""
     geometry, weight = conv_geometry(row)
     grads: list[Value | None] = [None, None, None]
     if row.need(0):
         grads[0] = conv_input_gradient(row, row.dy, geometry, weight)
-    if row.need(1):
+    small = depthwise_fits(row, weight, geometry.groups) or sums_in_memory(row, weight)
+    if row.need(1) and small:
+        grads[1] = conv_weight_shortcut(row, row.x, row.dy, geometry, weight)
+    if row.need(1) and grads[1] is None:
         options: dict[str, Any] = {
             "strides": geometry.strides,
             "dilations": geometry.dilations,
@@ -64,11 +68,12 @@ class _Wrapping:
     model: ModelProto
     types: Types
     active: set[str]
+    shortcuts: Collection[str] = ()
     nodes: list[NodeProto] = field(default_factory=list)
     functions: dict[str, FunctionProto] = field(default_factory=dict)
 
 
-def differentiate(model: ModelProto, names: Iterable[str]) -> Backward:
+def differentiate(model: ModelProto, names: Iterable[str], shortcuts: Collection[str] = ()) -> Backward:
     """The model with the gradients of its first output with respect to `names` appended.
 
     Raises UnsupportedError naming the node without a gradient, or with onnxruntime-training's own reason.
@@ -79,7 +84,7 @@ def differentiate(model: ModelProto, names: Iterable[str]) -> Backward:
     types = types_of(model)
     active = relevant(model, types, loss, names)
     reached = [name for name in names if name in active]
-    wrapping = _Wrapping(model, types, active)
+    wrapping = _Wrapping(model, types, active, shortcuts)
     reachable = _reachable(model, names)
     for node in model.graph.node:
         _wrap(wrapping, node, reachable)
@@ -137,9 +142,8 @@ def _as_function(wrapping: _Wrapping, node: NodeProto, flows: bool) -> NodeProto
     grads: list[Value | None] = [None] * len(body.input)
     if flows:
         row = _OVERRIDES.get(body.op_type) if body.domain in ("", "ai.onnx") else None
-        grads = differentiate_row(
-            row or gradient.get(body.op_type, body.domain), Row(body, emitter, types, arrives, needs)
-        )
+        asked = Row(body, emitter, types, arrives, needs, shortcuts=wrapping.shortcuts)
+        grads = differentiate_row(row or gradient.get(body.op_type, body.domain), asked)
     inputs = [name for name in body.input if name]
     outputs = [name for name in body.output if name]
     incoming = [name for name in arrives if name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from onnx import ModelProto
 
@@ -11,7 +11,9 @@ from tgonnx.passes.make_differentiable import make_differentiable
 from tgonnx.runtime.versions import newest_versions
 
 
-def differentiate(model: ModelProto, names: Iterable[str]) -> autodiff.Backward:
+def differentiate(
+    model: ModelProto, names: Iterable[str], shortcuts: Collection[str] = ()
+) -> autodiff.Backward:
     """The model with the gradients of its first output with respect to `names` appended."""
     model = make_differentiable(autodiff.inline(model), *newest_versions())
-    return autodiff.backward(model, model.graph.output[0].name, names)
+    return autodiff.backward(model, model.graph.output[0].name, names, shortcuts)

@@ -121,6 +121,7 @@ def _write(spec: StepSpec, feeds: Mapping[str, Array], folder: Path) -> None:
     record = {
         "groups": [asdict(group) for group in spec.groups],
         "statistics": dict(spec.statistics),
+        "shortcuts": spec.shortcuts,
         "feeds": list(given),
     }
     (folder / "spec.json").write_text(json.dumps(record), encoding="utf-8")
@@ -163,7 +164,9 @@ def play(place: str) -> None:
         ParameterGroup(**{**group, "names": tuple(group["names"]), "betas": tuple(group["betas"])})
         for group in record["groups"]
     ]
-    spec = StepSpec(onnx.load(folder / "model.onnx"), tuple(groups), record["statistics"])
+    shortcuts = tuple(record["shortcuts"])
+    model = onnx.load(folder / "model.onnx")
+    spec = StepSpec(model, tuple(groups), record["statistics"], shortcuts=shortcuts)
     threads, device = options["threads"], options["device"]
     used: str | None = None
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
+from tgonnx.ops.aspects.row import SHORTCUTS
 from tgonnx.options import Device, EngineName
 
 __all__ = ["Device", "EngineName", "ParameterGroup", "StepSpec"]
@@ -38,7 +39,7 @@ class StepSpec:
     `model`: inputs are features, targets and schedule scalars; the first output is the scalar loss, the
     others are metrics. `statistics` maps an initializer to the value that holds its new value after the step.
     `clip` is the largest norm of all gradients of clipped groups together (0: any). Parameters are updated once in
-    `accumulate` calls, by the mean of the gradients of these.
+    `accumulate` calls, by the mean of the gradients of these. On a CPU, the `shortcuts` of these names are taken.
     """
 
     model: onnx.ModelProto
@@ -46,3 +47,4 @@ class StepSpec:
     statistics: Mapping[str, str] = field(default_factory=dict)
     clip: float = 0.0
     accumulate: int = 1
+    shortcuts: tuple[str, ...] = SHORTCUTS

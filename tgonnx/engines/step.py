@@ -1,12 +1,14 @@
 """The whole training step as one graph: forward, loss, backward, optimiser update.
 
-The parameters of a group live in one flat vector (as do its moments), split at the start of the graph: the
-update is then a dozen operators for the whole group instead of a dozen per parameter.
+Parameters of a group live in flat vectors (as do their moments), split at the start of the graph: the update is then a
+dozen operators for each vector instead of a dozen per parameter. A vector ends where it would be larger than the
+processor's own memory: its dozen passes would all wait for the machine's (ViT-tiny: 72 ms a step with one vector, 66
+with vectors of a megabyte).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +18,8 @@ from tgonnx.engines.optimizers import Memory, clipped, named
 from tgonnx.engines.spec import ParameterGroup, StepSpec
 from tgonnx.errors import UsageError
 from tgonnx.graph.builder import Array, Emitter, Value
+
+PORTION = 2**18  # elements, a megabyte: what is computed of them stays near the processor
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,9 @@ def emit_step(model: ModelProto, gradients: Mapping[str, str], spec: StepSpec) -
         _check_names(step, group, stored)
         for dtype in sorted({stored[name].dtype.name for name in group.names}):
             members = {n: stored[n] for n in group.names if stored[n].dtype.name == dtype}
-            vectors.append(_vector(step, f"state/{index}/{dtype}", group, members, gradients, before, after))
+            for number, some in enumerate(_portions(members)):
+                prefix = f"state/{index}/{dtype}/{number}"
+                vectors.append(_vector(step, prefix, group, some, gradients, before, after))
     updates = _accumulate(step, vectors, spec.accumulate, after)
     if spec.clip:
         _clip(vectors, spec.clip, after)
@@ -79,6 +85,19 @@ class _Vector:
     group: ParameterGroup
     parameters: Value
     grads: Value
+
+
+def _portions(members: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """Parameters that are updated together, in order: large ones alone, so that what an update needs for a while is
+    small, and small ones with others, so that there are few nodes."""
+    some: dict[str, Array] = {}
+    for name, array in members.items():
+        if some and sum(each.size for each in some.values()) + array.size > PORTION:
+            yield some
+            some = {}
+        some[name] = array
+    if some:
+        yield some
 
 
 def _check_names(step: StepGraph, group: ParameterGroup, stored: Mapping[str, Array]) -> None:

@@ -5,7 +5,7 @@ The first step is tried in a process of its own, which is handed the engine: its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from onnx import ModelProto
@@ -30,12 +30,14 @@ class Engine:
     """An engine by name: one entry of the table `ENGINES`.
 
     `differentiate` makes a copy of a model that also computes the gradients of its first output with respect to
-    initializers (raises UnsupportedError). "auto" takes it on `devices`. `missing` says what it lacks here, and the
-    cure; nothing if it works.
+    initializers (raises UnsupportedError). `quick` is the same where shortcuts may be taken (names of
+    `tgonnx.ops.aspects.row.SHORTCUTS`), if it knows any. "auto" takes it on `devices`. `missing` says what it lacks
+    here, and the cure; nothing if it works.
     """
 
     name: str
     differentiate: Callable[[ModelProto, Iterable[str]], Backward]
+    quick: Callable[[ModelProto, Iterable[str], Collection[str]], Backward] | None = None
     devices: tuple[Device, ...] = ("cpu",)
     missing: Callable[[], str] = _nothing
 
@@ -49,8 +51,18 @@ def _training_part() -> str:
 ENGINES: dict[str, Engine] = {
     engine.name: engine
     for engine in (
-        Engine(name="ort-training", differentiate=ort_training.differentiate, missing=_training_part),
-        Engine(name="portable", differentiate=portable.differentiate, devices=("cpu", "cuda")),
+        Engine(
+            name="ort-training",
+            differentiate=ort_training.differentiate,
+            quick=ort_training.differentiate,
+            missing=_training_part,
+        ),
+        Engine(
+            name="portable",
+            differentiate=portable.differentiate,
+            quick=portable.differentiate,
+            devices=("cpu", "cuda"),
+        ),
     )
 }
 

@@ -13,6 +13,7 @@ from tgonnx.engines.spec import Device
 from tgonnx.engines.step import Slot, StepGraph
 from tgonnx.errors import UsageError
 from tgonnx.graph.builder import Array
+from tgonnx.runtime.memory import give_back_memory
 from tgonnx.runtime.sessions import TRAINING, import_onnxruntime, native_session
 
 
@@ -68,6 +69,7 @@ class Trainer:
         self._feeds = {i.name for i in self._session.get_inputs()} - set(graph.state)
         # OrtValues made from numpy borrow the array's memory on the CPU: `_kept` keeps it alive
         self._kept = {name: np.array(array, order="C") for name, array in graph.state.items()}
+        self._fresh = True
         self._value = import_onnxruntime().OrtValue.ortvalue_from_numpy
         self._state = {name: self._value(array) for name, array in self._kept.items()}
 
@@ -76,6 +78,9 @@ class Trainer:
         missing = self._feeds - set(feeds)
         if missing:
             raise UsageError(f"the training step needs a value for input {sorted(missing)[0]!r}")
+        if self._fresh:  # by now, what the step was made of is gone
+            self._fresh = False
+            give_back_memory()
         arrays = {
             name: np.ascontiguousarray(feeds[name]).reshape(np.shape(feeds[name])) for name in self._feeds
         }

@@ -15,6 +15,7 @@ from tgonnx.graph.algebra import Dims, Element, Size
 from tgonnx.graph.builder import Value
 from tgonnx.graph.proto import attribute_of
 from tgonnx.graph.types import Array
+from tgonnx.ops import weight_gradients as shortcuts
 from tgonnx.ops.aspects.asked import Asked, Claims
 from tgonnx.ops.aspects.cut import Cut
 from tgonnx.ops.aspects.patches import (
@@ -324,9 +325,20 @@ def _taps(row: Row, x: Value, dy: Value, g: Geometry) -> list[Value]:
     return taps
 
 
+def conv_weight_shortcut(row: Row, x: Value, dy: Value, g: Geometry, weight: tuple[int, ...]) -> Value | None:
+    """dW in a form that a CPU computes faster, where there is one and it may be taken."""
+    if shortcuts.depthwise_fits(row, weight, g.groups):
+        return shortcuts.depthwise(row, x, dy, weight, g.strides, g.dilations, g.pads[: g.rank])
+    if shortcuts.product_fits(row, weight, g.groups):
+        return shortcuts.product(row, _taps(row, x, dy, g), dy, weight)
+    return None
+
+
 def conv_weight_gradient(row: Row, x: Value, dy: Value, g: Geometry, weight: tuple[int, ...]) -> Value:
-    """dW: one matrix product per kernel element, summed over the batch."""
+    """dW: one matrix product per kernel element, summed over the batch; a shortcut where there is one."""
     m, c = weight[0], weight[1]
+    if (found := conv_weight_shortcut(row, x, dy, g, weight)) is not None:
+        return found
     taps = _taps(row, x, dy, g)
     space = list(range(2, 2 + g.rank))
     if c == 1 and m == g.groups:

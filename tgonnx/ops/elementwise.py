@@ -208,17 +208,16 @@ def unary(view: View) -> Iterator[Relation]:
 def clip(row: Row) -> Grads:
     """Bounds are inputs since opset 11; they receive the gradient of what they cut off."""
     zero, x, dy = row.like(0.0), row.x, row.dy
-    inside: Value | None = None
     grads: list[Value | None] = []
     for index, cuts in ((1, "Less"), (2, "Greater")):
         if not row.has(index):
             grads.append(None)
             continue
-        outside = row.op(cuts, x, row.input(index))
-        grads.append(row.op("Where", outside, dy, zero).sum(None, False) if row.need(index) else None)
-        keep = row.op("Not", outside)
-        inside = keep if inside is None else row.op("And", inside, keep)
-    return [row.op("Identity", dy) if inside is None else dy * inside.cast_like(x), *grads]
+        outside = row.op(cuts, x, row.input(index)) if row.need(index) else None
+        grads.append(None if outside is None else row.op("Where", outside, dy, zero).sum(None, False))
+    if not (row.has(1) or row.has(2)):
+        return [row.op("Identity", dy), *grads]
+    return [dy * x.equals(row.y).cast_like(x), *grads]  # what was not cut off: one comparison
 
 
 @rule(*BINARY, *VARIADIC)

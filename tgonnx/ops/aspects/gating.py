@@ -57,6 +57,13 @@ class Gating:
         """Number of labels over number of open ones; made only where it is used."""
         return self.gates.ratio()
 
+    @cached_property
+    def shares(self) -> gs.Variable:
+        """What each label of the last axis counts in a mean, [labels, 1]; they add up to one."""
+        share = self.emit("Div", self.ratio, self.scalar(len(self.view.input(0)[-1])))
+        column = self.emit("Reshape", self.mask, self.constant(np.array([-1, 1], np.int64)))
+        return self.emit("Mul", column, share)
+
     def scalar(self, value: float) -> gs.Constant:
         """A number in the element type of input 0."""
         return self.constant(np.array(value, self.dtype))
@@ -69,7 +76,14 @@ class Gating:
         return self.emit(op_type, x, axes=list(axes), keepdims=keepdims)
 
     def mean(self, x: gs.Tensor, axes: Sequence[int], keepdims: int = 1) -> gs.Variable:
-        """The mean of `x` over `axes`, open labels only."""
+        """The mean of `x` over `axes`, open labels only.
+
+        Over the last axis it is one product with the share of each label: it and its gradients read `x` once, where a
+        product with the mask and a sum of that write and read as much again.
+        """
+        rank = self.view.input(0).rank
+        if keepdims and list(axes) == [rank - 1] and self.axes == (rank - 1,) and rank > 1:
+            return self.emit("MatMul", x, self.shares)
         return self.emit(
             "Mul", self.reduce("ReduceMean", self.emit("Mul", x, self.mask), axes, keepdims), self.ratio
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,12 @@ from onnx import NodeProto, TensorProto
 
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.builder import Array, Emitter, Value, attributes_of
+
+# ways to the same values and gradients that a CPU computes faster, by name; nowhere else
+BLOCKED = "blocked"  # convolutions in blocks of channels
+DEPTHWISE = "depthwise"  # the weight gradient of a depthwise convolution as a depthwise convolution
+PRODUCTS = "products"  # the weight gradient for a small map as one product over batch and space
+SHORTCUTS = (BLOCKED, DEPTHWISE, PRODUCTS)
 
 Dim = int | str | None
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -44,6 +50,7 @@ class Row:
     output_gradients: Sequence[str | None]
     needs: Sequence[bool]
     purpose: str = "be differentiated"  # what is asked of the node, for errors: "node ... cannot ..."
+    shortcuts: Collection[str] = ()  # of SHORTCUTS, those that may be taken
     attributes: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
