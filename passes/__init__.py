@@ -45,9 +45,14 @@ class Pass(Protocol):
     def __call__(self, model: onnx.ModelProto) -> PassResult: ...
 
 
+def watching() -> bool:
+    """Whether passes are watched."""
+    return os.environ.get("TGONNX_DEBUG", "0") not in ("", "0")
+
+
 def perform(step: Pass, model: onnx.ModelProto) -> PassResult:
     """Run a pass. With TGONNX_DEBUG=1, raises VerificationError if it breaks the model or does not what it declares."""
-    if os.environ.get("TGONNX_DEBUG", "0") in ("", "0"):
+    if not watching():
         return step(model)
     result: PassResult = import_module("tgonnx.passes.debug").watched(step, model)  # which loads the runtime
     return result

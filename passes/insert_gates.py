@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, ClassVar
@@ -36,8 +37,9 @@ from tgonnx.analysis.lengths import Length
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.algebra import Size
 from tgonnx.graph.proto import attribute_of, captured_names, fresh_name
+from tgonnx.io.hollow import Hollow
 from tgonnx.ops.aspects.gating import Gates, Gating
-from tgonnx.passes import PassResult, perform
+from tgonnx.passes import PassResult, perform, watching
 from tgonnx.passes.file_form import give_form_back
 from tgonnx.passes.gate_branches import gate_branches
 from tgonnx.passes.gate_weights import gate_weights
@@ -71,7 +73,21 @@ def gate(coupling: Coupling, mask: Mask) -> onnx.ModelProto:
     """The gated model as an ordinary inference model: the mask is the initializer `GATES`."""
     mask.check(coupling)
     gated = insert_gates(coupling.model.proto, coupling, mask)
-    return give_form_back(gated, coupling.model.original)
+    return give_form_back(gated, coupling.model.outline)
+
+
+def gate_sharing(
+    coupling: Coupling, mask: Mask, more: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda gated: gated
+) -> Hollow:
+    """The gated model in normal form, with the weights of the coupling's model: for what compares, and writes nothing.
+
+    `more` is what to do with its nodes afterwards. While passes are watched, weights are copied: they are run.
+    """
+    mask.check(coupling)
+    if watching():
+        return Hollow.of(more(insert_gates(coupling.model.proto, coupling, mask)))
+    normal = Hollow.of(coupling.model.proto)
+    return Hollow(more(insert_gates(normal.proto, coupling, mask)), normal.stored)
 
 
 def insert_gates(proto: onnx.ModelProto, coupling: Coupling, mask: Mask | None) -> onnx.ModelProto:

@@ -13,13 +13,13 @@ Handled, node after node, with shapes inferred again as it goes:
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tgonnx import ops
 from tgonnx.analysis.branches import Part, gone_with, still_read
@@ -30,13 +30,18 @@ from tgonnx.analysis.shapes import Shape, Sweep, empty_sweep
 from tgonnx.errors import VerificationError
 from tgonnx.graph.algebra import Size
 from tgonnx.graph.proto import captured_names, fresh_name, remove_unused
+from tgonnx.io.checker import is_external, without_initializers
+from tgonnx.io.hollow import Hollow, declaration, is_large
 from tgonnx.ops.aspects.cut import Cut, Keep
 from tgonnx.ops.aspects.relations import Labels, lookup
-from tgonnx.passes import PassResult, perform
+from tgonnx.passes import PassResult, perform, watching
 from tgonnx.passes.file_form import give_form_back
+from tgonnx.passes.normalize import sparse_constants
 from tgonnx.passes.remove_branches import remove_branches
 from tgonnx.passes.zero_weights import zero_weights
 from tgonnx.selection.mask import Mask
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,7 @@ class RemoveChannels:
         return bool(self.mask.open.all())
 
     def __call__(self, model: onnx.ModelProto) -> PassResult:
-        result = onnx.ModelProto()
-        result.CopyFrom(model)
-        _Surgeon(result, self.coupling, self.mask).run()
+        result = _Surgeon(model, self.coupling, self.mask).run().filled()
         return PassResult(result, not self.keeps_values or result != model)
 
 
@@ -70,7 +73,22 @@ def apply(coupling: Coupling, mask: Mask, sparse: bool = False) -> onnx.ModelPro
     if mask.keeps_everything:
         return coupling.model.original
     pruned = remove_channels(coupling.model.proto, coupling, mask)
-    return give_form_back(pruned, coupling.model.original, sparse)
+    return give_form_back(pruned, coupling.model.outline, sparse)
+
+
+def apply_sharing(coupling: Coupling, mask: Mask, sparse: bool = False) -> Hollow:
+    """The pruned model, whose weights are cut whenever they are asked for: `apply` for large models.
+
+    Where parts or single weights go, or are stored sparsely, and while passes are watched, they are cut at once.
+    """
+    mask.check(coupling)
+    if sparse or mask.keeps_everything or mask.weights or mask.branches or watching():
+        return Hollow.of(apply(coupling, mask, sparse))
+    cut = _Surgeon(coupling.model.proto, coupling, mask).run()
+    outline = coupling.model.outline
+    if outline.graph.sparse_initializer or sparse_constants(outline):  # for which values are needed
+        return Hollow.of(give_form_back(cut.filled(), outline))
+    return Hollow(give_form_back(cut.proto, outline), cut.stored)
 
 
 def remove_channels(proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> onnx.ModelProto:
@@ -99,10 +117,16 @@ def joined_parts(coupling: Coupling, mask: Mask) -> list[Part]:
 
 
 class _Surgeon:
-    def __init__(self, proto: onnx.ModelProto, coupling: Coupling, mask: Mask) -> None:
-        self.proto, self.graph, self.coupling = proto, proto.graph, coupling
+    def __init__(self, model: onnx.ModelProto, coupling: Coupling, mask: Mask) -> None:
         kept = np.append(mask.open, True)
         self.kept: Keep = kept[coupling.unit_of]
+        self.coupling = coupling
+        # cut in a copy, a weight would still take its memory
+        self.proto = proto = without_initializers(model)
+        self.graph = proto.graph
+        self.whole: dict[str, TensorProto] = {}
+        for tensor in model.graph.initializer:
+            self.graph.initializer.append(self._placed(tensor))
         self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
         self.users = Counter(name for node in self.graph.node for name in node.input)
         self.users.update(captured_names(self.graph) | {value.name for value in self.graph.output})
@@ -115,10 +139,10 @@ class _Surgeon:
     def keep(self, labels: Labels) -> Keep:
         return lookup(self.kept, labels)
 
-    def run(self) -> None:
+    def run(self) -> Hollow:
+        """The cut model."""
         model = self.coupling.model
         for tensor in self.graph.initializer:
-            self._slice(tensor)
             self.sweep.declare_initializer(tensor)
         for name in model.inputs:
             if name in model.shapes:
@@ -137,6 +161,8 @@ class _Surgeon:
             self._check(node)
         self._correct_hints()
         remove_unused(self.graph)
+        left = {tensor.name for tensor in filter(is_external, self.graph.initializer)}
+        return Hollow(self.proto, _Slices({name: self.whole[name] for name in left}, self._sliced))
 
     def _without(self, node: onnx.NodeProto, left: tuple[str, ...]) -> None:
         """Let a Concat join what is left."""
@@ -145,25 +171,39 @@ class _Surgeon:
             node.op_type, node.domain = "Identity", ""
             del node.attribute[:]
 
-    def _slice(self, tensor: onnx.TensorProto) -> None:
-        axes = self.coupling.labelling.axes.get(tensor.name, ())
-        masks = [self.keep(labels) for labels in axes]
+    def _masks(self, tensor: onnx.TensorProto) -> list[np.ndarray]:
+        return [self.keep(labels) for labels in self.coupling.labelling.axes.get(tensor.name, ())]
+
+    def _placed(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
+        """What stands for the tensor in the cut model: a declaration with its new sizes, if it is a large weight."""
+        if tensor.data_type not in _FLOATS or not is_large(tensor):  # analysis may read sizes
+            return self._sliced(tensor)
+        self.whole[tensor.name] = tensor
+        stub = declaration(tensor)
+        for axis, mask in enumerate(self._masks(tensor)):
+            stub.dims[axis] = int(mask.sum())
+        return stub
+
+    def _sliced(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
+        """The tensor without closed labels; itself if it has none."""
+        masks = self._masks(tensor)
         if all(mask.all() for mask in masks):
-            return
+            return tensor
         values = numpy_helper.to_array(tensor)
         for axis, mask in enumerate(masks):
             if not mask.all():
                 values = np.compress(mask, values, axis)
-        name, doc = tensor.name, tensor.doc_string
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        tensor.doc_string = doc
+        cut = numpy_helper.from_array(np.ascontiguousarray(values), tensor.name)
+        cut.doc_string = tensor.doc_string
+        return cut
 
     def _rescale(self) -> None:
         """Stored numbers that stand for the length of an axis; one that other nodes use, too, is left to them."""
         coupling = self.coupling
         for number in rescaled(coupling.model, coupling.lengths, lambda labels: int(self.keep(labels).sum())):
             tensor = self.initializers[number.name]
-            stored = numpy_helper.to_array(tensor)
+            there = self._sliced(self.whole[number.name]) if is_external(tensor) else tensor
+            stored = numpy_helper.to_array(there)
             changed = np.asarray((stored.astype(np.float64) * number.factor).astype(stored.dtype))
             if number.alone:
                 tensor.CopyFrom(numpy_helper.from_array(changed, number.name))
@@ -306,6 +346,26 @@ class _Surgeon:
                         dim.Clear()
                 elif not kept.all():
                     dim.dim_value = int(kept.sum())
+
+
+class _Slices(Mapping[str, onnx.TensorProto]):
+    """Tensors that are cut whenever they are asked for."""
+
+    def __init__(
+        self,
+        whole: Mapping[str, onnx.TensorProto],
+        cut: Callable[[onnx.TensorProto], onnx.TensorProto],
+    ) -> None:
+        self._whole, self._cut = whole, cut
+
+    def __getitem__(self, name: str) -> onnx.TensorProto:
+        return self._cut(self._whole[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole)
+
+    def __len__(self) -> int:
+        return len(self._whole)
 
 
 def _divided(model: Model) -> set[str]:

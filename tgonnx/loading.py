@@ -13,7 +13,9 @@ from tgonnx.analysis.model import Model, Source
 from tgonnx.analysis.shapes import Shape
 from tgonnx.errors import UsageError
 from tgonnx.io import read as files
+from tgonnx.io.hollow import Hollow
 from tgonnx.io.limits import check_elements
+from tgonnx.io.stamp import hash_of
 from tgonnx.options import is_a
 from tgonnx.passes import Pipeline, perform
 from tgonnx.passes.file_form import PutFormAside
@@ -50,6 +52,7 @@ def load(source: Model | Source, sizes: Mapping[str, Shape] | None = None) -> Mo
     original = read(source)
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "model"
     check_shapes(original, sizes or {}, name)
+    digest = "" if original is source else hash_of(original)  # now, as only one copy is there
     proto = onnx.ModelProto()
     proto.CopyFrom(original)
     steps = (InlineFunctions(), PutFormAside(), ConstantsToInitializers(), ResolveInitializerAliases())
@@ -61,4 +64,21 @@ def load(source: Model | Source, sizes: Mapping[str, Shape] | None = None) -> Mo
         for tensor in proto.graph.initializer:
             if tensor.name not in state.shapes:
                 state.declare_initializer(tensor)
-    return Model(original, proto, symbols, name, dict(sizes or {}))
+    size = original.ByteSize()
+    if original is source:  # the caller holds it anyway
+        return Model(original, proto, symbols, name, dict(sizes or {}), file_bytes=size)
+    given = _sharing(original, proto)
+    return Model(given, proto, symbols, name, dict(sizes or {}), file_bytes=size, read_digest=digest)
+
+
+def _sharing(original: onnx.ModelProto, proto: onnx.ModelProto) -> Hollow:
+    """The original with the weights of `proto`, as far as they are the same."""
+    hollow, there = Hollow.of(original), {tensor.name: tensor for tensor in proto.graph.initializer}
+    stored = {}
+    for name, tensor in hollow.stored.items():
+        own = there.get(name)
+        if own is None or own != tensor:
+            own = onnx.TensorProto()
+            own.CopyFrom(tensor)
+        stored[name] = own
+    return Hollow(hollow.proto, stored)

@@ -15,10 +15,11 @@ from tgonnx.analysis.coupling import Coupling
 from tgonnx.data.samples import Dataset
 from tgonnx.data.sources import Data, open_dataset
 from tgonnx.errors import ModelError, UnsupportedError, VerificationError
+from tgonnx.io.hollow import Hollow, filled
 from tgonnx.options import VERIFY_SECONDS
 from tgonnx.passes import perform
 from tgonnx.passes.gate_branches import gate_branches
-from tgonnx.passes.insert_gates import insert_gates
+from tgonnx.passes.insert_gates import gate_sharing
 from tgonnx.passes.select_closed import SelectClosed
 from tgonnx.runtime.comparison import NOTHING_FINITE, How
 from tgonnx.runtime.equivalence import CURE, Check, contract_differences, judged
@@ -30,6 +31,8 @@ from tgonnx.runtime.trial_sizes import BATCHES, Size
 from tgonnx.selection.mask import Mask
 
 UNVERIFIED = "tgonnx.unverified"  # key of the metadata of a file that was written without being verified
+_OPEN, _CLOSED = "the gated model with all gates open", "the gated model"
+_GATED = frozenset((_OPEN, _CLOSED))
 _LARGE_BATCH, _MOST_BYTES = 32, 1 << 26
 
 
@@ -54,38 +57,44 @@ class Prover:
         Where numbers overflow so that nothing finite is left, both are compared with smaller weights: the normal
         form does not depend on them, and a mask may close what overflows.
         """
-        names = ("the original", "the gated model with all gates open")
+        names = ("the original", _OPEN)
         model = self.coupling.model
-        opened = insert_gates(model.proto, self.coupling, Mask.all_open(self.coupling))
-        opened = gate_branches(opened, self.coupling, self.coupling.foreign) if self.branches else opened
-        check = self.pair(model.original, opened, names)
+        opened = gate_sharing(self.coupling, Mask.all_open(self.coupling), self._open_branches)
+        check = self.pair(model.given, opened, names)
         if any(NOTHING_FINITE in doubt for doubt in check.inconclusive) and not check.reasons:
-            check = self.pair(tempered(model.original), tempered(opened), names)
+            check = self.pair(tempered(model.original), tempered(opened.filled()), names)
         return check
 
-    def cut(self, mask: Mask, gated: onnx.ModelProto, pruned: onnx.ModelProto) -> Check:
+    def _open_branches(self, opened: onnx.ModelProto) -> onnx.ModelProto:
+        return gate_branches(opened, self.coupling, self.coupling.foreign) if self.branches else opened
+
+    def cut(self, mask: Mask, gated: onnx.ModelProto | Hollow, pruned: onnx.ModelProto | Hollow) -> Check:
         """The gated model against the pruned one, and what that promises against the original.
 
         Where they differ in infinities or NaN, closed activations of the gated model are selected away: zero times
         infinity is NaN there, and in the pruned model it is not there at all.
         """
-        names = ("the gated model", "the pruned model")
-        reasons = contract_differences(self.coupling.model.original, pruned)
+        names = (_CLOSED, "the pruned model")
+        reasons = contract_differences(self.coupling.model.outline, Hollow.of(pruned).proto)
         check = self.pair(gated, pruned, names, reasons)
         if any(NOT_FINITE in reason for reason in check.reasons):
-            selected = perform(SelectClosed(self.coupling, mask), gated).model
+            selected = perform(SelectClosed(self.coupling, mask), filled(gated)).model
             check = self.pair(selected, pruned, names, reasons)
         return check
 
-    def both(self, mask: Mask, gated: onnx.ModelProto, pruned: onnx.ModelProto) -> Check:
+    def both(self, mask: Mask, gated: onnx.ModelProto | Hollow, pruned: onnx.ModelProto | Hollow) -> Check:
         """Normal form and cut as one check."""
         return together(self.normal_form, self.cut(mask, gated, pruned))
 
     def pair(
-        self, a: onnx.ModelProto, b: onnx.ModelProto, names: tuple[str, str], reasons: Sequence[str] = ()
+        self,
+        a: onnx.ModelProto | Hollow,
+        b: onnx.ModelProto | Hollow,
+        names: tuple[str, str],
+        reasons: Sequence[str] = (),
     ) -> Check:
         """The check of a pair; that nothing runs is a doubt."""
-        how = How(names, tuple(self.feeds), seconds=self.seconds, known=self._sizes())
+        how = How(names, tuple(self.feeds), seconds=self.seconds, known=self._sizes(), gated=_GATED)
         try:
             check = judged(a, b, how, reasons)
         except (ModelError, UnsupportedError) as error:

@@ -247,7 +247,7 @@ def _size(axes: Axes) -> Products:
             numbers = tuple(axes.number(a) for a in labelled[name])
             terms.append(Term(byte_size(tensor) / elements, numbers, name))
     stored = sum(byte_size(model.initializers[term.owner]) for term in terms)
-    terms.append(Term(float(max(model.original.ByteSize() - stored, 0)), (), "the rest of the file"))
+    terms.append(Term(float(max(model.file_bytes - stored, 0)), (), "the rest of the file"))
     terms = [term for term in terms if term.owner not in axes.coupling.gone.initializers]
     return Products(axes, terms)
 

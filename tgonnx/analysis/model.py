@@ -24,6 +24,8 @@ from tgonnx.graph.algebra import Size
 from tgonnx.graph.declared import describe_type
 from tgonnx.graph.proto import captured_names
 from tgonnx.graph.structure import structure_hash
+from tgonnx.io.hollow import Hollow, filled
+from tgonnx.io.stamp import hash_of
 from tgonnx.io.summary import ROWS, Shown, Summary, amount, left_out
 
 if TYPE_CHECKING:
@@ -66,18 +68,37 @@ class Node:
 class Model(Shown):
     """What `load` returns.
 
-    `original` is the model as it was read; `proto` is its normal form, which surgery cuts. `symbols` says which sizes
-    depend on dynamic axes; `first` holds the shapes under the binding of them that analysis counts with. `sizes` are
-    the shapes of inputs that were asked for. `added` names the sums of alternatives that are in the normal form alone:
-    of each, the first is what the original has there.
+    `given` is the model as it was read; hollow, it has the weights that it shares with `proto`, the normal form, which
+    surgery cuts. `symbols` says which sizes depend on dynamic axes; `first` holds the shapes under the binding of them
+    that analysis counts with. `sizes` are the shapes of inputs that were asked for, `file_bytes` is what the model
+    takes as a file.
+    `added` names the sums of alternatives that are in the normal form alone: of each, the first is what the original
+    has there.
     """
 
-    original: onnx.ModelProto
+    given: onnx.ModelProto | Hollow
     proto: onnx.ModelProto
     symbols: Symbols
     source: str
     sizes: Mapping[str, Shape] = field(default_factory=dict)
     added: tuple[str, ...] = ()
+    file_bytes: int = 0
+    read_digest: str = ""
+
+    @cached_property
+    def original(self) -> onnx.ModelProto:
+        """The model as it was read. Who needs no weights asks for its `outline`: this may be a copy, which is kept."""
+        return filled(self.given)
+
+    @cached_property
+    def outline(self) -> onnx.ModelProto:
+        """The model as it was read, with declarations in the place of large initializers."""
+        return Hollow.of(self.given).proto
+
+    @cached_property
+    def digest(self) -> str:
+        """`tgonnx.io.stamp.hash_of` the model as it was read: `read_digest`, if that was worked out while reading."""
+        return self.read_digest or hash_of(filled(self.given))
 
     @property
     def first(self) -> Sweep:
@@ -155,7 +176,7 @@ class Model(Shown):
     @cached_property
     def structure(self) -> str:
         """What the network is apart from its weights, as a hash: a mask belongs to one structure."""
-        return structure_hash(self.original)
+        return structure_hash(self.outline)
 
     @property
     def opset(self) -> int:
@@ -173,7 +194,7 @@ class Model(Shown):
     @property
     def counted_at(self) -> dict[str, Shape]:
         """The shapes of inputs, where the cost depends on them: axes behind the first one are open."""
-        return counted_shapes(self.original, self.shapes)
+        return counted_shapes(self.outline, self.shapes)
 
     @cached_property
     def static(self) -> set[str]:

@@ -46,7 +46,7 @@ class StandIns(Batches):
 
     def __init__(self, model: Model, kinds: Sequence[Kind] = ((STYLES[0], 1.0),), seed: int = 0) -> None:
         self.kinds, self.seed = kinds, seed
-        self._drawer = Drawer(model.original)
+        self._drawer = Drawer(model.outline)
         shapes = tuple((name, model.shapes[name]) for name in model.inputs)
         self._size = Size(shapes=shapes)
 

@@ -192,8 +192,8 @@ def apply(
 ) -> None:
     """Cut what a mask closes. The result is verified before it is written."""
     from tgonnx.io.save import model_destination
-    from tgonnx.passes.insert_gates import gate as gate_model
-    from tgonnx.passes.remove_channels import apply as cut
+    from tgonnx.passes.insert_gates import gate_sharing
+    from tgonnx.passes.remove_channels import apply_sharing
     from tgonnx.runtime.ort_format import save_model
     from tgonnx.selection.mask import Mask
     from tgonnx.training.origin import say_origin
@@ -202,10 +202,11 @@ def apply(
     model_destination(out, overwrite, inputs)
     chosen = Mask.load(mask_path)
     coupling = prunable(terminal, subject, chosen.attention, bool(chosen.branches or chosen.weights))
-    pruned = cut(coupling, chosen, run.sparse)
+    cut = apply_sharing(coupling, chosen, run.sparse)
     prover = _prover(coupling, data, run, chosen)
     with terminal.working("verifying"):
-        check = prover.both(chosen, gate_model(coupling, chosen), pruned)
+        check = prover.both(chosen, gate_sharing(coupling, chosen), cut)
+    pruned = cut.filled()
     told = _settled(terminal, prover, check, pruned)
     say_origin(pruned, coupling, chosen)
     save_model(pruned, out, overwrite, inputs)
@@ -224,7 +225,8 @@ def _prover(coupling: Coupling, data: Evidence, run: Run, mask: Mask) -> Prover:
     """What verifies what a mask makes, on the user's data, if there is some."""
     from tgonnx.proof import Prover, real_feeds
 
-    feeds = real_feeds(data.source(), coupling.model.original)
+    source = data.source()
+    feeds = [] if source is None else real_feeds(source, coupling.model.original)
     return Prover(coupling, feeds, run.verify_seconds, run.unverified, bool(mask.branches))
 
 

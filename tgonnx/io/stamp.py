@@ -16,16 +16,16 @@ STAMPS = (VERSION, TARGET, MASK, ORIGINAL)
 Indices = Mapping[str, Mapping[int, Iterable[int]]]  # initializer -> axis -> rising indices that stay
 
 
-def stamp(pruned: onnx.ModelProto, original: onnx.ModelProto, mask: str, target: str = "") -> None:
+def stamp(pruned: onnx.ModelProto, original: str, mask: str, target: str = "") -> None:
     """Write into `pruned`, in place, what cut it; what an earlier cut wrote goes.
 
-    `mask` is a `hash_of_kept`; `target` is left out where the choice was made without one.
+    `original` is a `hash_of`, `mask` a `hash_of_kept`; `target` is left out where the choice was made without one.
     """
     told = {
         VERSION: metadata.version("tgonnx"),
         TARGET: target,
         MASK: mask,
-        ORIGINAL: hash_of(original),
+        ORIGINAL: original,
     }
     others = [entry for entry in pruned.metadata_props if entry.key not in STAMPS]
     others += [onnx.StringStringEntryProto(key=key, value=value) for key, value in told.items() if value]

@@ -24,7 +24,7 @@ def verified(
 ) -> tuple[onnx.ModelProto, Check, str]:
     """The pruned model in the form of the original, its check, and a doubt. Raises VerificationError."""
     gated = plan.family.insert(embed(full, pruned, plan.coupling, mask), plan.coupling, mask)
-    pruned = give_form_back(pruned, plan.model.original, plan.sparse)
+    pruned = give_form_back(pruned, plan.model.outline, plan.sparse)
     check = prover.both(mask, gated, pruned)
     doubt = prover.settle(check, pruned)
     say_origin(pruned, plan.coupling, mask, None if plan.given else plan.target)

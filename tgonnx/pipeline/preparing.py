@@ -190,7 +190,12 @@ def _with_alternatives(model: Model, dataset: Dataset | None, bounds: Bounds, ru
         samples = Calibration(dataset.train, seed=run.seed)
     proto, added = add_alternatives(model, bounds.layers, samples, run.threads)
     return replace(
-        load(proto, model.sizes or None), original=model.original, source=model.source, added=added
+        load(proto, model.sizes or None),
+        given=model.given,
+        source=model.source,
+        added=added,
+        file_bytes=model.file_bytes,
+        read_digest=model.read_digest,
     )
 
 

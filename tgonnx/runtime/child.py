@@ -2,8 +2,9 @@
 
 onnxruntime can end the process it runs in (SIGSEGV, SIGFPE). Work that is handed to the child by `ask` comes back as an
 answer, or as `Crash` with what the child was about. The child serves one request after another, so that only the first
-waits for imports. Everything travels through its pipes: nothing lies in the temporary folder, and when this process
-ends, however it ends, the pipe closes and the child with it.
+waits for imports. Everything travels through its pipes, and the weights of models through a file in memory
+(`tgonnx.runtime.shelf`): nothing lies in the temporary folder, and when this process ends, however it ends, the pipe
+closes and the child with it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import IO, Any
 from tgonnx.errors import TgonnxError
 from tgonnx.io.checker import describe
 from tgonnx.io.interrupts import deferred
+from tgonnx.runtime import shelf
+from tgonnx.runtime.heap import give_back, keep_large_blocks_apart
 
 _START = [sys.executable, "-c", "from tgonnx.runtime.child import serve; serve()"]
 
@@ -45,12 +48,14 @@ Stage = Callable[[str], None]
 class _Child:
     process: subprocess.Popen[bytes]
     log: IO[bytes]
+    shelf: shelf.Shelf | None
 
     def end(self) -> None:
         """Kill the child and close its pipes."""
         self.process.kill()
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.log):
+        kept = None if self.shelf is None else self.shelf.file
+        for stream in (self.process.stdin, self.process.stdout, self.log, kept):
             if stream is not None:
                 try:
                     stream.close()
@@ -67,7 +72,8 @@ def ask(work: Callable[..., Any], *arguments: Any) -> Any:
 
     It calls `stage` with what it is about.
 
-    Everything must be picklable, `work` by its name. Raises `Crash` if the child does not survive.
+    Everything must be picklable, `work` by its name; large initializers of models lie on the shelf there. Raises
+    `Crash` if the child does not survive.
     """
     global _child
     with _lock:
@@ -90,11 +96,14 @@ def _exchange(child: _Child, request: Any) -> tuple[str, Any]:
     assert child.process.stdin is not None
     assert child.process.stdout is not None
     try:
-        pickle.dump(request, child.process.stdin, protocol=5)
+        shelf.Packer(child.process.stdin, child.shelf).dump(request)
         child.process.stdin.flush()
+        give_back()  # what was needed until here only, while the child is busy
         while True:
             kind, value = pickle.load(child.process.stdout)
             if kind != "stage":
+                if child.shelf is not None:
+                    child.shelf.clear()
                 return kind, value
             stage = value
     except (EOFError, BrokenPipeError, pickle.UnpicklingError):
@@ -117,15 +126,18 @@ def _started() -> _Child:
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, *filter(None, sys.path)])
     log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child; has no name on disk)
+    weights = shelf.Shelf.new()
+    handles = () if weights is None else (weights.file.fileno(),)
     process = subprocess.Popen(
-        _START,
+        [*_START, *map(str, handles)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
         env={**os.environ, "PYTHONPATH": path},
         start_new_session=True,  # Ctrl-C is for the parent
+        pass_fds=handles,
     )
-    return _Child(process, log)
+    return _Child(process, log, weights)
 
 
 @atexit.register
@@ -144,6 +156,9 @@ def serve() -> None:
     """Answer requests until the pipe closes; then end at once, whatever is being worked on."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what runtimes print is no answer
+    keep_large_blocks_apart()
+    for handle in sys.argv[1:]:
+        shelf.open_here(int(handle))
     requests: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
     while True:
@@ -160,7 +175,8 @@ def serve() -> None:
         except Exception as error:
             answer = ("raise", RuntimeError(f"{type(error).__name__}: {describe(error)}"))
         say(*answer)
-        del work, arguments, answer
+        del work, arguments, answer, say
+        give_back()
 
 
 def _listen(stream: IO[bytes], requests: queue.Queue[Any]) -> None:

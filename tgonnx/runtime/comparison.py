@@ -1,7 +1,7 @@
 """Two models run side by side at many sizes: what `tgonnx.runtime.equivalence` does in a child process.
 
 The first model is the reference: sizes are those at which it runs. Both run on the same inputs, with the runtime's
-optimisations and without.
+optimisations and without, one session after another: their outputs are kept, and not their weights.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import onnx
 from numpy.typing import NDArray
 
 from tgonnx.errors import ModelError, UnsupportedError, UsageError
-from tgonnx.io.checker import without_initializers
+from tgonnx.io.hollow import Hollow, filled
 from tgonnx.runtime.child import Stage
 from tgonnx.runtime.feeds import STYLES, Drawer
+from tgonnx.runtime.heap import give_back
 from tgonnx.runtime.known_part import makers_of, outputs_before
-from tgonnx.runtime.measure import EQUAL, Difference, Noise, different, epsilon, measure
-from tgonnx.runtime.noise import HALF_STEP, reached_from, shaken_feeds, stepping_outputs, twin
+from tgonnx.runtime.measure import Difference, Noise, different, epsilon, measure
+from tgonnx.runtime.noise import HALF_STEP, TWIN, reached_from, shaken_feeds, stepping_outputs, twin
 from tgonnx.runtime.runner import Runner, describe_feeds
 from tgonnx.runtime.sessions import Feeds, Session, open_session
+from tgonnx.runtime.shelf import opened, own_shelf, shelves
 from tgonnx.runtime.trial_inputs import TrialInputs
 from tgonnx.runtime.trial_sizes import Size
 
@@ -33,6 +35,7 @@ NOTHING_FINITE = "has no finite value on all inputs tried"
 _FINE_TWINS, _COARSE_TWINS = 4, 2
 _BEFORE = 4  # nodes back from an output that is one number
 _ALWAYS = 2  # sizes that are tried whatever the time: batch 1 and 3
+_FIRST = 0.4  # of the time is for the optimised reference, which makes two of the five runs on each input
 _WIDENING = tuple(2.0**-bits for bits in (20, 18, 16, 14, 12, 10, 8))  # of all weights and inputs
 _COARSEST = (
     4.0  # epsilons: the largest step that rounding makes of numbers that are made from numbers about one
@@ -41,33 +44,13 @@ RUNS_APART = 1e-2  # relative; what threads may change from run to run is far le
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A model on its way to the child, of any size."""
-
-    graph: bytes
-    initializers: list[bytes]
-
-    @classmethod
-    def of(cls, model: onnx.ModelProto) -> Packed:
-        initializers = [tensor.SerializeToString() for tensor in model.graph.initializer]
-        return cls(without_initializers(model).SerializeToString(), initializers)
-
-    def model(self) -> onnx.ModelProto:
-        """The model again."""
-        model = onnx.ModelProto()
-        model.ParseFromString(self.graph)
-        for data in self.initializers:
-            model.graph.initializer.add().ParseFromString(data)
-        return model
-
-
-@dataclass(frozen=True)
 class How:
     """How to compare two models, the first being the reference; `names` say what they are.
 
     `feeds` are the inputs of the user. With `random`, there are `samples` random ones for each size, too, axes by
     name from `sizes`; `known` sizes are tried with those listed, `seconds` bounds the list. With shapes
-    in `avoid`, the reference ends the process.
+    in `avoid`, the reference ends the process. Models of names in `gated` make their weights from stored ones: from
+    large ones whenever they run, as all at once would be a copy.
     """
 
     names: tuple[str, str]
@@ -80,6 +63,7 @@ class How:
     known: tuple[Size, ...] = ()
     seconds: float = 120.0
     avoid: frozenset[str] = frozenset()
+    gated: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -104,22 +88,22 @@ class Finding:
             self.reasons.append(f"{where}{found.reason}{how}")
 
 
-def compare(stage: Stage, a: Packed, b: Packed, how: How) -> Finding:
+def compare(stage: Stage, a: onnx.ModelProto | Hollow, b: onnx.ModelProto | Hollow, how: How) -> Finding:
     """Compare; `stage` is called with what is about to run, so that a crash can be placed.
 
     Where an output is one number on all inputs (all classes are equally likely), what stands before it is compared in
     its place, if both models make the output from it in the same way.
     """
-    models = a.model(), b.model()
-    finding = _compared(stage, *models, how)
+    models = [filled(a), filled(b)]
+    finding = _compared(stage, models[0], models[1], how)
     for _ in range(_BEFORE):
         if not finding.constant or finding.reasons:
             break
         before = [makers_of(model, finding.constant) for model in models]
         if before[0] != before[1] or None in before[0].values():
             break
-        models = outputs_before(models[0], finding.constant), outputs_before(models[1], finding.constant)
-        again = _compared(stage, *models, how)
+        models = [outputs_before(model, finding.constant) for model in models]
+        again = _compared(stage, models[0], models[1], how)
         if again.reasons and all(" shape " in reason for reason in again.reasons):
             break  # what stands before was cut
         finding = again
@@ -128,18 +112,20 @@ def compare(stage: Stage, a: Packed, b: Packed, how: How) -> Finding:
 
 def _compared(stage: Stage, a: onnx.ModelProto, b: onnx.ModelProto, how: How) -> Finding:
     finding = Finding()
-    reference = Runner(a, how.names[0], stage, how.avoid)
-    other = Runner(b, how.names[1], stage)
+    gated = [name in how.gated for name in how.names]
+    reference = Runner(a, how.names[0], stage, how.avoid, gated[0])
+    other = Runner(b, how.names[1], stage, gated=gated[1])
+    pair = _Pair(reference, other, how.rtol, finding)
+    for feeds in _inputs(reference, how, finding):
+        finding.samples += 1
+        pair.see(feeds)
+    if not finding.samples:
+        raise UsageError("nothing to verify with: no inputs were given")
     try:
-        pair = _Pair(reference, other, how.rtol, finding)
+        pair.judge()
     except _OnlyOne as error:
         finding.note(different(str(error)))
         return finding
-    for feeds in _inputs(reference, how, finding):
-        finding.samples += 1
-        pair.at(feeds)
-    if not finding.samples:
-        raise UsageError("nothing to verify with: no inputs were given")
     pair.conclude(how.random and not how.feeds, how.seed)
     return finding
 
@@ -158,7 +144,7 @@ def _inputs(reference: Runner, how: How, finding: Finding) -> Iterator[Feeds]:
         yield feeds
     if not how.random:
         return
-    end = time.monotonic() + how.seconds
+    end = time.monotonic() + _FIRST * how.seconds
     search = TrialInputs(reference, Size(named=how.sizes), how.known, how.seed, how.seconds)
     try:
         seen: dict[str, Size] = {}
@@ -187,22 +173,15 @@ class _Pair:
 
     def __init__(self, reference: Runner, other: Runner, rtol: float, finding: Finding) -> None:
         self.reference, self.other, self.rtol, self.finding = reference, other, rtol, finding
-        if reference.by_reference:
-            other.use_reference()
-        elif other.by_reference:
-            raise _OnlyOne(f"{reference.optimised.ran_by} takes {reference.name}, but not {other.name}")
-        if reference.optimised.ran_by not in finding.ran_by:
-            finding.ran_by.append(reference.optimised.ran_by)
-        self.names = list(zip(reference.optimised.outputs, other.optimised.outputs, strict=False))
+        finding.ran_by += [by for by in [reference.optimised.ran_by] if by not in finding.ran_by]
         self.spread: dict[str, _Spread] = defaultdict(_Spread)
+        self.seen: list[_NoiseSource] = []
         self.kept: dict[str, tuple[Feeds, Feeds]] = {}
         self._twins: dict[tuple[int, float | None], Session] = {}
 
-    def at(self, feeds: Feeds) -> None:
-        """Compare on some inputs. Raises `ModelError` if the reference does not run on them."""
+    def see(self, feeds: Feeds) -> None:
+        """Run the reference on some inputs. Raises `ModelError` if it does not run on them."""
         want = self.reference.run(self.reference.optimised, feeds)
-        plain = self._plain(feeds)
-        noise = _NoiseSource(self, feeds, want, plain)
         again = want if self.kept else self.reference.run(self.reference.optimised, feeds)
         for name, value in want.items():
             self.spread[name].add(value)
@@ -212,11 +191,34 @@ class _Pair:
             largest = by not in self.kept or extent(feeds) >= extent(self.kept[by][0])
             if not self.kept or (largest and any(map(_tells, want.values()))):
                 self.kept[by] = (feeds, want)
-        self._judge(self.other.optimised, feeds, want, noise, "")
-        if plain is not None and self.other.plain is not None:
-            self._judge(self.other.plain, feeds, plain, noise, " (not optimised)")
-        elif plain is not None:
-            self.finding.note(different(f"only {self.reference.name} runs without optimisations"))
+        self.seen.append(_NoiseSource(self, feeds, want))
+
+    def judge(self) -> None:
+        """Compare on all inputs seen. Raises `_OnlyOne`."""
+        reference, other = self.reference, self.other
+        ran_by = reference.optimised.ran_by
+        reference.close()
+        if reference.plain is not None:
+            for noise in self.seen:
+                noise.know_plain(self._plain(noise.feeds))
+        reference.close()
+        if reference.by_reference:
+            other.use_reference()
+        elif other.by_reference:
+            raise _OnlyOne(f"{ran_by} takes {reference.name}, but not {other.name}")
+        found = [self._run(other.optimised, noise) for noise in self.seen]
+        other.close()
+        for noise, got in zip(self.seen, found, strict=True):
+            self._judge(got, noise, noise.want, "")
+        plain = [noise for noise in self.seen if noise.plain is not None]
+        if plain and other.plain is None:
+            self.finding.note(different(f"only {reference.name} runs without optimisations"))
+            return
+        found = [self._run(other.plain, noise) for noise in plain if other.plain is not None]
+        other.close()
+        for noise, got in zip(plain, found, strict=True):
+            assert noise.plain is not None
+            self._judge(got, noise, noise.plain, " (not optimised)")
 
     def _plain(self, feeds: Feeds) -> Feeds | None:
         if self.reference.plain is None:
@@ -226,17 +228,18 @@ class _Pair:
         except ModelError:  # some operators run in their optimised form only
             return None
 
-    def _judge(self, session: Session, feeds: Feeds, want: Feeds, noise: _NoiseSource, how: str) -> None:
+    def _run(self, session: Session, noise: _NoiseSource) -> Feeds | ModelError:
         try:
-            got = self.other.run(session, feeds)
+            return self.other.run(session, noise.feeds)
         except ModelError as error:
-            found = different(f"only {self.reference.name} runs: {error}")
-            self.finding.note(found)
+            return error
+
+    def _judge(self, got: Feeds | ModelError, noise: _NoiseSource, want: Feeds, how: str) -> None:
+        if isinstance(got, ModelError):
+            self.finding.note(different(f"only {self.reference.name} runs: {got}"))
             return
-        for mine, others in self.names:
-            found = EQUAL
-            if mine in want and others in got:
-                found = measure(want[mine], got[others], self.rtol, noise.of(mine))
+        for mine, others in zip(want, got, strict=False):
+            found = measure(want[mine], got[others], self.rtol, noise.of(mine))
             self.spread[mine].told |= not found.blind
             self.finding.note(found, f"output {mine!r}: ", how)
 
@@ -244,14 +247,32 @@ class _Pair:
     def stepping(self) -> set[str]:
         return stepping_outputs(self.reference.model)
 
-    def twin(self, number: int, relative: float | None) -> Session:
-        """A session of one of the reference's twins."""
-        key = (number, relative)
-        if key not in self._twins:
-            portable = self.reference.by_reference
-            model = twin(self.reference.model, number, relative)
-            self._twins[key] = open_session(model, exact=not portable, portable=portable)
-        return self._twins[key]
+    def twin_runs(self, asking: _NoiseSource, seed: int, relative: float | None) -> list[Feeds]:
+        """What one of the reference's twins puts out, twice, on the inputs of the one who asks, which are off, too.
+
+        The session of a twin of large weights is not kept, so that it runs on all inputs seen.
+        """
+        key, model = (seed, relative), self.reference.model
+        if not shelves(model):
+            if key not in self._twins:
+                self._twins[key] = self._open(twin(model, seed, relative))
+            return asking.run_off(self._twins[key], seed, relative)
+        if key not in asking.by_twin:
+            with own_shelf(TWIN) as shelf:
+                other = twin(model, seed, relative, shelf)
+                if shelf is not None:
+                    opened(shelf, TWIN)
+                    give_back()
+                session = self._open(other)
+                for noise in self.seen:
+                    noise.by_twin[key] = noise.run_off(session, seed, relative)
+                del session
+            give_back()
+        return asking.by_twin[key]
+
+    def _open(self, model: onnx.ModelProto) -> Session:
+        portable = self.reference.by_reference
+        return open_session(model, exact=not portable, portable=portable, disabled=self.reference.disabled)
 
     def conclude(self, judge_inputs: bool, seed: int) -> None:
         """Note what could not be told from the inputs that were tried."""
@@ -311,10 +332,16 @@ def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
 class _NoiseSource:
     """The noise of the reference on some inputs, worked out as far as it is asked for."""
 
-    def __init__(self, pair: _Pair, feeds: Feeds, want: Feeds, plain: Feeds | None) -> None:
-        self._pair, self._feeds, self._want = pair, feeds, want
-        self._fine = [] if plain is None else [plain]
+    def __init__(self, pair: _Pair, feeds: Feeds, want: Feeds) -> None:
+        self._pair, self.feeds, self.want = pair, feeds, want
+        self.plain: Feeds | None = None
+        self._fine: list[Feeds] = []
         self._coarse: list[Feeds] = []
+        self.by_twin: dict[tuple[int, float | None], list[Feeds]] = {}
+
+    def know_plain(self, plain: Feeds | None) -> None:
+        """Say what the reference puts out without optimisations."""
+        self.plain, self._fine = plain, [] if plain is None else [plain]
 
     def of(self, name: str) -> Iterator[Noise]:
         """The noise of one output, first without twins, then with more and more; nothing if its shape varies."""
@@ -322,7 +349,7 @@ class _NoiseSource:
         for count in range(_FINE_TWINS if stepping else 0, _FINE_TWINS + 1):
             while len(self._fine) < 2 * count:
                 seed = len(self._fine) // 2
-                self._fine += self._runs(self._pair.twin(seed, None), seed, None)
+                self._fine += self._pair.twin_runs(self, seed, None)
             fine = self._deviation(name, self._fine)
             if fine is None:
                 return
@@ -333,7 +360,7 @@ class _NoiseSource:
                 yield from self._resolved(name, fine)
             return
         for seed in range(len(self._coarse) // 2, _COARSE_TWINS):
-            self._coarse += self._runs(self._pair.twin(seed, HALF_STEP), seed, HALF_STEP)
+            self._coarse += self._pair.twin_runs(self, seed, HALF_STEP)
         coarse = self._deviation(name, self._coarse)
         if fine is not None and coarse is not None:
             yield Noise(fine, coarse)
@@ -344,24 +371,24 @@ class _NoiseSource:
         A runtime that makes a sigmoid as one half and something rounds it like one half, however small it is: a few
         last bits then move it not at all, or by a whole step. Larger steps than the last bits of one are none of those.
         """
-        want, step = self._want[name], np.zeros(fine.shape)
+        want, step = self.want[name], np.zeros(fine.shape)
         if want.dtype.kind != "f":
             return
         for relative in _WIDENING:
             still = (fine == 0) & (step == 0)
             if not still.any():
                 return
-            runs = self._runs(self._pair.twin(0, relative), 0, relative)
+            runs = self._pair.twin_runs(self, 0, relative)
             first = _smallest_step(want, [values[name] for values in runs])
             step = np.where(still & (first <= _COARSEST * epsilon(want.dtype)), first, step)
             yield Noise(fine, step=step)
 
     def _deviation(self, name: str, others: list[Feeds]) -> NDArray[Any] | None:
-        return _deviation(self._want[name], [values[name] for values in others])
+        return _deviation(self.want[name], [values[name] for values in others])
 
-    def _runs(self, session: Session, seed: int, relative: float | None) -> list[Feeds]:
+    def run_off(self, session: Session, seed: int, relative: float | None) -> list[Feeds]:
         """Two runs of a twin, on inputs that are off, too."""
-        both = (shaken_feeds(self._feeds, 2 * seed + turn, relative) for turn in range(2))
+        both = (shaken_feeds(self.feeds, 2 * seed + turn, relative) for turn in range(2))
         return [self._pair.reference.run(session, feeds) for feeds in both]
 
 

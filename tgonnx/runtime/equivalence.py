@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from tgonnx.errors import UsageError
 from tgonnx.graph.declared import describe_type, model_inputs
 from tgonnx.graph.proto import opset_of
+from tgonnx.io.hollow import Hollow
 from tgonnx.io.named_sizes import named_sizes
 from tgonnx.io.summary import Shown, Summary, left_out
 from tgonnx.options import VERIFY_SECONDS
 from tgonnx.runtime.child import Crash, ask
-from tgonnx.runtime.comparison import Finding, How, Packed, compare
+from tgonnx.runtime.comparison import Finding, How, compare
 from tgonnx.runtime.feeds import Drawer
 from tgonnx.runtime.known_part import known_part, unknown_operators
 from tgonnx.runtime.options import RTOL
@@ -132,13 +133,17 @@ def verify(
     return judged(a, b, how, reasons)
 
 
-def judged(a: onnx.ModelProto, b: onnx.ModelProto, how: How, reasons: Sequence[str] = ()) -> Check:
-    """The numbers of two models compared in the child process.
+def judged(
+    a: onnx.ModelProto | Hollow, b: onnx.ModelProto | Hollow, how: How, reasons: Sequence[str] = ()
+) -> Check:
+    """The numbers of two models, which may be hollow, compared in the child process.
 
     A crash there is a reason, or a doubt if it is the reference that crashes. Raises as `verify` does.
     """
-    unknown = unknown_operators(a)
-    found = _found(Packed.of(known_part(a, unknown)), Packed.of(known_part(b, unknown)), how)
+    first, second = Hollow.of(a), Hollow.of(b)
+    unknown = unknown_operators(first)
+    parts = [replace(each, proto=known_part(each.proto, unknown)) for each in (first, second)]
+    found = _found(parts[0], parts[1], how)
     return Check(
         found.max_abs,
         found.max_rel,
@@ -153,7 +158,7 @@ def judged(a: onnx.ModelProto, b: onnx.ModelProto, how: How, reasons: Sequence[s
     )
 
 
-def _found(a: Packed, b: Packed, how: How) -> Finding:
+def _found(a: Hollow, b: Hollow, how: How) -> Finding:
     """What the child finds. Shapes with which the reference ends it are not among those at which the reference runs."""
     crashed: list[str] = []
     while True:

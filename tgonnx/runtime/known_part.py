@@ -16,6 +16,7 @@ import onnx.shape_inference
 from tgonnx.errors import UnsupportedError
 from tgonnx.graph.proto import STANDARD_DOMAINS, opset_of
 from tgonnx.io.checker import without_initializers
+from tgonnx.io.hollow import Hollow, filled
 from tgonnx.ops.aspects.traits import traits_named
 from tgonnx.runtime.noise import read_by
 from tgonnx.runtime.sessions import refusal
@@ -25,13 +26,14 @@ _RUNTIME_DOMAINS = ("ai.onnx.ml", "ai.onnx.training", "com.microsoft")
 _MISSING = re.compile(r"(?P<domain>[\w.\-]*):(?P<op>[\w.\-]+)\(-?\d+\) is not a registered function/op")
 
 
-def unknown_operators(model: onnx.ModelProto) -> set[tuple[str, str]]:
+def unknown_operators(given: onnx.ModelProto | Hollow) -> set[tuple[str, str]]:
     """(domain, operator) of each that neither the standard nor the runtime here has, nor the model defines."""
+    model = given.proto if isinstance(given, Hollow) else given
     defined = {(function.domain, function.name) for function in model.functions}
     used = {(node.domain, node.op_type) for node in model.graph.node} - defined
     unknown = {pair for pair in used if _is_foreign(*pair, opset_of(model))}
     if not unknown and any(domain.startswith("com.microsoft") for domain, _ in used):
-        match = _MISSING.search(refusal(model))
+        match = _MISSING.search(refusal(filled(given)))
         if match is not None:
             unknown = used & {(match["domain"], match["op"])}
     return unknown

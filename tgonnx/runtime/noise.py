@@ -16,24 +16,38 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tgonnx.graph.proto import attribute_of, captured_names
 from tgonnx.io.checker import without_initializers
+from tgonnx.io.hollow import declaration, is_large
 from tgonnx.ops.aspects.traits import traits_of
 from tgonnx.runtime.measure import Array, epsilon
+from tgonnx.runtime.shelf import Shelf, array_of, locate
 
 LAST_BITS = 2.0  # units in the last place
+_PART = 1 << 16  # elements that are changed at a time
 HALF_STEP = 2.0**-9  # of a value in 8 bits
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _WHOLE = (*range(2, 8), TensorProto.STRING, TensorProto.BOOL, 12, 13)
 _COARSE_CASTS = (*range(2, 8), TensorProto.BOOL, TensorProto.FLOAT16, TensorProto.BFLOAT16, *range(12, 24))
 
 
-def twin(model: onnx.ModelProto, seed: int, relative: float | None = None) -> onnx.ModelProto:
-    """A copy whose floating weights are off by up to `LAST_BITS`, or by up to a share of `relative` each."""
+TWIN = "tgonnx.twin"  # the shelf of a twin's weights
+
+
+def twin(
+    model: onnx.ModelProto, seed: int, relative: float | None = None, shelf: Shelf | None = None
+) -> onnx.ModelProto:
+    """A copy whose floating weights are off by up to `LAST_BITS`, or by up to a share of `relative` each.
+
+    Large ones go to the `shelf`, if there is one, which must be opened as `TWIN`.
+    """
     rng = np.random.default_rng(seed)
     exact = settings(model)
     copy = without_initializers(model)
     for tensor in model.graph.initializer:
         if tensor.data_type in _FLOATS and tensor.name not in exact:
             tensor = _shaken_tensor(tensor, rng, relative)
+            if shelf is not None and is_large(tensor):
+                place, tensor = shelf.place(tensor.raw_data), declaration(tensor)
+                locate(tensor, TWIN, place)
         copy.graph.initializer.append(tensor)
     for node in copy.graph.node:
         if node.op_type == "Constant" and node.output[0] not in exact:
@@ -67,7 +81,7 @@ def settings(model: onnx.ModelProto) -> set[str]:
 def _shaken_tensor(
     tensor: onnx.TensorProto, rng: np.random.Generator, relative: float | None
 ) -> onnx.TensorProto:
-    return numpy_helper.from_array(shaken(numpy_helper.to_array(tensor), rng, relative), tensor.name)
+    return numpy_helper.from_array(shaken(array_of(tensor), rng, relative), tensor.name)
 
 
 def shaken_feeds(feeds: Mapping[str, Array], seed: int, relative: float | None = None) -> dict[str, Array]:
@@ -81,9 +95,17 @@ def shaken_feeds(feeds: Mapping[str, Array], seed: int, relative: float | None =
 def shaken(array: Array, rng: np.random.Generator, relative: float | None) -> Array:
     """`array` with each element off by a random share of its last bits, or of `relative`; zeros stay."""
     step = LAST_BITS * epsilon(array.dtype) if relative is None else max(relative, epsilon(array.dtype))
-    off = 1 + step * rng.uniform(-1, 1, array.shape)
+    off = np.empty(array.size, array.dtype)
+    flat = array.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray((array.astype(np.float64) * off).astype(array.dtype))
+        for start in range(
+            0, array.size, _PART
+        ):  # in double precision all at once would be many times as large
+            part = flat[start : start + _PART].astype(np.float64)
+            off[start : start + _PART] = (part * (1 + step * rng.uniform(-1, 1, part.size))).astype(
+                array.dtype
+            )
+    return off.reshape(array.shape)
 
 
 def _is_float(array: Array) -> bool:
@@ -142,7 +164,7 @@ def _zeros(model: onnx.ModelProto) -> set[str]:
     for node in model.graph.node:
         if node.op_type == "Constant":
             stored += [(node.output[0], item.t) for item in node.attribute if item.name == "value"]
-    return {name for name, tensor in stored if name in factors and not numpy_helper.to_array(tensor).any()}
+    return {name for name, tensor in stored if name in factors and not array_of(tensor).any()}
 
 
 def read_by(node: onnx.NodeProto) -> set[str]:

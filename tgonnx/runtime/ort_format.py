@@ -19,11 +19,11 @@ from tgonnx.io.endings import is_ort
 from tgonnx.io.interrupts import temporary_folder
 from tgonnx.io.save import StrPath, model_destination, save, save_bytes
 from tgonnx.runtime.child import Crash, Stage, ask
-from tgonnx.runtime.comparison import Packed
 from tgonnx.runtime.equivalence import runnable_feeds
 from tgonnx.runtime.measure import measure
 from tgonnx.runtime.options import RTOL
 from tgonnx.runtime.sessions import Purpose, Session, native_session, refusal, session_of
+from tgonnx.runtime.shelf import filled
 
 PORTABLE = Purpose(disabled=("NchwcTransformer",))  # blocks of channels are for the CPU that converts
 BATCHES = (1, 3)
@@ -50,7 +50,7 @@ def as_ort(model: onnx.ModelProto, name: str = "model") -> bytes:
         raise UnsupportedError(f"{name}: not written: a model above 2 GB is no .ort file; write .onnx")
     with temporary_folder() as folder:
         try:
-            reason = ask(_convert, Packed.of(model), folder)
+            reason = ask(_convert, model, folder)
             if reason:
                 raise VerificationError(
                     f"{name}: not written, the .ort file differs from the model: {reason}"
@@ -63,9 +63,9 @@ def as_ort(model: onnx.ModelProto, name: str = "model") -> bytes:
     raise UnsupportedError(f"{name}: not written: onnxruntime does not convert the model: {why}; write .onnx")
 
 
-def _convert(stage: Stage, packed: Packed, folder: Path) -> str:
+def _convert(stage: Stage, sent: onnx.ModelProto, folder: Path) -> str:
     """In the child: write model.ort to the folder. Returns in what it differs from the model, if it does."""
-    model = with_open_sizes(packed.model())
+    model = with_open_sizes(filled(sent))
     stage("converting")
     if why := refusal(model):
         raise UnsupportedError(f"{why} (opset {opset_of(model)}, IR version {model.ir_version})")

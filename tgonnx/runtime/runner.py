@@ -11,29 +11,32 @@ from numpy.typing import NDArray
 
 from tgonnx.errors import ModelError
 from tgonnx.runtime.child import Stage
-from tgonnx.runtime.sessions import Feeds, Session, open_session, serialised
+from tgonnx.runtime.heap import give_back
+from tgonnx.runtime.sessions import Feeds, Session, open_session
+from tgonnx.runtime.shelf import shelves
 
 
 class Runner:
     """A model to run; `stage` is told what is about to happen, so that a crash can be placed.
 
-    Shapes in `avoid` ended the process before: the model does not run with them.
+    Shapes in `avoid` ended the process before: the model does not run with them. `gated`: see `How`.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, name: str, stage: Stage, avoid: frozenset[str] = frozenset()
+        self,
+        model: onnx.ModelProto,
+        name: str,
+        stage: Stage,
+        avoid: frozenset[str] = frozenset(),
+        gated: bool = False,
     ) -> None:
+        self.disabled = ("ConstantFolding",) if gated and shelves(model) else ()
         self.model, self.name, self._stage, self._avoid = model, name, stage, avoid
-
-    @cached_property
-    def data(self) -> bytes | None:
-        """The model serialised, for both sessions."""
-        return serialised(self.model)
 
     @cached_property
     def optimised(self) -> Session:
         self._stage(f"loading {self.name}")
-        return open_session(self.model, exact=True, data=self.data)
+        return open_session(self.model, exact=True, disabled=self.disabled)
 
     @cached_property
     def plain(self) -> Session | None:
@@ -41,18 +44,26 @@ class Runner:
         self._stage(f"loading {self.name}, not optimised")
         if self.by_reference:
             return None
-        session = open_session(self.model, exact=True, optimised=False, data=self.data)
-        del self.data  # the last that needed it
+        session = open_session(self.model, exact=True, optimised=False)
         return None if session.ran_by.startswith("onnx ") else session
 
-    @property
+    @cached_property
     def by_reference(self) -> bool:
+        """Whether onnx's own evaluator runs it."""
         return self.optimised.ran_by.startswith("onnx ")
+
+    def close(self) -> None:
+        """Give back the memory of the sessions; they are opened again where they are needed."""
+        if not self.by_reference:  # which has none of its own
+            for name in ("optimised", "plain"):
+                self.__dict__.pop(name, None)
+            if shelves(self.model):
+                give_back()
 
     def use_reference(self) -> None:
         """Run by onnx's own evaluator."""
         self.__dict__["optimised"] = open_session(self.model, portable=True)
-        self.__dict__["plain"] = None
+        self.__dict__["plain"], self.__dict__["by_reference"] = None, True
 
     def run(self, session: Session, feeds: Mapping[str, NDArray[Any]]) -> Feeds:
         shown = describe_feeds(feeds)

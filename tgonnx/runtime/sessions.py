@@ -27,10 +27,13 @@ from tgonnx.io.save import save
 from tgonnx.options import Device
 from tgonnx.runtime import remedies
 from tgonnx.runtime.sequences import as_array
+from tgonnx.runtime.shelf import filled, memory, own_file, shelf_of, shelf_path, shelves
 
 Feeds = dict[str, NDArray[Any]]
 PROVIDERS: Mapping[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _SILENT = 4  # what goes wrong is raised; onnxruntime's own lines are for its developers
+_WHERE_THEY_LIE = "session.use_external_initializer_file_buffers_directly"
+_UNPACKED = "session.disable_prepacking"
 SAFE_IR = 10  # the newest that every supported runtime reads
 
 
@@ -79,12 +82,11 @@ def open_session(
     portable: bool = False,
     exact: bool = False,
     optimised: bool = True,
-    data: bytes | None = None,
+    disabled: tuple[str, ...] = (),
 ) -> Session:
     """A CPU session with all graph optimisations, or with none; `threads` 0 leaves the number to the runtime.
 
-    `portable` goes straight to the last resort, onnx's (slow) reference evaluator. `exact`: see `Purpose`. `data` is
-    the model serialised, where it is already.
+    `portable` goes straight to the last resort, onnx's (slow) reference evaluator. `exact`, `disabled`: see `Purpose`.
     Raises `UnsupportedError` if nothing can run the model.
     """
     if portable:
@@ -93,9 +95,7 @@ def open_session(
     for form, copy in _forms(model):
         for precise in (True, False) if exact else (False,):  # some releases cannot share zero points then
             try:
-                return _onnxruntime(
-                    copy, form, threads, Purpose(optimised, precise), data if copy is model else None
-                )
+                return _onnxruntime(copy, form, threads, Purpose(optimised, precise, disabled=disabled))
             except InstallationError:
                 raise
             except Exception as error:  # onnxruntime has its own exceptions, and RuntimeError
@@ -132,6 +132,7 @@ def _forms(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
     """The model itself and the copies worth trying, each with what to call it."""
     model = with_open_sizes(model)
     yield "", model
+    model = filled(model)
     opset = opset_of(model)
     if model.ir_version > SAFE_IR:
         yield f", on a copy with IR version {SAFE_IR}", _with_ir(model, SAFE_IR)
@@ -167,10 +168,8 @@ def _with_ir(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
     return copy
 
 
-def _onnxruntime(
-    model: onnx.ModelProto, form: str, threads: int, purpose: Purpose = INFERENCE, data: bytes | None = None
-) -> Session:
-    return session_of(native_session(model, threads, purpose, data=data), form)
+def _onnxruntime(model: onnx.ModelProto, form: str, threads: int, purpose: Purpose = INFERENCE) -> Session:
+    return session_of(native_session(model, threads, purpose), form)
 
 
 def session_of(native: Any, form: str = "") -> Session:
@@ -183,7 +182,7 @@ def session_of(native: Any, form: str = "") -> Session:
 def _reference(model: onnx.ModelProto) -> Session:
     from onnx.reference import ReferenceEvaluator
 
-    evaluator = ReferenceEvaluator(model)
+    evaluator = ReferenceEvaluator(filled(model))
     names = tuple(output.name for output in model.graph.output)
 
     def call(feeds: Mapping[str, NDArray[Any]]) -> Sequence[Any]:
@@ -236,6 +235,13 @@ def native_session(
     if seed is not None:
         runtime.set_seed(seed)
     more = {"providers": providers(device), "disabled_optimizers": list(purpose.disabled) or None}
+    if data is None and shelves(model):
+        try:
+            return _borrowing(model, options, more)
+        except Exception:  # the runtime says of the whole model what is wrong with it
+            options.add_session_config_entry(_UNPACKED, "0")
+            options.enable_cpu_mem_arena = True
+            model = filled(model)
     data = data or serialised(model)
     if data is not None:
         return runtime.InferenceSession(data, options, **more)
@@ -243,6 +249,29 @@ def native_session(
         path = folder / "model.onnx"
         save(model, path)
         return runtime.InferenceSession(str(path), options, **more)
+
+
+def _borrowing(model: onnx.ModelProto, options: Any, more: dict[str, Any]) -> Any:
+    """A session that reads the weights on the shelf where they lie. Raises what the runtime raises if it cannot."""
+    runtime = import_onnxruntime()
+    options.add_session_config_entry(_UNPACKED, "1")  # packing copies them
+    options.enable_cpu_mem_arena = False  # which grows by doubling, and keeps what it has
+    lend = getattr(options, "add_external_initializers_from_files_in_memory", None)
+    if lend is not None:
+        lent = {name: memory(name) for name in sorted(shelves(model))}
+        options.add_session_config_entry(_WHERE_THEY_LIE, "1")
+        lend(list(lent), list(lent.values()), [len(shelf) for shelf in lent.values()])
+        session = runtime.InferenceSession(model.SerializeToString(), options, **more)
+        session.lent = lent  # must live as long
+        return session
+    graph = onnx.ModelProto()
+    graph.CopyFrom(model)
+    for tensor in graph.graph.initializer:
+        if name := shelf_of(tensor):
+            next(entry for entry in tensor.external_data if entry.key == "location").value = shelf_path(name)
+    # optimisers of 1.19 read weights only if the graph is a file, too
+    with own_file(graph.SerializeToString()) as file:
+        return runtime.InferenceSession(file, options, **more)
 
 
 def serialised(model: onnx.ModelProto) -> bytes | None:

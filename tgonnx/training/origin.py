@@ -25,7 +25,7 @@ def say_origin(pruned: onnx.ModelProto, coupling: Coupling, mask: Mask, target: 
             for name, part in mask.weights.items()
         }
     text = as_text(target) if target else ""
-    stamp(pruned, coupling.model.original, hash_of_kept(mask.kept(coupling), more), text)
+    stamp(pruned, coupling.model.digest, hash_of_kept(mask.kept(coupling), more), text)
 
 
 def as_text(target: Target) -> str:
