@@ -15,6 +15,8 @@ The gated graph has the duels as its input `DUEL_GATES`; `prepare_training` lets
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tgonnx.analysis.coupling import Coupling
+from tgonnx.passes import PassResult, perform
 from tgonnx.passes.gate_branches import BRANCH_GATES, gate_branches
 from tgonnx.passes.insert_gates import GATES, insert_gates
 
@@ -35,11 +38,31 @@ BETWEEN = (
 Logits = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class GateChoices:
+    """Gate the alternatives that `coupling` chooses from; the outcome of their duels is an input."""
+
+    name: ClassVar = "gate-choices"
+    in_place: ClassVar = False
+    keeps_values: ClassVar = False  # as many are open as stay
+
+    coupling: Coupling
+
+    def __call__(self, model: onnx.ModelProto) -> PassResult:
+        if not self.coupling.meetings:
+            return PassResult(model, False)
+        return PassResult(_gated(model, self.coupling), True)
+
+
 def gate_choices(proto: onnx.ModelProto, coupling: Coupling) -> onnx.ModelProto:
     """A copy of the normal form in which what is chosen from is gated, by the outcome of duels.
 
     Raises UnsupportedError if the model holds gates already.
     """
+    return perform(GateChoices(coupling), proto).model
+
+
+def _gated(proto: onnx.ModelProto, coupling: Coupling) -> onnx.ModelProto:
     places = coupling.gate_of_unit
     joined = bool((places < len(coupling.branches)).any())
     gated = gate_branches(insert_gates(proto, coupling, None) if joined else proto, coupling)

@@ -31,6 +31,7 @@ from tgonnx.passes.debug import fingerprint
 from tgonnx.passes.file_form import PutFormAside
 from tgonnx.passes.fold_shapes import FoldShapes
 from tgonnx.passes.gate_branches import GateBranches
+from tgonnx.passes.gate_choices import GateChoices
 from tgonnx.passes.gate_weights import GateWeights
 from tgonnx.passes.insert_gates import InsertGates
 from tgonnx.passes.make_differentiable import MakeDifferentiable
@@ -72,8 +73,10 @@ def steps(coupling: Coupling, mask: tg.Mask) -> list[Pass]:
         GateBranches(coupling),
         GateBranches(coupling, ()),
         GateBranches(coupling, {branch.name for branch in coupling.branches[:1]}),
-        RemoveBranches(coupling.branches),
-        RemoveBranches(()),
+        RemoveBranches(coupling.model, coupling.branches),
+        RemoveBranches(coupling.model, ()),
+        GateChoices(coupling),
+        GateChoices(coupling.choosing({coupling.offered[0].name: 1}) if coupling.offered else coupling),
         GateWeights(coupling),
         GateWeights(coupling, {}),
         GateWeights(coupling, some_of(coupling)),
