@@ -297,8 +297,10 @@ class _Inserter:
         dtype = helper.tensor_dtype_to_np_dtype(elem_type)
         masks = [self._gates_of(site, name, node.inputs[site.input]) for site in sites]
         mask = reduce(lambda a, b: self.emit("Mul", a, b), masks)
-        units = [self._channels(site, name)[0] for site in sites]
-        gates = Gates(tuple(site.axis for site in sites), mask, partial(self._ratio, units, elem_type))
+        channels = [self._channels(site, name) for site in sites]
+        ratio = partial(self._ratio, [units for units, _ in channels], elem_type)
+        spread = any(order for _, order in channels)
+        gates = Gates(tuple(site.axis for site in sites), mask, ratio, spread)
         entry = ops.gated.get(node.op, node.domain)
         assert entry is not None  # the solver pins what has no gated form
         entry(Gating(view, node, gates, dtype, self))

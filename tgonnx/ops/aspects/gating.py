@@ -36,12 +36,13 @@ class Gates:
     """The gates at all gated `axes` of a value: `mask` is their product, broadcastable to it, in its element type.
 
     `ratio` makes the number of labels over the number of open ones (a scalar), so that
-    mean over open = mean(x * mask) * ratio.
+    mean over open = mean(x * mask) * ratio. `spread`: the mask is made as long as the value at hand, which varies.
     """
 
     axes: tuple[int, ...]
     mask: gs.Variable
     ratio: Callable[[], gs.Variable]
+    spread: bool = False
 
 
 class Gating:
@@ -82,7 +83,8 @@ class Gating:
         product with the mask and a sum of that write and read as much again.
         """
         rank = self.view.input(0).rank
-        if keepdims and list(axes) == [rank - 1] and self.axes == (rank - 1,) and rank > 1:
+        last = list(axes) == [rank - 1] and self.axes == (rank - 1,) and not self.gates.spread
+        if keepdims and last and rank > 1:
             return self.emit("MatMul", x, self.shares)
         return self.emit(
             "Mul", self.reduce("ReduceMean", self.emit("Mul", x, self.mask), axes, keepdims), self.ratio
