@@ -54,7 +54,7 @@ def supernet(model: onnx.ModelProto, words: dict[str, str], feeds: list[dict[str
     loaded = tg.load(model)
     asked = {glob: tuple(names.split(",")) for glob, names in words.items()}
     proto, added = add_alternatives(loaded, asked, feeds)
-    return tg.analyze(replace(tg.load(proto), original=loaded.original, added=added)).choosing({})
+    return tg.analyze(replace(tg.load(proto), given=loaded.given, added=added)).choosing({})
 
 
 def only(coupling: Coupling, *numbers: int) -> Mask:
