@@ -240,3 +240,33 @@ def test_sizes_at_which_the_original_crashes_the_runtime_are_left_out(
     assert asked == [frozenset(), frozenset([shapes])]
     assert f"{shapes}: the runtime crashes" in check.skipped
     assert shapes not in check.sizes
+
+
+@pytest.mark.parametrize(
+    ("how", "ok"), [("the runtime crashed (SIGKILL)", True), ("the runtime crashed (SIGSEGV)", False)]
+)
+def test_sizes_for_which_memory_is_too_short_say_nothing(
+    how: str, ok: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system ends the process of the larger model; a crash of the runtime with it is a fault."""
+    model, shapes = mlp(), "x:3x8"
+
+    def ask(work: object, a: object, b: object, asked: comparison.How) -> object:
+        if shapes not in asked.avoid:
+            raise child.Crash(f"running the second with {shapes}", how)
+        return comparison.compare(lambda stage: None, a, b, asked)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(equivalence, "ask", ask)
+    check = tg.verify(model, model)
+    assert check.ok == ok
+    assert (f"{shapes}: memory was too short" in check.skipped) == ok
+    assert bool(check.reasons) != ok
+
+
+def test_nothing_is_told_where_memory_is_too_short_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(work: object, a: object, b: object, asked: comparison.How) -> object:
+        raise child.Crash(f"running the second with x:{len(asked.avoid)}x8", "the runtime crashed (SIGKILL)")
+
+    monkeypatch.setattr(equivalence, "ask", ask)
+    check = tg.verify(mlp(), mlp())
+    assert not check.ok

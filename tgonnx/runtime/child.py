@@ -33,12 +33,20 @@ from tgonnx.runtime.heap import give_back, keep_large_blocks_apart
 _START = [sys.executable, "-c", "from tgonnx.runtime.child import serve; serve()"]
 
 
+KILLED = "SIGKILL"
+
+
 class Crash(TgonnxError):
     """The child ended while it worked; `stage` is what it was about."""
 
     def __init__(self, stage: str, how: str) -> None:
         super().__init__(f"{stage}: {how}")
         self.stage, self.how = stage, how
+
+    @property
+    def killed(self) -> bool:
+        """Whether the system ended it, which it does where memory is short, and not the runtime itself."""
+        return KILLED in self.how
 
 
 Stage = Callable[[str], None]

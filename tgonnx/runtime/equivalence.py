@@ -159,20 +159,26 @@ def judged(
 
 
 def _found(a: Hollow, b: Hollow, how: How) -> Finding:
-    """What the child finds. Shapes with which the reference ends it are not among those at which the reference runs."""
-    crashed: list[str] = []
+    """What the child finds.
+
+    Shapes with which the reference ends it are not among those at which the reference runs; those with which the
+    system ends it, for want of memory, say nothing of either.
+    """
+    skipped: dict[str, str] = {}
+    first, second = (running(name) for name in how.names)
     while True:
         try:
-            found: Finding = ask(compare, a, b, replace(how, avoid=how.avoid | frozenset(crashed)))
+            found: Finding = ask(compare, a, b, replace(how, avoid=how.avoid | frozenset(skipped)))
         except Crash as crash:
-            first, second = (running(name) for name in how.names)
-            if crash.stage.startswith(first) and len(crashed) < _CRASHES:
-                crashed.append(crash.stage.removeprefix(first))
+            of_first, of_second = crash.stage.startswith(first), crash.stage.startswith(second)
+            if (of_first or (of_second and crash.killed)) and len(skipped) < _CRASHES:
+                shapes = crash.stage.removeprefix(first if of_first else second)
+                skipped[shapes] = "memory was too short" if crash.killed else "the runtime crashes"
                 continue
             found = Finding(float("inf"), float("inf"))
-            of_other = crash.stage.startswith((f"loading {how.names[1]}", second))
+            of_other = of_second or crash.stage.startswith(f"loading {how.names[1]}")
             (found.reasons if of_other else found.doubts).append(str(crash))
-        found.skipped += [f"{shapes}: the runtime crashes" for shapes in crashed]
+        found.skipped += [f"{shapes}: {why}" for shapes, why in skipped.items()]
         return found
 
 
