@@ -253,7 +253,7 @@ def test_sizes_for_which_memory_is_too_short_say_nothing(
 
     def ask(work: object, a: object, b: object, asked: comparison.How) -> object:
         if shapes not in asked.avoid:
-            raise child.Crash(f"running the second with {shapes}", f"the runtime crashed ({name})")
+            raise child.Crash(f"running the second with {shapes}", how)
         return comparison.compare(lambda stage: None, a, b, asked)  # type: ignore[arg-type]
 
     monkeypatch.setattr(equivalence, "ask", ask)
