@@ -65,6 +65,7 @@ def test_table_1_on_fashion_mnist(tmp_path: Path) -> None:
     goes_on("table1.py", tmp_path, "table1")
 
 
+@pytest.mark.long
 def test_table_3_on_made_up_pairs(tmp_path: Path) -> None:
     pytest.importorskip("PIL", reason="pillow draws the pairs")
     printed = run("flow.py", tmp_path)
@@ -101,6 +102,7 @@ def test_pairs_move_as_their_flow_says(monkeypatch: pytest.MonkeyPatch) -> None:
         assert np.hypot(*moved).max() < 40
 
 
+@pytest.mark.long
 def test_table_2_on_made_up_pictures(tmp_path: Path) -> None:
     pytest.importorskip("PIL", reason="pillow draws the pictures")
     printed = run("style.py", tmp_path)
