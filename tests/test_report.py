@@ -122,7 +122,7 @@ def test_a_run_folder_has_a_report(run: tuple[Path, PruneResult]) -> None:
     assert data["after"]["cost"]["flops"] == result.after.cost.flops
     assert [record["epoch"] for record in data["history"]] == [record.epoch for record in result.history]
     assert (folder / "report.json").stat().st_size < 100_000
-    drawn = {path.name: ET.fromstring(path.read_text()) for path in (folder / "pictures").iterdir()}
+    drawn = {path.name: ET.fromstring(path.read_text()) for path in (folder / "pictures").glob("*.svg")}
     assert drawn.keys() == {"kept.svg", "accuracy.svg", "flops-left.svg", "loss.svg"}
     assert len([*drawn["loss.svg"].iter(f"{SVG}circle")]) == len(
         [r for r in result.history if r.loss is not None]
