@@ -26,6 +26,7 @@ import numpy as np
 from fashion import MODEL, images
 from packages import file_of
 from quality import accuracy
+from tables import Promises
 
 import tgonnx as tg
 from tgonnx.errors import TargetError
@@ -216,13 +217,8 @@ def _cell(rows: list[Row]) -> str:
 
 def check() -> int:
     """1 if a promise is broken."""
-    rows, broken = known(), list[str]()
-
-    def hold(true: bool, text: str) -> None:
-        print("ok    " if true else "MISSED", text)
-        if not true:
-            broken.append(text)
-
+    rows, promises = known(), Promises()
+    hold, broken = promises.hold, promises.broken
     for threads in (1, 2):
         mine = [r for r in rows if r.set == "exported" and r.threads == threads]
         timed, counted = ([r.time for r in mine if r.way == way] for way in ("latency", "flops"))

@@ -31,6 +31,18 @@ def graphs(folder: Path, names: Sequence[str] = ()) -> Iterator[tuple[str, Path]
             yield name, Path(place) / f"{name}.onnx"
 
 
+class Promises:
+    """What is promised, printed beside whether it is held; `broken` lists what is not."""
+
+    def __init__(self) -> None:
+        self.broken: list[str] = []
+
+    def hold(self, true: bool, text: str) -> None:
+        print("ok    " if true else "MISSED", text)
+        if not true:
+            self.broken.append(text)
+
+
 def as_markdown(headings: Cells, lines: Sequence[Cells]) -> str:
     """The table as Markdown."""
     parts = [headings, ("---",) * len(headings), *lines]

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from step_turns import Network, Turn, Way, networks, serve
-from tables import as_markdown
+from tables import Promises, as_markdown
 
 import tgonnx as tg
 from tgonnx.data.sources import arrays, open_dataset
@@ -212,13 +212,8 @@ def report() -> None:
 
 def check() -> int:
     """1 if a promise is broken."""
-    rows, broken = known(), list[str]()
-
-    def hold(true: bool, text: str) -> None:
-        print("ok    " if true else "MISSED", text)
-        if not true:
-            broken.append(text)
-
+    rows, promises = known(), Promises()
+    hold, broken = promises.hold, promises.broken
     for threads in (1, 2):
         ratios = dict[str, float]()
         for network in networks():

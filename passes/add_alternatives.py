@@ -8,7 +8,6 @@ never does worse than the start on batches that were held out.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,15 +18,16 @@ from onnx import helper, numpy_helper
 from tgonnx.analysis.model import Model, Node
 from tgonnx.analysis.uses import Use, Uses
 from tgonnx.errors import OptionError
-from tgonnx.graph.proto import attribute_of, with_values
+from tgonnx.graph.proto import attribute_of, replace_nodes, with_values
 from tgonnx.graph.types import Array
 from tgonnx.ops.aspects.products import Draw
+from tgonnx.options import means
 from tgonnx.passes.alternative_layers import Convolution, Layer, NoAlternative, layer_of
+from tgonnx.passes.compensate import HELD_OUT, MOST_TERMS, ROWS
 from tgonnx.runtime.walk import Walk
 from tgonnx.selection.least_squares import Moments, fitted
 
 OPERATOR = "Conv"
-ROWS, MOST_TERMS, HELD_OUT = 1 << 15, 6144, 4  # of a fit; every so many batches, one is held out
 ROOM = 1 << 29  # bytes of activations that may be kept
 
 
@@ -73,9 +73,7 @@ def _placed(model: Model, proto: onnx.ModelProto, asked: Mapping[str, Sequence[s
         values = [own, *(layer.value for layer in layers)]
         nodes.append(helper.make_node("Sum", values, [meeting], name=f"{meeting}/choice"))
         yield Placed(meeting, own, layers)
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del proto.graph.node[:]
-    proto.graph.node.extend(copies)
+    replace_nodes(proto.graph, nodes)
 
 
 def _by_node(model: Model, asked: Mapping[str, Sequence[str]]) -> dict[int, list[tuple[str, Layer]]]:
@@ -83,7 +81,11 @@ def _by_node(model: Model, asked: Mapping[str, Sequence[str]]) -> dict[int, list
     convolutions = {node.index: node for node in model.nodes if node.op_type == OPERATOR}
     found: dict[int, list[tuple[str, Layer]]] = {}
     for glob, words in asked.items():
-        hits = [node for node in convolutions.values() if _matches(node, glob)]
+        hits = [
+            node
+            for node in convolutions.values()
+            if means(glob, node.label, *node.outputs, *node.inputs[1:2])
+        ]
         if not hits:
             raise OptionError("alternative", f"{glob!r} names no {OPERATOR} of {model.source}")
         reasons = [reason for node in hits for reason in _add(model, node, words, found)]
@@ -109,11 +111,6 @@ def _add(
             yield f"node {node.label} has no {word} alternative: {reason}"
         else:
             found.setdefault(node.index, []).append((word, layer))
-
-
-def _matches(node: Node, glob: str) -> bool:
-    names = (node.label, *node.outputs, *node.inputs[1:2])
-    return any(name == glob or fnmatch.fnmatchcase(name, glob) for name in names)
 
 
 def _read(model: Model, node: Node) -> Convolution | None:

@@ -222,6 +222,19 @@ def test_mask_files_know_branches(tmp_path: Path) -> None:
         tg.Mask.load(tmp_path / "wrong.json")
 
 
+def assert_exact(model: onnx.ModelProto, coupling: Coupling, mask: tg.Mask) -> None:
+    """The cut file has the predicted cost and computes what the gated model does, at batches of 1 and 3."""
+    pruned = apply(coupling, mask)
+    onnx.checker.check_model(onnx.shape_inference.infer_shapes(pruned, strict_mode=True), full_check=True)
+    predicted = mask.counted(coupling).cost_model.cost(mask.open)
+    counted = tg.analyze(tg.load(pruned)).cost_model.cost()
+    assert (predicted.flops, predicted.params) == (counted.flops, counted.params)
+    sizes = [{name: batch for name in axes_of(model)} for batch in (1, 3)]
+    opened = gate_branches(coupling.model.proto, coupling, ())
+    models = {"original": model, "all gates open": opened, "gated": gate(coupling, mask), "pruned": pruned}
+    assert compare(models, sizes) == ([], len(sizes))
+
+
 @pytest.mark.parametrize(
     "packed", sorted(HERE.glob(f"*{SUFFIX}")), ids=lambda path: path.name.removesuffix(SUFFIX)
 )
@@ -233,20 +246,7 @@ def test_branches_of_real_graphs(packed: Path) -> None:
     assert bool(closed) == (packed.name.split(".")[0] not in WITHOUT)
     residual = [branch.name for branch in coupling.branches if not branch.layer][::2]
     for mask in (tg.Mask.all_open(coupling.closing(closed)), random_mask(coupling.closing(residual), 0.5)):
-        pruned = apply(coupling, mask)
-        onnx.checker.check_model(onnx.shape_inference.infer_shapes(pruned, strict_mode=True), full_check=True)
-        predicted = mask.counted(coupling).cost_model.cost(mask.open)
-        counted = tg.analyze(tg.load(pruned)).cost_model.cost()
-        assert (predicted.flops, predicted.params) == (counted.flops, counted.params)
-        sizes = [{name: batch for name in axes_of(model)} for batch in (1, 3)]
-        opened = gate_branches(coupling.model.proto, coupling, ())
-        models = {
-            "original": model,
-            "all gates open": opened,
-            "gated": gate(coupling, mask),
-            "pruned": pruned,
-        }
-        assert compare(models, sizes) == ([], len(sizes))
+        assert_exact(model, coupling, mask)
 
 
 @pytest.mark.parametrize("seed", range(24))

@@ -13,11 +13,12 @@ import numpy as np
 import onnx
 import pytest
 from branchy_models import made
-from independent import axes_of, compare, run, session
+from independent import run, session
 from onnx import TensorProto, helper, numpy_helper
 from small_task import network
 from supernets import SUPERNETS
 from test_branch_gates import priced
+from test_branches import assert_exact
 from test_runs import Stop, keeper_of, stops_at
 from test_training import FAST, task_for
 from zoo.pack import HERE, SUFFIX, unpack
@@ -127,15 +128,7 @@ def test_choices_in_real_graphs(packed: Path) -> None:
         gone += [a.name for number, a in enumerate(meeting.alternatives) if closed and number not in stay]
     mask = Mask.all_open(coupling.closing(gone))
     mask.check(coupling)
-    pruned = apply(coupling, mask)
-    onnx.checker.check_model(onnx.shape_inference.infer_shapes(pruned, strict_mode=True), full_check=True)
-    predicted = mask.counted(coupling).cost_model.cost(mask.open)
-    counted = tg.analyze(tg.load(pruned)).cost_model.cost()
-    assert (predicted.flops, predicted.params) == (counted.flops, counted.params)
-    sizes = [{name: batch for name in axes_of(model)} for batch in (1, 3)]
-    opened = gate_branches(coupling.model.proto, coupling, ())
-    models = {"original": model, "all gates open": opened, "gated": gate(coupling, mask), "pruned": pruned}
-    assert compare(models, sizes) == ([], len(sizes))
+    assert_exact(model, coupling, mask)
 
 
 def test_what_is_joined_goes_only_where_nothing_else_is_emptied() -> None:

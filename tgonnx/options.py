@@ -12,6 +12,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from tgonnx.errors import OptionError, UsageError
@@ -178,6 +179,11 @@ def numbers_of(name: str, words: Iterable[str]) -> dict[str, float]:
             raise OptionError(name, f"{word!r}: write NAME=NUMBER")
         found[key] = number(name, value)
     return found
+
+
+def means(glob: str, *names: str) -> bool:
+    """Does a glob mean one of these names? They have [ and ] in them: what is written as it is means itself."""
+    return any(name == glob or fnmatchcase(name, glob) for name in names)
 
 
 def attention_of(value: Any) -> Attention:

@@ -11,7 +11,6 @@ operand that nothing else reads is an alternative: its channels go with it (`Cou
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from tgonnx.analysis.branches import FLOATS, _nodes_under, below_operands, read_by
 from tgonnx.errors import OptionError
 from tgonnx.ops.aspects.traits import traits_of
+from tgonnx.options import means
 
 if TYPE_CHECKING:
     from tgonnx.analysis.model import Model, Node
@@ -82,7 +82,7 @@ def chosen_meetings(known: Iterable[Meeting], words: Mapping[str, float], source
     keeps: dict[str, tuple[Meeting, int]] = {}
     meetings = [*known]
     for glob, number in words.items():
-        hits = [meeting for meeting in meetings if _matches(meeting, glob)]
+        hits = [meeting for meeting in meetings if means(glob, meeting.name, *meeting.labels)]
         if not hits:
             some = ", ".join(repr(meeting.label) for meeting in meetings[:3])
             cure = f"; alternatives meet in {some}{', ...' if len(meetings) > 3 else ''}" if some else ""
@@ -97,13 +97,6 @@ def chosen_meetings(known: Iterable[Meeting], words: Mapping[str, float], source
         Meeting(m.name, m.label, m.labels, m.alternatives, keeps[m.name][1])
         for m in meetings
         if m.name in keeps
-    )
-
-
-def _matches(meeting: Meeting, glob: str) -> bool:
-    return any(
-        name == glob or fnmatch.fnmatchcase(name, glob)  # names have [ and ]
-        for name in (meeting.name, *meeting.labels)
     )
 
 

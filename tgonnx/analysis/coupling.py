@@ -113,6 +113,8 @@ class Coupling(Shown):
         Raises KeyError for a name that is none of either.
         """
         wanted, known = {*names}, dict[str, Part]()
+        if not wanted:  # and nobody has to look for branches
+            return []
         known |= {branch.name: branch for branch in self.model.branches}
         if wanted - {*known}:
             known |= {a.name: a for meeting in self.offered for a in meeting.alternatives}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,7 @@ from tgonnx.errors import (
     UsageError,
     VerificationError,
 )
+from tgonnx.options import means
 from tgonnx.runtime.options import Comparing
 from tgonnx.training.recipe import Recipe, Run
 
@@ -85,7 +85,7 @@ def _why(terminal: Terminal, coupling: Coupling, why: str, written: list[str]) -
     from tgonnx.report import tables as report
 
     def meant(*names: str) -> bool:
-        return any(name == why or fnmatchcase(name, why) for name in names)
+        return means(why, *names)
 
     model = coupling.model
     pins = [pin for pin in coupling.pinned if meant(pin.value)]

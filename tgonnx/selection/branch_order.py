@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.target import Target
 from tgonnx.errors import OptionError, TargetError
 from tgonnx.graph.types import Array
+from tgonnx.options import means
 from tgonnx.runtime.walk import Walk
 from tgonnx.selection.bounds import BLOCK, Bounds
 from tgonnx.selection.budget import fit, matching_groups
@@ -55,11 +55,7 @@ def closable(coupling: Coupling, bounds: Bounds) -> tuple[str, ...]:
     def matching(option: str, patterns: Iterable[str]) -> set[str]:
         found: set[str] = set()
         for pattern in patterns:
-            hits = {
-                name
-                for name, inside in known.items()
-                if any(n == pattern or fnmatch.fnmatchcase(n, pattern) for n in inside)
-            }
+            hits = {name for name, inside in known.items() if means(pattern, *inside)}
             if not hits and not matching_groups(coupling, [pattern], option, others=True):
                 raise OptionError(option, f"{pattern!r} matches no prunable group and no branch")
             found |= hits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from tgonnx.analysis.cost import CostModel, Target
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.kinds import Kind
 from tgonnx.errors import BoundsError, OptionError, TargetError
+from tgonnx.options import means
 from tgonnx.selection.blocks import Shop
 from tgonnx.selection.bounds import CHANNEL, HEAD, HEAD_DIM, UNITS, Bounds
 from tgonnx.selection.mask import Mask
@@ -45,7 +45,7 @@ def matching_groups(
     for pattern in patterns:
         hits: set[int] = set()
         for name, numbers in named:
-            if name == pattern or fnmatch.fnmatchcase(name, pattern):  # names have [ and ]
+            if means(pattern, name):
                 hits |= numbers
         if not hits and not others:
             raise OptionError(option, f"{pattern!r} matches no prunable group")

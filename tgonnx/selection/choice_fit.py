@@ -35,19 +35,22 @@ def fit_choices(coupling: Coupling, scores: Scores, target: Target, bounds: Boun
     best = at_price(coupling, scores, costs, 0.0)
     if allowed(best):
         return _mask(coupling, best)
-    low, high = 0.0, DEAREST
-    opened = at_price(coupling, scores, costs, high)
+    opened = at_price(coupling, scores, costs, DEAREST)
     if not allowed(opened):
         least = _left(coupling, opened, target.kind)
         raise TargetError(f"{target}: the cheapest alternatives leave {least:.3f} of the {target.kind}")
-    for _ in range(STEPS):
-        middle = (low * high) ** 0.5 if low else high / 1e3
-        tried = at_price(coupling, scores, costs, middle)
-        if allowed(tried):
-            opened, high = tried, middle
-        else:
-            low = middle
+    price = lowest_price(lambda price: allowed(at_price(coupling, scores, costs, price)), DEAREST, STEPS)
+    opened = at_price(coupling, scores, costs, price)
     return _mask(coupling, _improved(coupling, opened, scores, allowed))
+
+
+def lowest_price(met: Callable[[float], bool], dearest: float, steps: int) -> float:
+    """About the lowest price at which something is met; the dearest if it is at none below."""
+    low, high = 0.0, dearest
+    for _ in range(steps):
+        middle = (low * high) ** 0.5 if low else high / 1e3
+        low, high = (low, middle) if met(middle) else (middle, high)
+    return high
 
 
 def least_of(coupling: Coupling, kind: str) -> float:

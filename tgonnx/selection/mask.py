@@ -159,7 +159,7 @@ class Mask(Shown):
 
     def _check_layers(self, coupling: Coupling) -> None:
         """Raise UsageError if a layer is left out that puts out other channels than it takes."""
-        if len(self.open) != coupling.units or self.open.all():
+        if not self.branches or len(self.open) != coupling.units or self.open.all():
             return
         stays, axes = np.append(self.open, True), coupling.labelling.axes
         for branch in coupling.branches:

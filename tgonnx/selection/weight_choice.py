@@ -4,7 +4,6 @@ n of every m neighbours along the input axis of each weight.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +14,7 @@ from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.target import Given, Target
 from tgonnx.analysis.weights import along_inputs, names_of
 from tgonnx.errors import BoundsError, OptionError, TargetError
+from tgonnx.options import means
 from tgonnx.selection.bounds import WEIGHT, Bounds
 from tgonnx.selection.mask import Mask
 
@@ -127,15 +127,11 @@ def _bound(coupling: Coupling, name: str, bounds: Bounds, ranks: Scores) -> npt.
         ("max_cut", tuple(bounds.shares)),
     ):
         for glob in globs:
-            if not any(_matches(glob, names) for names in called.values()):
+            if not any(means(glob, *names) for names in called.values()):
                 raise OptionError(option, f"{glob!r} matches no kernel or matrix")
     mine = called[name]
-    shares = [share for glob, share in bounds.shares.items() if _matches(glob, mine)]
-    frozen = any(_matches(glob, mine) for glob in bounds.freeze)
-    beside = bool(bounds.only) and not any(_matches(glob, mine) for glob in bounds.only)
+    shares = [share for glob, share in bounds.shares.items() if means(glob, *mine)]
+    frozen = any(means(glob, *mine) for glob in bounds.freeze)
+    beside = bool(bounds.only) and not any(means(glob, *mine) for glob in bounds.only)
     most = 0 if frozen or beside else int(min([1.0, *shares]) * len(ranks) + 1e-9)  # that may go
     return np.argsort(-ranks, kind="stable")[: len(ranks) - most]
-
-
-def _matches(glob: str, names: set[str]) -> bool:
-    return any(name == glob or fnmatch.fnmatchcase(name, glob) for name in names)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.passes.gate_choices import open_ones
-from tgonnx.selection.choice_fit import all_left, at_price, costs_of
+from tgonnx.selection.choice_fit import all_left, at_price, costs_of, lowest_price
 from tgonnx.training.recipe import Settings
 
 Logits = npt.NDArray[np.floating]
@@ -97,8 +97,5 @@ class Rivals:
 
         if self.free or left(0.0) <= share:
             return np.zeros_like(logits)
-        low, high = 0.0, DEAREST
-        for _ in range(STEPS):
-            middle = (low * high) ** 0.5 if low else high / 1e3
-            low, high = (low, middle) if left(middle) <= share else (middle, high)
-        return (high * self.costs).astype(logits.dtype)
+        price = lowest_price(lambda price: left(price) <= share, DEAREST, STEPS)
+        return (price * self.costs).astype(logits.dtype)
