@@ -23,8 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from rich.console import Console
-from tables import graphs, show  # a neighbour, found as this script's folder is on the path
+from tables import measured, show  # a neighbour, found as this script's folder is on the path
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.model import Model, Source
@@ -147,12 +146,7 @@ def main() -> int:
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     parser.add_argument("--seed", type=int, default=0, help="of the branches that go")
     options = parser.parse_args()
-    progress, rows = Console(stderr=True), []
-    for name, file in graphs(options.folder, options.names):
-        rows.append(measure(file, name, options.seed))
-        progress.print(" ".join(cells(rows[-1])), highlight=False, soft_wrap=True)
-    if not rows:
-        parser.error(f"{options.folder}: no .onnx files")
+    rows = measured(parser, options, lambda file, name: measure(file, name, options.seed), cells)
     show(HEADINGS, [cells(row) for row in rows], [bool(row.faults) for row in rows], options.markdown)
     print("\n" + summary(rows))
     return int(any(row.faults for row in rows))

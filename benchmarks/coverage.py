@@ -21,8 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from rich.console import Console
-from tables import graphs, show  # a neighbour, found as this script's folder is on the path
+from tables import measured, show  # a neighbour, found as this script's folder is on the path
 
 from tgonnx.analysis.cost import CostModel
 from tgonnx.analysis.coupling import Coupling
@@ -217,12 +216,7 @@ def main() -> int:
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     parser.add_argument("--seeds", type=int, default=3, help="random masks for each graph")
     options = parser.parse_args()
-    progress, rows = Console(stderr=True), []
-    for name, file in graphs(options.folder, options.names):
-        rows.append(measure(file, name, range(options.seeds)))
-        progress.print(" ".join(cells(rows[-1])), highlight=False, soft_wrap=True)
-    if not rows:
-        parser.error(f"{options.folder}: no .onnx files")
+    rows = measured(parser, options, lambda file, name: measure(file, name, range(options.seeds)), cells)
     show(HEADINGS, [cells(row) for row in rows], [bool(row.faults) for row in rows], options.markdown)
     print("\n" + "\n\n".join(summary(rows)))
     return int(any(row.faults for row in rows))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 Cells = tuple[str, ...]
+R = TypeVar("R")  # a row
 
 
 def graphs(folder: Path, names: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
@@ -47,6 +50,22 @@ def as_markdown(headings: Cells, lines: Sequence[Cells]) -> str:
     """The table as Markdown."""
     parts = [headings, ("---",) * len(headings), *lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in parts)
+
+
+def measured(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    measure: Callable[[Path, str], R],
+    cells: Callable[[R], Cells],
+) -> list[R]:
+    """A row for each graph of the folder that is asked for, told as it ends; without any, the program ends."""
+    progress, rows = Console(stderr=True), list[R]()
+    for name, file in graphs(options.folder, options.names):
+        rows.append(measure(file, name))
+        progress.print(" ".join(cells(rows[-1])), highlight=False, soft_wrap=True)
+    if not rows:
+        parser.error(f"{options.folder}: no .onnx files")
+    return rows
 
 
 def show(headings: Cells, lines: Sequence[Cells], failed: Sequence[bool], markdown: bool) -> None:

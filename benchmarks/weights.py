@@ -23,8 +23,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from rich.console import Console
-from tables import graphs, show  # a neighbour, found as this script's folder is on the path
+from tables import measured, show  # a neighbour, found as this script's folder is on the path
 
 from tgonnx.analysis.coupling import Coupling
 from tgonnx.analysis.solver import analyze
@@ -153,12 +152,7 @@ def main() -> int:
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     parser.add_argument("--seed", type=int, default=0, help="of the half that goes")
     options = parser.parse_args()
-    progress, rows = Console(stderr=True), []
-    for name, file in graphs(options.folder, options.names):
-        rows.append(measure(file, name, options.seed))
-        progress.print(" ".join(cells(rows[-1])), highlight=False, soft_wrap=True)
-    if not rows:
-        parser.error(f"{options.folder}: no .onnx files")
+    rows = measured(parser, options, lambda file, name: measure(file, name, options.seed), cells)
     show(HEADINGS, [cells(row) for row in rows], [bool(row.faults) for row in rows], options.markdown)
     exact = [row for row in rows if row.weights and not row.faults]
     worst = max((value for row in rows for value in row.differences), default=0.0)
